@@ -10,7 +10,7 @@ TORCH := 'torch>=2.13,<3' 'torchvision>=0.28,<1'
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock schema bench equality chaos audit sbom pin setup-system hooks clean
+.PHONY: help setup demo up test test-gpu check format lock schema bench equality chaos audit sbom pin setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ up: setup ## Run the embedded set for daily use; Ctrl-C stops it
 
 test: setup ## Every test, on SQLite and on a real PostgreSQL
 	$(RUN) pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# Not the environment above where it has another torch than the card's: make test-gpu CARD_PYTHON=python3
+CARD_PYTHON ?= $(BIN)/python
+test-gpu: ## The tests that need a card, alone; CARD_PYTHON=python3 takes another Python, with its own torch
+	$(CARD_PYTHON) -m pytest --confcutdir=tests/gpu tests/gpu
 
 check: setup ## Style, types and the directions of dependencies
 	$(BIN)/ruff check .

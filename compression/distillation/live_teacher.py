@@ -1,7 +1,6 @@
 """Teachers that run on each batch of the student, so that they see the very same: of rows that vary, and for feature maps."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from compression.distillation.teacher import LOGITS_ALONE, FeatureRequest, TeacherOutputs, request_features
 from compression.modalities.base import Batch, Examples
 from compression.modalities.logit_store import stored_logits
-from compression.quantization.precision import gradient_dtype
+from compression.quantization.precision import half_products
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ class LiveTeacher:
         """Return the outputs for a batch of the student."""
         # bfloat16's error is negligible against the student's, and in float32 the teacher takes nearly half of a step.
         device = batch.mask.device
-        quick = gradient_dtype(device) == torch.bfloat16
-        with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
+        with half_products(device):
             found = self._of(self.guide, batch, self.look)
             if self._logits is not None:
                 return replace(found, logits=stored_logits(self._logits, batch).to(device))

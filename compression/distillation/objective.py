@@ -24,7 +24,7 @@ from compression.modalities.base import Batch, Examples, Targets, TaskAdapter
 from compression.modalities.sampling import first_tokens, micro_batch_size
 from compression.models.adapters.registry import adapter_of
 from compression.planning.distillation_rules import attention_form, layer_pairs
-from compression.quantization.precision import gradient_dtype
+from compression.quantization.precision import half_products
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.distill import Distill
 
@@ -137,8 +137,8 @@ class FeatureLosses:
             return self._map_terms(given.maps, wanted.maps)
         if self.projections:
             # The projections are discarded after training, so they may use the fastest precision.
-            kind, maps, first = batch.mask.device.type, self.projections[0], int(comparison.apart)
-            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.mask.device) == torch.bfloat16):
+            maps, first = self.projections[0], int(comparison.apart)
+            with half_products(batch.mask.device):
                 if first < len(maps):
                     found["hidden"] = hidden_state_loss(given.hidden[first:], wanted.hidden[first:], maps[first:])
                 if comparison.apart:

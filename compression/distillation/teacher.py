@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import Attention, view_of
 from compression.planning.teacher_cost import TEACHER_BYTES
-from compression.quantization.precision import gradient_dtype
+from compression.quantization.precision import half_products
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -95,7 +95,8 @@ class Teacher:
     """A frozen model with cached outputs: always the logits, other features if there is room. Call `precompute` first.
 
     rows: as this model's preprocessor reads them, cut like the student's. logits: (rows, ...) if they are known already, as for
-    several teachers. cache_file: path of a cache file and its byte limit.
+    several teachers. cache_file: path of a cache file and its byte limit. half: whether to multiply in bfloat16 for all that is
+    asked; otherwise only features that are asked again are rounded so, as the recipe's precision says.
     """
 
     states_answer = False  #: whether logits are computed from the states; the states may then not be rounded more than logits
@@ -109,11 +110,12 @@ class Teacher:
         parts: int = 1,
         logits: Tensor | None = None,
         cache_file: tuple[Path, float] | None = None,
+        half: bool = False,
     ) -> None:
         if self.states_answer:
             states = (*look.states, model.config.num_hidden_layers)
             look, logits = replace(look, states=states), torch.zeros((len(rows), 0))
-        self.model, self.task, self.rows, self.look = model, rows.task, rows, look
+        self.model, self.task, self.rows, self.look, self.half = model, rows.task, rows, look, half
         lengths = rows.lengths
         shape = adapter_of(model).shape_of(model.config)
         self.widths = shape.hidden, shape.attended
@@ -167,7 +169,8 @@ class Teacher:
             return
         known = self._logits
         for batch in self.rows.by_length(self._size):
-            logits, states = self._answers(batch)
+            with half_products(next(self.model.parameters()).device, wanted=self.half):
+                logits, states = self._answers(batch)
             if known is None:
                 self._logits = store_logits(self._logits, batch, logits, self.rows)
             if self.store is not None:
@@ -205,8 +208,7 @@ class Teacher:
             states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
         else:
             # bfloat16's error is negligible against the student's, and in float32 the teacher takes nearly half of a step.
-            quick = not self.states_answer and gradient_dtype(device) == torch.bfloat16
-            with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
+            with half_products(device, wanted=self.half or not self.states_answer):
                 _, states = self._answers(self.rows.batch(rows))
             states = states.float()
         return self._apart(logits, states.to(device), batch.mask)

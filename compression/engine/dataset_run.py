@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from transformers import PreTrainedModel
 
 from compression.engine import checkpoints
@@ -55,7 +54,7 @@ from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
 from compression.schema.tasks import TASKS
-from compression.system import process
+from compression.system.device import on_cpu, training_device
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker, Step, portion_of
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -107,7 +106,7 @@ class DatasetRun:
         kind = _kind(model, recipe, notes)
         rows = with_views(data.modality.encode(data.dataset, data.reading, data.task), data.task, recipe)
         models = open_job_models(data, own, aim, notes)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = training_device()
         check_precision(recipe.train.precision, device)
         state = StageContext(
             recipe,
@@ -267,12 +266,8 @@ class DatasetRun:
         for before.json. half: ship in 16 bits, whatever quantization the model simulates.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
-        device = next(model.parameters()).device
-        model.cpu()  # artifacts are for the CPU, and are compared with the CPU's outputs
-        process.release_memory()
-        shipped = yield from ship(model, request, self.settings, rows)
-        model.to(device)
-        return shipped
+        with on_cpu(model):
+            return (yield from ship(model, request, self.settings, rows))
 
     @cached_property
     def settings(self) -> RunSettings:
@@ -316,13 +311,14 @@ class DatasetRun:
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
-        process.release_memory()
-        return measure_latency(model, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
+        with on_cpu(model):
+            return measure_latency(model, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
 
     def timed_beside(self, model: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterator[Saving | NotMeasured]:
         """Export a model, then each of others, in the form of the pruned artifact; measure what each saves of its time."""
-        process.release_memory()
-        return measure_beside(model, others, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
+        request = self.request(model, PRUNED, self.kind, self.data.evaluate.length)
+        with on_cpu(model):
+            yield from measure_beside(model, (other.cpu() for other in others), request, self.settings)
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
         """Ship the headline's model in the further formats: as a checkpoint of its own library, and those of packages.

@@ -278,11 +278,19 @@ class PackedLanguageModel(Protocol):
         """
 
     def keep(
-        self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
+        self,
+        teacher: PreTrainedModel,
+        rows: Examples,
+        path: Path,
+        kept: int,
+        temperature: float,
+        parts: int = 1,
+        *,
+        half: bool = False,
     ) -> tuple[Targets, Iterator[int]]:
         """Open a file of a teacher's top `kept` tokens -> the file, and an iterator that fills it.
 
-        The iterator yields the number of rows of each batch.
+        The iterator yields the number of rows of each batch. half: multiply in bfloat16.
         """
 
 

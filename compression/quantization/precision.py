@@ -1,8 +1,9 @@
-"""Floating-point precision of the gradients of simulated integers."""
+"""Floating-point precision of training: of its products, and of the gradients of simulated integers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
@@ -31,3 +32,45 @@ def has_bfloat16(device: torch.device) -> bool:
 def gradient_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype for gradients of linear layers: bfloat16 if it is faster and the recipe allows it."""
     return torch.bfloat16 if _precision.get() != "float32" and has_bfloat16(device) else torch.float32
+
+
+@contextmanager
+def fast_float32(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices as TF32 within this context, on a CUDA device, if the recipe does not say float32.
+
+    TF32 rounds factors to 10 bits after the point; sums stay float32. What must be exact leaves it (`full_float32`).
+    """
+    with _float32_products("high" if device.type == "cuda" and _precision.get() != "float32" else None):
+        yield
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Multiply in float32 within this context, also within `fast_float32`, and convolve so: cuDNN's default is TF32."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    with _float32_products("highest" if device.type == "cuda" else None):
+        cudnn.allow_tf32 = before and device.type != "cuda"
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32 = before
+
+
+@contextmanager
+def _float32_products(kind: str | None) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if kind is None or kind == before:
+        yield
+        return
+    torch.set_float32_matmul_precision(kind)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def half_products(device: torch.device, *, wanted: bool = True) -> AbstractContextManager[None]:
+    """Multiply floating-point matrices in bfloat16 within this context, if it is `wanted` and `gradient_dtype` is bfloat16."""
+    half = wanted and gradient_dtype(device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()

@@ -19,6 +19,7 @@ from compression.models.networks.graph import Graph
 from compression.models.networks.rounded_values import LAYERS, rounding
 from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS
 from compression.quantization.pair_levels import pair_levels
+from compression.quantization.precision import full_float32
 from compression.quantization.static_int8 import TOP, Range, affine, codes, static_scales
 from compression.quantization.weight_only import fake_quantized_weights
 from compression.schema.schemes import Scheme
@@ -95,7 +96,9 @@ class SimulatedConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Conv2d's)
         """Compute the layer with dequantized weights. (rows, in, height, width) -> (rows, out, ...)."""
         weight = fake_quantized_weights(self.weight.flatten(1), None, self.row_levels()).view_as(self.weight)
-        out: Tensor = self._conv_forward(input, weight, self.bias if self.training else self.rounded_bias())
+        bias = self.bias if self.training else self.rounded_bias()
+        with full_float32(input.device):
+            out: Tensor = self._conv_forward(input, weight, bias)
         return out
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ import platform
 
 import torch
 
+from compression.system.device import training_device
 from compression.system.processor import package_version, processor
 
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "safetensors")
@@ -15,6 +16,7 @@ def environment() -> dict[str, str]:
     found["platform"] = platform.platform()
     found["processor"] = processor()
     found["instructions"] = torch.backends.cpu.get_cpu_capability()
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = training_device()
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     found["training_threads"] = str(torch.get_num_threads())
     return found

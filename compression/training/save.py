@@ -1,12 +1,14 @@
 """Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
 A checkpoint is a folder with one safetensors file and state.json, complete and durable like a stage's, and used only for the
-same work and if every digest is right. One that cannot be used costs only time.
+same work and if every digest is right. One that cannot be used costs only time. What a device holds is copied to the host's
+memory and written in a thread; a kill meanwhile leaves the checkpoint before it, which the supervisor has.
 """
 
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +27,7 @@ from compression.schema.report.report import File
 from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files
 from compression.system.interrupts import Pause, never
-from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files, seal, unseal, verify_files
+from compression.system.sealed_folder import STATE, UnusableCheckpoint, file_in, list_files, seal, unseal, verify_files
 from compression.training.budget import Spent
 
 TENSORS = "training.safetensors"
@@ -102,6 +104,7 @@ class TrainingCheckpointer:
     part: str = ""  #: the current dataset, if there are several
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
+    _writing: Future[TrainingSaved] | None = None
 
     def look(self) -> str | None:
         """Load an earlier attempt's checkpoint from `resume`; return a reason if it cannot be used."""
@@ -144,23 +147,51 @@ class TrainingCheckpointer:
             time.sleep(LOOK_AGAIN)
         return not self.is_outstanding()
 
-    def save(self, facts: TrainingCheckpoint, tensors: Tensors) -> TrainingSaved:
-        """Write a complete checkpoint and return the event that hands it over."""
+    def save(self, facts: TrainingCheckpoint, tensors: Tensors, *, beside: bool) -> Iterator[TrainingSaved]:
+        """Write a complete checkpoint and yield the event that hands it over.
+
+        beside: write what a device holds in a thread while training goes on, from a copy in the host's memory; `written` yields
+        the event then. What is in the host's memory already is written at once: a copy would take as much of it again.
+        """
         taken = [int(path.name.split("-")[1]) for path in self.folder.glob("training-*") if path.name[9:].isdigit()]
         before = int(self._handed_over.name.split("-")[1]) if self._handed_over else 0
-        name = f"training-{max([before, *taken]) + 1}"
-        with durable_files.folder(self.folder / name) as place:
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, place / TENSORS)
-            (place / TENSORS).chmod(0o644)
-            complete = facts.model_copy(update={"files": list_files(place)})
-            # Not with pydantic: its JSON cannot represent a NaN loss.
-            (place / STATE).write_text(seal(json.dumps(complete.model_dump())), encoding="utf-8")
-        self._handed_over = self.folder / name
+        place = self.folder / f"training-{max([before, *taken]) + 1}"
+        on_device = any(tensor.device.type != "cpu" for tensor in tensors.values())
+        host = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        if not (beside and on_device):
+            yield self._hand_over(_write(place, facts, host))
+            return
+        thread = ThreadPoolExecutor(1, "training-save")
+        self._writing = thread.submit(_write, place, facts.model_copy(deep=True), host)  # training changes its state meanwhile
+        thread.shutdown(wait=False)
         self._last = time.monotonic()
-        where, files = facts.where, list_files(self._handed_over)  # state.json too
-        return TrainingSaved(
-            stage=facts.stage, phase=facts.phase, step=where.step, total=facts.total, folder=name, files=files, part=facts.part
-        )
+
+    def written(self, *, wait: bool) -> Iterator[TrainingSaved]:
+        """Yield the event of a checkpoint that a thread has written. wait: until it has. Raises OSError if the disk is full."""
+        if self._writing is not None and (wait or self._writing.done()):
+            done, self._writing = self._writing, None
+            yield self._hand_over(done.result())
+
+    def _hand_over(self, saved: TrainingSaved) -> TrainingSaved:
+        self._handed_over = self.folder / saved.folder
+        self._last = time.monotonic()
+        return saved
+
+
+def _write(place: Path, facts: TrainingCheckpoint, tensors: Tensors) -> TrainingSaved:
+    """Write a checkpoint's folder: whole, or not at all if the process is killed. Return the event that hands it over."""
+    with durable_files.folder(place) as folder:
+        save_file(tensors, folder / TENSORS)
+        (folder / TENSORS).chmod(0o644)
+        written = list_files(folder)
+        # Not with pydantic: its JSON cannot represent a NaN loss.
+        text = seal(json.dumps(facts.model_copy(update={"files": written}).model_dump()))
+        (folder / STATE).write_text(text, encoding="utf-8")
+        files = (file_in(folder, folder / STATE), *written)
+    step, total = facts.where.step, facts.total
+    return TrainingSaved(
+        stage=facts.stage, phase=facts.phase, step=step, total=total, folder=place.name, files=files, part=facts.part
+    )
 
 
 def read_training(place: Path, expected: str) -> TrainingCheckpoint:
@@ -206,25 +237,29 @@ class ResumableTraining:
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
         """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        Before Pause, it saves and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not
-        collected the previous one, nothing is saved. A training's end is saved if it took longer than the save interval: a
-        later failure must not lose it.
+        A device's tensors are written while training goes on, and the next save waits for the last one. Before Pause, it saves
+        at once and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not collected the previous
+        one, nothing is saved. A training's end is saved if it took longer than the save interval: a later failure must not lose
+        it.
         """
         pausing = self.checkpointer.pause_asked()
         seconds = self.checkpointer.seconds
         took_long = seconds is not None and time.monotonic() - self._started >= seconds
-        if not pausing and not (took_long if ended else self.checkpointer.is_due()):
+        wanted = pausing or (took_long if ended else self.checkpointer.is_due())
+        yield from self.checkpointer.written(wait=wanted or ended)
+        if not wanted:
             return
-        if self.checkpointer.wait():
-            yield self._save(training)
+        at_once = pausing or ended
+        if self.checkpointer.wait() if at_once else not self.checkpointer.is_outstanding():
+            yield from self._save(training, beside=not at_once)
             if pausing:
                 self.checkpointer.wait()
         if pausing:
             raise Pause
 
-    def _save(self, training: Resumable) -> TrainingSaved:
+    def _save(self, training: Resumable, *, beside: bool) -> Iterator[TrainingSaved]:
         saver, where = self.checkpointer, training.where
-        beside = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
+        more = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
         facts = TrainingCheckpoint(
             fingerprint=saver.fingerprint,
             stage=saver.stage,
@@ -236,7 +271,7 @@ class ResumableTraining:
             files=(),
             part=saver.part,
         )
-        return saver.save(facts, training.tensors() | beside)
+        yield from saver.save(facts, training.tensors() | more, beside=beside)
 
 
 def random_state() -> Tensors:

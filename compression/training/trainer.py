@@ -22,7 +22,7 @@ from compression.models.running_statistics import saved_buffers, set_training_mo
 from compression.models.tensors import Shapes, Tensors
 from compression.planning import preparation
 from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
-from compression.quantization.precision import gradient_dtype, gradient_precision
+from compression.quantization.precision import fast_float32, gradient_precision, half_products
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.system.progress import Step
@@ -31,6 +31,7 @@ from compression.training.config import TrainingConfig, TrainingOutcome, rate_sh
 from compression.training.gradient_checkpointing import recomputed
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
 
+HOST = torch.device("cpu")
 LARGEST_GRADIENT = 1.0  #: gradients are clipped to this norm, the value of BERT's fine-tuning
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Bounds of the adapted L2. A step subtracts rate × L2 of each weight: over 300 steps, even the largest L2 subtracts about a
@@ -114,9 +115,9 @@ def train(
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
-def _like(weight: Tensor, values: Tensor) -> Tensor:
+def _like(weight: Tensor, values: Tensor, device: torch.device | None = None) -> Tensor:
     # In the weight's own memory layout: the fused optimizer walks both tensors in memory order.
-    return torch.empty_like(weight, requires_grad=False).copy_(values)
+    return torch.empty_like(weight, device=device, requires_grad=False).copy_(values)
 
 
 class _Run:
@@ -183,7 +184,7 @@ class _Run:
         set_random_state(tensors)
 
     def _saved(self, name: str, tensors: Tensors) -> list[Tensor]:
-        return [_like(weight, tensors[f"{name}.{i}"]) for i, weight in enumerate(self.weights)]
+        return [_like(weight, tensors[f"{name}.{i}"], HOST) for i, weight in enumerate(self.weights)]
 
     def _optimizer(self) -> torch.optim.AdamW:
         # No weight decay on biases, norms and tables: a table's row that no text uses must keep its pre-trained values.
@@ -288,18 +289,19 @@ class _Run:
         whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(self.plan.parts)):
-            with gradient_precision(self.plan.precision), recomputed(self.model, wanted=self.plan.recompute):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
+            with (
+                gradient_precision(self.plan.precision),
+                fast_float32(device),
+                recomputed(self.model, wanted=self.plan.recompute),
+            ):
+                # Simulated integers must stay exact, so only plain training uses bfloat16 (2.3 times as fast there).
+                with half_products(device, wanted=not is_simulated(self.model)):
                     value = loss(part.to(device)) * (part.weight / whole)
                 self.where.last_loss += value.item()
                 if not math.isfinite(self.where.last_loss):
                     return False
                 value.backward()  # type: ignore[no-untyped-call]
         return True
-
-    def _half_precision(self, device: torch.device) -> bool:
-        # Simulated integers must stay exact, so only plain full-precision training uses bfloat16 (2.3 times as fast there).
-        return not is_simulated(self.model) and gradient_dtype(device) == torch.bfloat16
 
     def judged(self, now: Validation) -> float:
         """End an epoch with validation `now`: keep it as the last good one, and as the best if it is."""
@@ -337,8 +339,8 @@ class _Run:
         self.optimizer = self._optimizer()
 
     def snapshot(self) -> list[Tensor]:
-        """Copy all weights."""
-        return [weight.detach().clone() for weight in self.weights]
+        """Copy all weights, to the host's memory: a card's is for what trains."""
+        return [weight.detach().to(HOST, copy=True) for weight in self.weights]
 
     @torch.no_grad()
     def restore(self, weights: list[Tensor]) -> None:

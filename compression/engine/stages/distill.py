@@ -16,7 +16,7 @@ from compression.engine.stages.insert_quantization import insert_quantization, s
 from compression.engine.stages.objectives import log_terms, objective_for
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
 from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
-from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
+from compression.engine.stages.teacher_precision import HELD, asks_in_half, note, quantize_teacher
 from compression.modalities.base import Examples
 from compression.modalities.modality import Augmented, Augmenter
 from compression.modalities.registry import modality_of
@@ -52,6 +52,8 @@ def distill(context: StageContext) -> Iterator[Event]:
     yield from context.tracker.emit_boundary(ASK, done=False)
     outputs = yield from ensemble_outputs(context, settings, rows, made)
     guide = outputs.guide.to(context.device).eval().requires_grad_(False)
+    if asks_in_half(context, settings):
+        context.notes.append("Teachers are asked in bfloat16, which this device multiplies many times as fast as float32.")
     # All outputs that can be precomputed are computed before the teacher may be quantized.
     precompute = objective_for(context, settings, outputs, rows)
     objective = yield from context.tracker.relay(ASK, portion_of(precompute, outputs.asked, outputs.asked + 1))

@@ -14,6 +14,7 @@ from compression.distillation.teacher import Teacher, request_features
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms
 from compression.engine.stages.teacher_ensemble import rows_of
+from compression.engine.stages.teacher_precision import asks_in_half
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
@@ -74,7 +75,8 @@ def _teacher(
     if rows.varies or comparison.teacher.maps:
         return LiveTeacher([Member(model, rows)], comparison.teacher)
     nothing = torch.zeros((len(rows), 0))
-    return Teacher(model, rows, comparison.teacher, parts=context.parts, logits=nothing, cache_file=cache_file)
+    half = context.recipe.distill is not None and asks_in_half(context, context.recipe.distill)
+    return Teacher(model, rows, comparison.teacher, parts=context.parts, logits=nothing, cache_file=cache_file, half=half)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from compression.distillation.objective import AnyTeacher, DistillationObjective
 from compression.distillation.teacher import StatesTeacher, Teacher
 from compression.engine.context import StageContext
 from compression.engine.stages.teacher_ensemble import EnsembleOutputs
+from compression.engine.stages.teacher_precision import asks_in_half
 from compression.modalities.base import Examples
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
@@ -27,20 +28,21 @@ def objective_for(
     packed, terms, guide, theirs = context.task.packed, settings.weights(), outputs.guide, outputs.rows
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
     parts, cache_file, targets = context.parts, context.cache_file("task"), None
+    half = asks_in_half(context, settings)
     if rows.varies or comparison.teacher.maps:
         members = (Member(guide, theirs, outputs.weight), *outputs.others)
         teacher: AnyTeacher = LiveTeacher(members, comparison.teacher, settings.temperature, logits=outputs.logits)
     elif packed is not None and "soft" in terms and settings.kept is None:
-        teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file)
+        teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file, half=half)
     else:
         known = outputs.logits if packed is None else torch.zeros((len(theirs), 0))
-        teacher = Teacher(guide, theirs, comparison.teacher, parts=parts, logits=known, cache_file=cache_file)
+        teacher = Teacher(guide, theirs, comparison.teacher, parts=parts, logits=known, cache_file=cache_file, half=half)
     precomputed = [teacher.precompute()] if teacher.asks else []
     if packed is not None and "soft" in terms and settings.kept is not None:
         if context.scratch is None:
             raise ValueError("a folder is needed for a teacher's saved targets")
         path = context.scratch / TARGETS
-        targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts)
+        targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts, half=half)
         precomputed.append(more)
     yield from count_rows(context.check_pause, len(theirs) * max(len(precomputed), 1), *precomputed)
     return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=parts, targets=targets)

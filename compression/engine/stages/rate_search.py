@@ -132,7 +132,8 @@ class RateSearch:
         return best, found
 
     def _weights(self) -> list[torch.Tensor]:
-        return [own.detach().clone() for own in (*self.model.parameters(), *saved_buffers(self.model))]
+        """Copy all weights, to the host's memory as a training's best ones."""
+        return [own.detach().to("cpu", copy=True) for own in (*self.model.parameters(), *saved_buffers(self.model))]
 
     @torch.no_grad()
     def _put_back(self, weights: list[torch.Tensor]) -> None:

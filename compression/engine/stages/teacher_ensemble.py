@@ -13,6 +13,7 @@ from compression.distillation.live_teacher import Member
 from compression.distillation.teacher import LOGITS_ALONE, Teacher
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
+from compression.engine.stages.teacher_precision import asks_in_half
 from compression.evaluation.validate import validate
 from compression.modalities.base import Examples
 from compression.planning.distillation_rules import compares_states
@@ -73,7 +74,7 @@ def ensemble_outputs(
     """Run every teacher on all rows and fuse the logits; a single teacher is left to the caller to run. Raises Pause. The guide
     and the weights are chosen on validation; test is not read. If rows vary, no teacher is run on train.
     """
-    found = members(context, settings)
+    found, half = members(context, settings), asks_in_half(context, settings)
     if len(found) == 1:
         return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
     scores: list[float] = []
@@ -88,7 +89,7 @@ def ensemble_outputs(
         if rows.varies:
             live.append(Member(model, own))
         else:
-            teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts)
+            teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts, half=half)
             precompute = count_rows(context.check_pause, len(own), teacher.precompute())
             yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
             answers.append(teacher.logits)

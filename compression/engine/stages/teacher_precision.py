@@ -1,4 +1,4 @@
-"""Quantizes a teacher to int8 if the recipe says so or if memory is too small for it in float32."""
+"""How exactly teachers are asked: in bfloat16 on a device that has it, and with weights in int8 if memory asks for it."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -12,14 +12,24 @@ from compression.engine.context import StageContext
 from compression.models.adapters.registry import adapter_of
 from compression.planning.estimator import HELD_BYTES, TRAINED_BYTES, step_bytes
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
+from compression.quantization.precision import has_bfloat16
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.system import memory
 
 GIB = 2**30
+COPIES_BYTES = 2 * HELD_BYTES  #: of a trained parameter: in the last good and in the best epoch
 NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"  #: key under which a training's save records that its teacher is in int8
 FILE = "teacher-weights.safetensors"
+
+
+def asks_in_half(context: StageContext, settings: Distill) -> bool:
+    """Return whether teachers multiply in bfloat16 for outputs that are computed once: on a device beside the CPU that has it,
+    unless the recipe asks for teachers or for training in float32.
+    """
+    exact = "float32" in (settings.teachers.precision, context.recipe.train.precision)
+    return not exact and context.device.type != "cpu" and has_bfloat16(context.device)
 
 
 def quantize_teacher(
@@ -70,12 +80,15 @@ def _place(context: StageContext) -> Path:
 
 
 def needed(context: StageContext) -> int:
-    """Estimate the bytes of training the student: gradients, moments, two copies of its weights, a step's activations."""
+    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations, and on a CPU two
+    copies of its weights, which are in the host's memory.
+    """
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     family, config = adapter_of(context.model), context.model.config
     longest = max(context.rows["train"].lengths)
     step: int = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config)) // context.parts
-    return (TRAINED_BYTES - HELD_BYTES) * trained + step
+    elsewhere = 0 if context.device.type == "cpu" else COPIES_BYTES
+    return (TRAINED_BYTES - HELD_BYTES - elsewhere) * trained + step
 
 
 def free(context: StageContext) -> int | None:

@@ -30,6 +30,7 @@ from compression.schema.errors import CompressionError, ConfigMismatch, InvalidS
 from compression.schema.validation import Rejected
 from compression.system import child_process, durable_files, failures
 from compression.system.child_process import Step
+from compression.system.device import training_device
 
 SLICE = 8  #: batches between two progress reports
 Tell = Callable[[Step | Found], None]
@@ -102,7 +103,6 @@ def ask(spec: AskSpec, tell: Tell) -> None:
 
 def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Open a model and its tokenizer; it tokenizes as tokenizer.json does, as for a job's own figures."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if spec.job:
             model, _ = loading.open_stock(folder, heads.LANGUAGE)
@@ -118,7 +118,7 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
         raise failures.typed(problem) or ConfigMismatch(
             cause, param=str(folder), remedy="Name the folder of a downloaded transformers checkpoint of a language model."
         ) from problem
-    return model.to(device), tokenizer
+    return model.to(training_device()), tokenizer
 
 
 def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:

@@ -52,8 +52,9 @@ class Teachers(Config):
     """How outputs are averaged: probabilities softened at τ, numbers unchanged. mean: equally. validation: weighted by each
     teacher's score on validation."""
     precision: Literal["auto", "float32", "int8"] = "auto"
-    """Type of the guiding teacher's weights during training, and of the baseline's in a recovery by teacher; outputs that are
-    computed once are float32. auto: int8 with one scale per row if training would not fit into the free memory beside it."""
+    """Type of the guiding teacher's weights during training, and of the baseline's in a recovery by teacher. auto: int8 with
+    one scale per row if training would not fit into the free memory beside it. Outputs that are computed once come from float32
+    weights; on a GPU that has bfloat16 they are multiplied in it, unless this or train.precision is float32."""
 
 
 class Weights(Config):

@@ -1,14 +1,23 @@
 """Products of int8 matrices are exact, whichever way they are computed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from compression.quantization.integer_products import EXACT_TERMS, exact_product, product_by_floats, product_by_integers
+from compression.quantization import integer_products
+from compression.quantization.integer_products import (
+    EXACT_TERMS,
+    exact_product,
+    product_by_floats,
+    product_by_integers,
+    product_in_shape,
+)
+from compression.quantization.precision import fast_float32, full_float32, gradient_precision
 
-WAYS = (exact_product, product_by_floats, product_by_integers)
+WAYS = (exact_product, product_by_floats, product_by_integers, product_in_shape)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -26,3 +35,38 @@ def test_the_largest_sums_are_exact(way: Callable[[Tensor, Tensor], Tensor]) -> 
     left = torch.full((1, 2 * EXACT_TERMS + 1), -128, dtype=torch.int8)
     right = torch.cat([left, left.clone().index_fill_(1, torch.tensor([3]), 127)])
     assert way(left, right).tolist() == [[128 * 128 * left.shape[1], 128 * 128 * (left.shape[1] - 1) - 128 * 127]]
+
+
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(1, 1, 1), (16, 9, 7), (17, 16, 8), (40, 24, 33)])
+def test_shapes_are_filled_up_to_those_that_a_card_takes(
+    rows: int, terms: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def seen(left: Tensor, right: Tensor) -> Tensor:
+        shapes.append((*left.shape, *right.shape))
+        return product_by_integers(left, right)
+
+    monkeypatch.setattr(integer_products, "product_by_integers", seen)
+    left, right = torch.full((rows, terms), -128, dtype=torch.int8), torch.full((columns, terms), 127, dtype=torch.int8)
+    assert product_in_shape(left, right).tolist() == [[-128 * 127 * terms] * columns] * rows
+    ((m, k, n, also),) = shapes
+    assert m > 16
+    assert k == also
+    assert k % 8 == n % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [("auto", "cuda", "high"), ("bfloat16", "cuda", "high"), ("float32", "cuda", "highest"), ("auto", "cpu", "highest")],
+)
+def test_tf32_is_for_training_on_a_card_and_never_for_integers(precision: Any, device: str, expected: str) -> None:
+    place, rounds = torch.device(device), torch.backends.cudnn.allow_tf32
+    with gradient_precision(precision), fast_float32(place):
+        assert torch.get_float32_matmul_precision() == expected
+        with full_float32(place):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.backends.cudnn.allow_tf32 == (rounds and device == "cpu")
+        assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.allow_tf32 == rounds

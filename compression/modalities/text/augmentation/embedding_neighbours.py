@@ -46,7 +46,7 @@ class Neighbours:
 
     def __init__(self, vocabulary: Vocabulary, table: Tensor, most: int, *, pieced: bool = False) -> None:
         self.vocabulary, self.most, self.pieced = vocabulary, most, pieced
-        self._table = functional.normalize(table.detach().float().cpu(), dim=-1)
+        self._table = functional.normalize(table.detach().float(), dim=-1)
         # A table may have fewer or more rows than the tokenizer has tokens.
         self._numbers = [number for number in vocabulary.words if number < len(self._table)]
         self._whole = self._table[self._numbers]

@@ -12,8 +12,10 @@ from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, Missing
 from compression.system.failures import typed
 
 
-def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """Open a folder with one of transformers' Auto classes -> model, tokenizer, names of weights that it lacks.
+def open_helper(
+    kind: Any, folder: Path, param: str, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """Open a folder with one of transformers' Auto classes -> model on `device`, tokenizer, names of weights that it lacks.
 
     Raises MissingFile, UnsafeCheckpoint, DamagedCheckpoint and ConfigMismatch.
     """
@@ -30,8 +32,7 @@ def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, P
         cause = f"{folder.name} cannot be opened: {problem}"[:2000]
         remedy = "Send a model whose files belong together."
         raise typed(problem) or ConfigMismatch(cause, param=param, remedy=remedy) from problem
-    model.eval().requires_grad_(False)
-    return model, tokenizer, sorted(report["missing_keys"])
+    return model.to(device).eval().requires_grad_(False), tokenizer, sorted(report["missing_keys"])
 
 
 def _safe(folder: Path, param: str) -> None:

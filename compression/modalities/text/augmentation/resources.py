@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
@@ -20,6 +21,7 @@ from compression.schema.errors import ConfigMismatch, MissingResource
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 
+CPU = torch.device("cpu")
 Translate = Callable[[Sequence[str]], list[str]]
 SYNONYMS, BACK = "recipe.distill.augment.synonyms", "recipe.distill.augment.back_translation"
 
@@ -101,24 +103,28 @@ class Resources:
         if settings.back_translation is not None:
             self.open_translators(settings.back_translation)
 
-    def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
-        """Open the source of synonyms. table: the teacher's input embeddings, (vocabulary, width), for `embeddings`."""
+    def open_synonyms(
+        self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None, device: torch.device = CPU
+    ) -> Source:
+        """Open the source of synonyms. table: the teacher's input embeddings, (vocabulary, width), for `embeddings`. device: of
+        a helper model.
+        """
         source = self.source(asked)
         if source == "embeddings" and tokenizer is not None and table is not None:
             return Neighbours(Vocabulary(tokenizer), table, asked.candidates)
         if source == "masked-lm":
-            return self._masked_lm(asked)
+            return self._masked_lm(asked, device)
         if self.wordnet is None:
             raise MissingResource("this worker has no WordNet", param=f"{SYNONYMS}.source", remedy=REMEDY)
         return WordNet(self.wordnet)
 
-    def open_translators(self, asked: BackTranslation) -> tuple[Translate, Translate]:
-        """Open both directions. Raises MissingResource and the errors of opening a helper model."""
+    def open_translators(self, asked: BackTranslation, device: torch.device = CPU) -> tuple[Translate, Translate]:
+        """Open both directions, models on `device`. Raises MissingResource and the errors of opening a helper model."""
         if asked.models is None:
             return self._pair(asked)
         opened = []
         for folder in self._folders(asked):
-            model, tokenizer, lost = open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models")
+            model, tokenizer, lost = open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models", device)
             if lost:
                 raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
             opened.append(Translator(model, tokenizer))
@@ -131,9 +137,9 @@ class Resources:
         here, _, abroad = (asked.apertium or "").partition("-")
         return Apertium(f"{here}-{abroad}"), Apertium(f"{abroad}-{here}")
 
-    def _masked_lm(self, asked: Synonyms) -> MaskedLM:
+    def _masked_lm(self, asked: Synonyms, device: torch.device) -> MaskedLM:
         folder = self.helper(asked.model, f"{SYNONYMS}.model") if asked.model else self.base
-        model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model")
+        model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model", device)
         name = folder.name if asked.model else "the model"
         if lost:
             cause = f"{name} has no head of a masked language model (its weights lack {lost[0]})"

@@ -39,8 +39,8 @@ class AugmentationSource:
         yield 0, total
         words, back, table = settings.synonyms, settings.back_translation, teacher.get_input_embeddings().weight
         sources = Sources(
-            synonyms=self.resources.open_synonyms(words, self.tokenizer, table) if words else None,
-            translators=self.resources.open_translators(back) if back else None,
+            synonyms=self.resources.open_synonyms(words, self.tokenizer, table, table.device) if words else None,
+            translators=self.resources.open_translators(back, table.device) if back else None,
         )
         made = yield from augment(self.texts, settings, seed, sources)
         note = " ".join([self._summary(made, settings, total), *left_out])

@@ -1,6 +1,7 @@
 """Stores a teacher's most likely next tokens on disk in 16 bits: written once, read row by row."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -75,14 +76,19 @@ class TopKTargetFile:
 
 
 @torch.no_grad()
-def keeping(model: PreTrainedModel, rows: Packed, store: TopKTargetFile, *, batch: int, size: int) -> Iterator[int]:
-    """Store a teacher's targets on every row, `size` tokens at a time; yield the number of rows of each batch."""
+def keeping(
+    model: PreTrainedModel, rows: Packed, store: TopKTargetFile, *, batch: int, size: int, half: bool = False
+) -> Iterator[int]:
+    """Store a teacher's targets on every row, `size` tokens at a time; yield the number of rows of each batch. half: multiply
+    in bfloat16.
+    """
     device = next(model.parameters()).device
     head = hidden_states.output_layer(model)
     for sequences in rows.in_order(batch):
         here = sequences.to(device)
-        states = torch.split(hidden_states.scored_states(model, here), size)
-        found = [losses.top_k_targets(chunked_head.widen(head(some)), store.temperature, store.kept) for some in states]
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            states = torch.split(hidden_states.scored_states(model, here), size)
+            found = [losses.top_k_targets(chunked_head.widen(head(some)), store.temperature, store.kept) for some in states]
         known, ids = (torch.cat(column) for column in zip(*found, strict=True))
         counts = here.asked.sum(dim=1).tolist()
         for row, *one in zip(sequences.rows.tolist(), torch.split(known, counts), torch.split(ids, counts), strict=True):

@@ -103,14 +103,22 @@ class PackedTexts:
         return losses.document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
 
     def keep(
-        self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
+        self,
+        teacher: PreTrainedModel,
+        rows: Examples,
+        path: Path,
+        kept: int,
+        temperature: float,
+        parts: int = 1,
+        *,
+        half: bool = False,
     ) -> tuple[TopKTargetFile, Iterator[int]]:
         """Open a file of the most likely tokens -> the file, and an iterator that fills it."""
         own, vocabulary = packed_split(rows), teacher.config.vocab_size
         store = TopKTargetFile(path, own.packed.asked, vocabulary, kept, temperature)
         batch = max(micro_batch_size(BATCH, parts) * TOGETHER // (BATCH * own.length), 1)
         size = chunked_head.chunk_size(vocabulary)
-        return store, next_token_cache.keeping(teacher, own.packed, store, batch=batch, size=size)
+        return store, next_token_cache.keeping(teacher, own.packed, store, batch=batch, size=size, half=half)
 
 
 PACKED_TEXTS = PackedTexts()

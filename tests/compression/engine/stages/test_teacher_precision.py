@@ -3,11 +3,14 @@
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
+from compression.distillation.teacher import FeatureRequest, Teacher
 from compression.engine.context import StageContext
 from compression.engine.stages import teacher_precision
 from compression.evaluation.validate import Validation, logits
@@ -15,13 +18,13 @@ from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
 from compression.planning.estimator import UNTRAINED_BYTES, model_bytes
 from compression.planning.preflight import preflight
-from compression.quantization import frozen_int8
+from compression.quantization import frozen_int8, precision
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Parameters
 from compression.system import memory
 from compression.training import trainer
@@ -175,6 +178,36 @@ def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: 
     state, _ = taught(Distill(epochs=2, rate=3e-3, teachers=Teachers(precision="int8")))
     monkeypatch.undo()
     assert same(state, taught(Distill(epochs=2, rate=3e-3))[0])
+
+
+@pytest.mark.parametrize(
+    ("teachers", "train", "device", "half"),
+    [
+        ("auto", "auto", "cuda", True),
+        ("int8", "bfloat16", "cuda", True),
+        ("float32", "auto", "cuda", False),
+        ("auto", "float32", "cuda", False),
+        ("auto", "auto", "cpu", False),
+    ],
+)
+def test_teachers_are_asked_in_bfloat16_on_a_card_alone(
+    teachers: Any, train: Any, device: str, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_precision, "has_bfloat16", lambda _: True)
+    context = cast(StageContext, SimpleNamespace(device=torch.device(device), recipe=Recipe(train=Train(precision=train))))
+    assert teacher_precision.asks_in_half(context, Distill(teachers=Teachers(precision=teachers))) == half
+
+
+def test_what_is_asked_in_bfloat16_is_nearly_what_float32_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
+    rows = state_of(tuned(), Recipe()).rows["test"]
+    look = FeatureRequest(states=(1,))
+    exact, half = (Teacher(tuned(), rows, look, half=half).asked() for half in (False, True))
+    assert not exact.logits.equal(half.logits)
+    assert (exact.logits.softmax(-1) - half.logits.softmax(-1)).abs().max() < 0.02
+    batch = rows.batch([0, 1, 2])
+    moved = (exact.outputs(batch).hidden - half.outputs(batch).hidden).square().mean()
+    assert 0 < moved < 1e-3 * exact.outputs(batch).hidden.square().mean()
 
 
 def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:

@@ -33,6 +33,18 @@ def test_a_student_learns_of_the_file_what_it_learns_of_the_teacher(tmp_path: Pa
     assert not list((tmp_path / "spill").iterdir())
 
 
+def test_what_is_kept_in_bfloat16_is_nearly_what_float32_says(tmp_path: Path) -> None:
+    rows, teacher = Packed(documents(), 24), model(initializer_range=0.1)
+    kept = []
+    for half in (False, True):
+        store = TopKTargetFile(tmp_path / f"kept-{half}", rows.asked, VOCABULARY, VOCABULARY - 1, 1.0)
+        assert sum(keeping(teacher, rows, store, batch=2, size=7, half=half)) == len(rows)
+        found = store.get([0], HERE)
+        kept.append(torch.zeros(len(found.ids), VOCABULARY).scatter(1, found.ids, found.known[:, :-1].exp()))
+        store.close()
+    assert 0 < (kept[0] - kept[1]).abs().max() < 0.1 * kept[0].max()
+
+
 @pytest.mark.parametrize(("vocabulary", "each"), [(60_000, 2), (130_000, 4)])
 def test_rows_are_read_as_they_were_written_in_as_few_bytes_as_ids_need(tmp_path: Path, vocabulary: int, each: int) -> None:
     asked, kept = [3, 1, 2], 8

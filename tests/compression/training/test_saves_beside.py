@@ -1,0 +1,114 @@
+"""A device's training is saved while it goes on, from a copy in the host's memory."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compression.modalities.base import label_loss
+from compression.schema.events import TrainingSaved
+from compression.system.progress import Step
+from compression.training import save
+from compression.training.save import TENSORS, read_training
+from compression.training.trainer import TrainingHooks
+from tests.compression.training.conftest import Listener, checkpointer
+from tests.support import placement
+from tests.support.second_device import second_device
+
+RECIPE = placement.scenarios("float32")["encoder cached"][1]
+PLAN = {"epochs": 2, "rate": 1e-3}
+
+
+def training(device: torch.device, saver: save.TrainingCheckpointer) -> Any:
+    """Return a state, and the training of six steps that it begins."""
+    state = placement.encoder(device, RECIPE)
+    state.checkpointer = saver
+    loss = label_loss(state.task, state.model)
+    return state, state.train("tune", state.plan("prepare", **PLAN), loss, TrainingHooks())
+
+
+def held(release: Callable[[], object]) -> Callable[..., TrainingSaved]:
+    plain = save._write
+
+    def write(*given: Any) -> TrainingSaved:
+        release()
+        return plain(*given)
+
+    return write
+
+
+def test_training_goes_on_while_its_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, weights, seen = threading.Event(), list[torch.Tensor](), list[TrainingSaved]()
+    monkeypatch.setattr(save, "_write", held(lambda: released.wait(60)))
+    with second_device() as device:
+        state, ticks = training(device, checkpointer(tmp_path))
+        for event in ticks:
+            if isinstance(event, TrainingSaved):
+                seen.append(event)
+                assert event.step == 1  # though training is at the third step
+                state.checkpointer.seconds = None
+            elif event.step == 1 and not weights:
+                weights += [value.detach().cpu() for value in state.model.parameters()]
+            elif event.step == 2:
+                assert not list((tmp_path / "out").glob("training-*"))
+                state.checkpointer.seconds = 1e9  # none is due any more
+            elif event.step == 3 and not seen:
+                released.set()
+                state.checkpointer._writing.result()
+    (event,) = seen
+    place = tmp_path / "out" / event.folder
+    assert read_training(place, "same work").where.step == 1
+    assert [file.path for file in event.files] == ["state.json", TENSORS]
+    saved = load_file(place / TENSORS)
+    assert all(saved[f"weight.{number}"].equal(weight) for number, weight in enumerate(weights))
+    assert not saved["weight.0"].equal(next(state.model.parameters()).detach().cpu())
+
+
+def test_the_next_save_waits_for_the_last_one(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(save, "_write", held(lambda: time.sleep(0.02)))
+    with second_device() as device:
+        _, ticks = training(device, checkpointer(tmp_path))
+        listener.hear(event for event in ticks if not isinstance(event, Step))
+    assert [event.step for event in listener.saves] == [*range(1, 7), 6]
+    assert read_training(listener.kept / "7", "same work").where.ended
+
+
+def test_a_full_disk_stops_the_training_that_it_cannot_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(save, "_write", held(full))
+    with second_device() as device, pytest.raises(OSError, match="No space left"):
+        list(training(device, checkpointer(tmp_path))[1])
+
+
+def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path, listener: Listener) -> None:
+    pid = os.fork()
+    if pid == 0:  # writes the first state, and hangs in the midst of the second
+        numbers = iter(range(2))
+        plain = save.list_files
+        save.list_files = lambda folder: plain(folder) if next(numbers) == 0 else time.sleep(600)
+        try:
+            with second_device() as device:
+                listener.hear(event for event in training(device, checkpointer(tmp_path))[1] if not isinstance(event, Step))
+        finally:
+            os._exit(1)
+    partial = tmp_path / "out" / ".training-2.partial" / TENSORS
+    try:
+        end = time.monotonic() + 60
+        while not partial.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert partial.exists()
+    assert read_training(listener.kept / "1", "same work").where.step == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".training-2.partial"]
