@@ -1,5 +1,6 @@
 """Networks are compared by what their stages hand on, whatever their widths and depths."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from compression.distillation.objective import DistillationObjective, FeatureAli
 from compression.distillation.teacher import FeatureRequest, request_features
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.quantization.precision import gradient_precision
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.distill import Distill
 from tests.support.network_graphs import NETWORKS, resnet
@@ -21,6 +23,13 @@ from tests.support.tiny_maps import MapRows, maps
 
 ROWS = maps(24, 1, varies=True)
 ALONE = {"soft": 0.0, "hard": 0.0, "hidden": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _same_precision_everywhere() -> Iterator[None]:
+    """Ask teachers in float32 where the processor has bfloat16 too: what is compared here differs by less than that rounds."""
+    with gradient_precision("float32"):
+        yield
 
 
 def compared(student: Any, teacher: Any, rows: MapRows = ROWS, **settings: Any) -> DistillationObjective:
