@@ -2,16 +2,8 @@
 
 from typing import get_args
 
-from compression.planning.estimator import (
-    ARTIFACT_EXTRAS,
-    HELD_BYTES,
-    INT8_OVERHEAD,
-    KEPT_FREED,
-    LARGEST_GRAPH,
-    PROCESS_BYTES,
-    UNTRAINED_BYTES,
-    Estimate,
-)
+from compression.planning.estimator import ARTIFACT_EXTRAS, INT8_OVERHEAD, LARGEST_GRAPH, Estimate
+from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, UNTRAINED_BYTES
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.schemes import StreamedScheme

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.models.adapters.registry import adapter_of
-from compression.planning.estimator import HELD_BYTES, TRAINED_BYTES, step_bytes
+from compression.planning.memory import HELD_BYTES, TRAINED_BYTES, step_bytes
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill

@@ -13,7 +13,7 @@ from compression.engine.stages import teacher_precision
 from compression.evaluation.validate import Validation, logits
 from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
-from compression.planning.estimator import UNTRAINED_BYTES, model_bytes
+from compression.planning.memory import UNTRAINED_BYTES, model_bytes
 from compression.planning.preflight import preflight
 from compression.quantization import frozen_int8
 from compression.quantization.dynamic_int8 import integer_rows

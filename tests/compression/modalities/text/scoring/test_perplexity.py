@@ -10,7 +10,8 @@ from compression.engine.reporting.dataset_facts import better_note
 from compression.engine.reporting.stage_rows import row_notes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.planning.estimator import HARNESS_BYTES, PROCESS_BYTES, Counted, artifacts, scoring_seconds
+from compression.planning.estimator import Counted, artifacts, scoring_seconds
+from compression.planning.memory import HARNESS_BYTES, PROCESS_BYTES
 from compression.planning.preflight import preflight
 from compression.planning.verdicts import choose, judged, worse_than
 from compression.schema.errors import CompressionError, ConfigMismatch
