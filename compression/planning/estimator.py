@@ -9,16 +9,8 @@ from pydantic import Field
 
 from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import formats, preparation
-from compression.planning.memory import (
-    HELD_BYTES,
-    KEPT_FREED,
-    LOGITS_BYTES,
-    PROCESS_BYTES,
-    RELATIONS_FLOATS,
-    may_hold,
-    model_bytes,
-    step_bytes,
-)
+from compression.planning.card_memory import card_memory
+from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, largest_part, may_hold, teachers_bytes
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
@@ -69,7 +61,9 @@ DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
 class Estimate(Config):
     """Rough cost of a job. Minutes are those of two cores."""
 
-    memory_bytes: Annotated[int, Field(description="Resident peak of the training process.")]
+    memory_bytes: Annotated[int, Field(description="Resident peak of the training process, if it trains on the CPU.")]
+    card_bytes: Annotated[int, Field(description="Peak of the card's memory, if it trains on one; 0 if nothing runs on it.")]
+    host_bytes_with_card: Annotated[int, Field(description="Resident peak of the training process beside a card.")]
     disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
     minutes: float
 
@@ -156,6 +150,12 @@ class PlannedJob:
         """Return how many originals are fine-tuned, the baseline among them; 0 if the job has only named teachers."""
         return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
 
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest row; 1 if rows are no sequences."""
+        longest = min(self.recipe.train.max_length, round(self.texts.longest_words * TOKENS_A_WORD) + 2)
+        return longest if TASKS[self.data.task].sequences else 1
+
     def forward(self, *models: Counted) -> float:
         """Return the operations of a pass over train: 2 per parameter and token. Training takes 3 times that."""
         return 2 * sum(each.active for each in models) * self.tokens.train
@@ -180,34 +180,27 @@ def estimate(job: PlannedJob) -> Estimate:
     train, planned = job.recipe.train, planned_steps(job)
     flops = sum(item.flops for item in job.items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
+    card, host = card_memory(job)
     return Estimate(
         memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
+        card_bytes=card,
+        host_bytes_with_card=host,
         disk_bytes=sum(item.disk for item in job.items),
         minutes=round(training + sum(item.minutes for item in job.items), 1),
     )
 
 
 def _process(job: PlannedJob) -> Iterator[CostItem]:
-    """Yield the memory that training needs at once, and the disk of its checkpoints."""
-    model, train, distill = job.model, job.recipe.train, job.recipe.distill
-    before, after = model.parameters, job.result.parameters
-    longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
-    longest = longest if TASKS[job.data.task].sequences else 1
+    """Yield the memory that the job needs at once, and the disk of its checkpoints."""
+    model, before, after = job.model, job.model.parameters, job.result.parameters
     yield CostItem("process", memory=PROCESS_BYTES)
-    yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
-    saved = SAVED_BYTES * max(before.total, after.total)
-    yield CostItem("training", memory=step_bytes(model.shape, train, longest, model.network), disk=saved)
+    yield CostItem("training", memory=largest_part(job), disk=SAVED_BYTES * max(before.total, after.total))
     if model.network is not None:
         kept, written = pixel_bytes(model.network, job.data.rows)
         yield CostItem("pixels", memory=kept, disk=written)
-    if job.is_language:
-        yield CostItem("logits", memory=LOGITS_BYTES)
-        if distill is not None and "attention" in distill.weights():
-            yield CostItem("relations", memory=RELATIONS_FLOATS * 4 * model.shape.heads * longest**2)
     # Each original beside the baseline has a checkpoint, and is twice in a training checkpoint.
     more = HELD_BYTES * max(job.originals - 1, 0) * before.total
-    yield CostItem("teachers", memory=more + HELD_BYTES * sum(each.parameters.total for each in job.named), disk=3 * more)
-    yield CostItem("teachers", memory=job.objectives.bytes_in("memory"), disk=job.objectives.bytes_in("disk"))
+    yield CostItem("teachers", memory=teachers_bytes(job), disk=3 * more + job.objectives.bytes_in("disk"))
 
 
 # A stage leaves its checkpoint and its artifact on disk. Calibration, sensitivities and the check of ranges are forward

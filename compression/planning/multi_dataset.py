@@ -54,6 +54,8 @@ def preflight_several(
         baseline_multiply_adds=each[0].baseline_multiply_adds,
         estimate=Estimate(
             memory_bytes=max(one.memory_bytes for one in estimates),
+            card_bytes=max(one.card_bytes for one in estimates),
+            host_bytes_with_card=max(one.host_bytes_with_card for one in estimates),
             disk_bytes=sum(one.disk_bytes for one in estimates),
             minutes=round(sum(one.minutes for one in estimates), 1),
         ),

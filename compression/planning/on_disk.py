@@ -76,8 +76,10 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     """Estimate a decoder's job without training. whole: its cost with the model in memory, if that fits."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
-    if may_be_whole(parameters):
-        return whole.model_copy(update={"memory_bytes": memory})
+    if may_be_whole(parameters):  # a worker with enough memory for that has the model on its card
+        return whole.model_copy(
+            update={"memory_bytes": memory, "host_bytes_with_card": min(whole.host_bytes_with_card, needed)}
+        )
     # The checkpoint as it was sent, unpacked if it was a GGUF file, and its integers, in ONNX too; and the same of the pruned
     # model.
     integers = 2 * round(INT8_OVERHEAD * parameters)
@@ -87,7 +89,8 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
         disk += 2 * parameters  # the pruned model is there in 16 bits, and in full precision too until it is quantized
     passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
     minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
-    return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+    sizes = {"memory_bytes": memory, "card_bytes": 0, "host_bytes_with_card": memory}
+    return Estimate(**sizes, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 
 def warning(parameters: int) -> str:

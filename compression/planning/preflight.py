@@ -229,7 +229,8 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks are not run on a model that goes from file to file." if streamed else unknown)
         if not streamed:  # runs in a process of its own, on the model's copy on disk
-            more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * parameters}
+            own = PROCESS_BYTES + HARNESS_BYTES
+            more = {"memory_bytes": own, "host_bytes_with_card": own, "disk_bytes": HELD_BYTES * parameters}
             found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
     return found, warnings
 

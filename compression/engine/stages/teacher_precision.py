@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.models.adapters.registry import adapter_of
-from compression.planning.memory import HELD_BYTES, TRAINED_BYTES, step_bytes
+from compression.planning.memory import HELD_BYTES, TRAINED_BYTES, Products, step_bytes
+from compression.quantization.fake_quantize import is_simulated
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
@@ -74,7 +75,9 @@ def needed(context: StageContext) -> int:
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     family, config = adapter_of(context.model), context.model.config
     longest = max(context.rows["train"].lengths)
-    step: int = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config)) // context.parts
+    products: Products = "int8" if is_simulated(context.model) else "float32"
+    kept = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config), products)
+    step: int = kept // context.parts
     return (TRAINED_BYTES - HELD_BYTES) * trained + step
 
 
