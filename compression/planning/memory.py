@@ -38,6 +38,9 @@ LOGITS_BYTES = 400_000_000
 HEAD_BYTES = 12
 """Bytes per weight of a language model's output layer, beside it: it is rounded, or copied to 16 bits, for each chunk, and each
 chunk has a gradient of its own."""
+TIED_BYTES = 8
+"""Bytes per weight of an output layer that is the table, at the end of a backward pass: the gradient of the table as such, and
+its sum with that of the output layer."""
 SOLVED_TOKENS = 16_384
 """Maximum tokens that least squares see (compression/modalities/sampling.py)."""
 
@@ -173,7 +176,7 @@ def _training(job: "PlannedJob", name: str, model: "Counted", products: Products
         name=name,
         parameters=count,
         weights=(TRAINED_BYTES - GRADIENT_BYTES) * count,
-        gradients=GRADIENT_BYTES * count,
+        gradients=GRADIENT_BYTES * count + TIED_BYTES * model.tied * model.shape.vocabulary * model.shape.hidden,
         teachers=teachers,
         step=step + copied // (model.shape.layers if train.recompute else 1),
         passing=passing,
