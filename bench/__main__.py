@@ -3,6 +3,7 @@
 The other benches; each has a --help of its own:
   python -m bench training     a training epoch against a plain loop
   python -m bench memory       peak memory against the model's size
+  python -m bench gpu_plan     memory of training: forecasts, dry runs on fake tensors, real peaks
   python -m bench decoding     the forms of a decoder in ONNX Runtime
   python -m bench forms        a recipe's shape in ONNX Runtime and in OpenVINO
   python -m bench glue         the published table on four GLUE tasks
@@ -33,6 +34,7 @@ from bench import augmented, classifier, decoding, forms, memory, training, tran
 from bench.alignment import __main__ as alignment
 from bench.api import __main__ as api
 from bench.glue import __main__ as glue
+from bench.gpu_plan import __main__ as gpu_plan
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
 from bench.serve import __main__ as serve
@@ -101,6 +103,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "encoder": encoder,
         "training": training.main,
         "memory": memory.main,
+        "gpu_plan": gpu_plan.main,
         "decoding": decoding.main,
         "forms": forms.main,
         "glue": glue.main,

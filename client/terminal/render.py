@@ -24,6 +24,7 @@ NOT_CONVERGED = (
     "baseline_not_converged: the baseline was still gaining on validation when its preparation ended, so what is kept of its "
     "score is unproven."
 )
+OF_CARDS = ("card_bytes", "host_bytes_with_card")  #: figures of a forecast that are told together
 MINUS = "−"
 TIMES = "×"
 
@@ -364,10 +365,13 @@ def forecast_lines(found: Preflight) -> list[str]:
     if found.multiply_adds is not None and found.baseline_multiply_adds:
         share = 1 - found.multiply_adds / found.baseline_multiply_adds
         parts.append(f"Multiply-adds: {count(found.multiply_adds)} ({change(share)})")
+    card, host = (found.estimate.get(name) for name in OF_CARDS)
     for name, value in found.estimate.items():
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and name not in OF_CARDS:
             text = size(int(value)) if name.endswith("bytes") else f"{value:g}"
             parts.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
+    if card and host:
+        parts.append(f"On a GPU: {size(int(card))} of its memory and {size(int(host))} of the host's")
     return parts + [f"Warning: {warning}" for warning in found.warnings]
 
 

@@ -1,21 +1,50 @@
-"""The memory of a job that is trained on a card: of the card, and of the host beside it. Torch-free."""
+"""The memory of a job that trains on a card: the card's, and that of the host beside it. Torch-free."""
 
 from typing import TYPE_CHECKING
+
+from compression.planning.memory import (
+    COPIED_BYTES,
+    HELD_BYTES,
+    KEPT_FREED,
+    MOMENT_BYTES,
+    PROCESS_BYTES,
+    UNTRAINED_BYTES,
+    cut_bytes,
+    step_bytes,
+    teachers_bytes,
+    trainings,
+)
+from compression.planning.network_rules import pixel_bytes
 
 if TYPE_CHECKING:
     from compression.planning.estimator import PlannedJob
 
-HOST_PARTS = frozenset({"process", "pixels"})
-"""Cost items whose memory is the host's: libraries, and data that is read in pieces."""
-WEIGHT_BYTES = 2 * 4
-"""Bytes per parameter on the host: the float32 weights as they are read, and as they are exported."""
-FRAGMENTED = 1.1
-"""What CUDA's caching allocator keeps in pieces that are too small, as a factor; assumed, and measured on no card."""
+CONTEXT_BYTES = 600_000_000
+"""What CUDA and its libraries take of a card before the first tensor. As others report it: Lathe has measured none."""
+LIBRARIES_BYTES = 1_500_000_000
+"""What they take of the host beside what a process without a card has; not measured either."""
+SAVED_BYTES = HELD_BYTES + MOMENT_BYTES + COPIED_BYTES
+"""Bytes per parameter on the host during a save: what the card holds is copied there before it is written, and the weights of
+the last good and of the best epoch are there always."""
 
 
 def card_memory(job: "PlannedJob") -> tuple[int, int]:
-    """Return the bytes of the card and of the host for a job on a GPU worker, from the costs of its parts."""
-    host = sum(item.memory for item in job.items if item.stage in HOST_PARTS)
-    card = sum(item.memory for item in job.items if item.stage not in HOST_PARTS)
-    weights = WEIGHT_BYTES * max(job.model.parameters.total, job.result.parameters.total)
-    return round(card * FRAGMENTED), host + weights
+    """Return the peak bytes of the card, and of the host's process beside it.
+
+    On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are data,
+    other teachers, what teachers have answered, the best weights, and at times a save or a model that becomes an artifact.
+    """
+    known = list(trainings(job, "cuda"))
+    whole = job.model.parameters.total
+    reading = HELD_BYTES * whole * (1 + job.recipe.has_teacher) + _pass_bytes(job)
+    card = max(reading, cut_bytes(job), *(one.total - COPIED_BYTES * one.parameters for one in known))
+    pixels = pixel_bytes(job.model.network, job.data.rows)[0] if job.model.network is not None else 0
+    saves = (one.states + SAVED_BYTES * one.parameters for one in known)
+    beside = pixels + teachers_bytes(job) + max([UNTRAINED_BYTES * whole, *saves])
+    return CONTEXT_BYTES + round(KEPT_FREED * card), LIBRARIES_BYTES + round(KEPT_FREED * (PROCESS_BYTES + beside))
+
+
+def _pass_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of a pass without gradients: of one layer at a time."""
+    model, train = job.model, job.recipe.train
+    return step_bytes(model.shape, train, job.longest, model.network) // max(model.shape.layers, 1)

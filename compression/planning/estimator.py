@@ -11,13 +11,13 @@ from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import formats, preparation
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
+from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, largest_part, may_hold, teachers_bytes
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.schema.artifact_formats import BUILT_IN, further_formats
 from compression.schema.config import Config
 from compression.schema.recipe.base import Split
-from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
@@ -27,24 +27,11 @@ from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, ST
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
-PROCESS_BYTES = 600_000_000
-"""A process that has imported torch, transformers and the exporter, before it loads a model."""
-TRAINED_BYTES, HELD_BYTES = 24, 4
-"""Bytes per trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best
-epoch, all in float32. A parameter that is only in memory (the teacher's): 4."""
-UNTRAINED_BYTES = 26
-"""Bytes per parameter of a model that nothing trains, with its conversions to an artifact; a BERT of 69 M took 25."""
-ROUNDED_BYTES = 1
-"""Bytes per parameter of a teacher in 8 bits."""
 SAVED_BYTES = 2 * 20
 """Bytes per parameter of a training checkpoint: weight, AdamW's two moments, the weights of the last good and of the best
 epoch. Twice, since the old checkpoint is removed only once the next is written."""
-TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
-"""Floats kept for the backward pass, per token and layer: multiples of the hidden and of the feed-forward width."""
 LARGEST_GRAPH = 2**31
 """Maximum bytes of an ONNX file in one piece (a protobuf message); the float32 baseline must fit."""
-KEPT_FREED = 1.1
-"""Freed blocks that the C library keeps (system/process.py), and the copy of the weights at the end of an epoch."""
 INT8_OVERHEAD = 1.05
 """An artifact's bytes divided by those of its integers: scales, biases and the graph are stored beside them."""
 ARTIFACT_EXTRAS = 2_000_000
@@ -52,12 +39,6 @@ ARTIFACT_EXTRAS = 2_000_000
 TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations per second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, idle
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
-RELATIONS_FLOATS = 8
-"""Tensors of the size of one layer's attention over a row in memory if a language model's attention is compared (by count)."""
-HARNESS_BYTES = 1 << 30
-"""Maximum bytes of logits and their logarithms while lm-eval runs a language model; a single request may take more."""
-LOGITS_BYTES = 400_000_000
-"""Bytes that a loss over a vocabulary holds at a time, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
 SHIP_MINUTES = 0.2
 """Minutes to export, verify and time an artifact (same run); scoring is added to it."""
 SCORED_ROWS_A_SECOND = 100.0
@@ -78,9 +59,9 @@ DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
 class Estimate(Config):
     """Rough cost of a job. Minutes are those of two cores."""
 
-    memory_bytes: Annotated[int, Field(description="Resident peak of the training process, on a worker without a GPU.")]
-    card_bytes: Annotated[int, Field(description="On a GPU worker: peak of the card's memory.")]
-    host_bytes_with_card: Annotated[int, Field(description="On a GPU worker: peak of the host's memory.")]
+    memory_bytes: Annotated[int, Field(description="Resident peak of the training process, if it trains on the CPU.")]
+    card_bytes: Annotated[int, Field(description="Peak of the card's memory, if it trains on one; 0 if nothing runs on it.")]
+    host_bytes_with_card: Annotated[int, Field(description="Resident peak of the training process beside a card.")]
     disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
     minutes: float
 
@@ -167,6 +148,12 @@ class PlannedJob:
         """Return how many originals are fine-tuned, the baseline among them; 0 if the job has only named teachers."""
         return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
 
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest row; 1 if rows are no sequences."""
+        longest = min(self.recipe.train.max_length, round(self.texts.longest_words * TOKENS_A_WORD) + 2)
+        return longest if TASKS[self.data.task].sequences else 1
+
     def forward(self, *models: Counted) -> float:
         """Return the operations of a pass over train: 2 per parameter and token. Training takes 3 times that."""
         return 2 * sum(each.active for each in models) * self.tokens.train
@@ -202,26 +189,16 @@ def estimate(job: PlannedJob) -> Estimate:
 
 
 def _process(job: PlannedJob) -> Iterator[CostItem]:
-    """Yield the memory that training needs at once, and the disk of its checkpoints."""
-    model, train, distill = job.model, job.recipe.train, job.recipe.distill
-    before, after = model.parameters, job.result.parameters
-    longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
-    longest = longest if TASKS[job.data.task].sequences else 1
+    """Yield the memory that the job needs at once, and the disk of its checkpoints."""
+    model, before, after = job.model, job.model.parameters, job.result.parameters
     yield CostItem("process", memory=PROCESS_BYTES)
-    yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
-    saved = SAVED_BYTES * max(before.total, after.total)
-    yield CostItem("training", memory=step_bytes(model.shape, train, longest, model.network), disk=saved)
+    yield CostItem("training", memory=largest_part(job), disk=SAVED_BYTES * max(before.total, after.total))
     if model.network is not None:
         kept, written = pixel_bytes(model.network, job.data.rows)
         yield CostItem("pixels", memory=kept, disk=written)
-    if job.is_language:
-        yield CostItem("logits", memory=LOGITS_BYTES)
-        if distill is not None and "attention" in distill.weights():
-            yield CostItem("relations", memory=RELATIONS_FLOATS * 4 * model.shape.heads * longest**2)
     # Each original beside the baseline has a checkpoint, and is twice in a training checkpoint.
     more = HELD_BYTES * max(job.originals - 1, 0) * before.total
-    yield CostItem("teachers", memory=more + HELD_BYTES * sum(each.parameters.total for each in job.named), disk=3 * more)
-    yield CostItem("teachers", memory=job.objectives.bytes_in("memory"), disk=job.objectives.bytes_in("disk"))
+    yield CostItem("teachers", memory=teachers_bytes(job), disk=3 * more + job.objectives.bytes_in("disk"))
 
 
 # A stage leaves its checkpoint and its artifact on disk. Calibration, sensitivities and the check of ranges are forward
@@ -337,49 +314,6 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
     rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
     flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
     return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
-
-
-def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
-    """Return the bytes of memory that the model, its training and its teacher take together.
-
-    A teacher in 8 bits, in the task phase of distillation and if recovery learns its outputs, saves memory only if no earlier
-    training beside it in float32 is larger. spoken: elements of an output layer, which stays in float32.
-    """
-    trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
-    if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
-        return UNTRAINED_BYTES * before.total
-    whole = (TRAINED_BYTES + HELD_BYTES * recipe.has_teacher) * before.total
-    if trains or not may_hold(recipe):
-        return whole
-    # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
-    prune, held = recipe.prune, HELD_BYTES * before.total
-    general = recipe.distill.general if recipe.distill is not None else None
-    rounded = HELD_BYTES * (before.embedding + spoken) + ROUNDED_BYTES * (before.other - spoken)
-    phases = [2 * held + HELD_BYTES * after.total, TRAINED_BYTES * after.total + rounded]
-    if prune is not None and prune.recovery is not None:
-        first = before.total * (after.total / before.total) ** (1 / prune.steps)
-        phases.append(2 * held + HELD_BYTES * round(first))
-        phases.append(TRAINED_BYTES * round(first) + (rounded if recipe.recovers_by_teacher else held))
-    if general is not None:
-        phases.append(TRAINED_BYTES * after.total + held * (2 if general.teacher == "base" else 1))
-    return min(max(phases), whole)
-
-
-def may_hold(recipe: Recipe) -> bool:
-    """Return whether a teacher is in 8 bits, or may be if memory is short."""
-    return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
-
-
-def step_bytes(shape: Shape, train: Train, longest: int, network: NetworkFacts | None = None) -> int:
-    """Return the bytes that a step keeps for its backward pass: a network's values. longest: tokens of the longest row."""
-    if network is not None:
-        return 4 * network.values * train.batch
-    experts = shape.experts  # of them the chosen and the shared ones
-    units = shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units)
-    if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
-        token_floats = shape.layers * shape.hidden + token_floats // shape.layers
-    return 4 * token_floats * train.batch * longest
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

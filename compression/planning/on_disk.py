@@ -2,16 +2,8 @@
 
 from typing import get_args
 
-from compression.planning.estimator import (
-    ARTIFACT_EXTRAS,
-    HELD_BYTES,
-    INT8_OVERHEAD,
-    KEPT_FREED,
-    LARGEST_GRAPH,
-    PROCESS_BYTES,
-    UNTRAINED_BYTES,
-    Estimate,
-)
+from compression.planning.estimator import ARTIFACT_EXTRAS, INT8_OVERHEAD, LARGEST_GRAPH, Estimate
+from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, UNTRAINED_BYTES
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.schemes import StreamedScheme
@@ -84,7 +76,7 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     """Estimate a decoder's job without training. whole: its cost with the model in memory, if that fits."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
-    if may_be_whole(parameters):
+    if may_be_whole(parameters):  # a worker with enough memory for that has the model on its card
         return whole.model_copy(
             update={"memory_bytes": memory, "host_bytes_with_card": min(whole.host_bytes_with_card, needed)}
         )
@@ -97,8 +89,8 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
         disk += 2 * parameters  # the pruned model is there in 16 bits, and in full precision too until it is quantized
     passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
     minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
-    figures = {"memory_bytes": memory, "card_bytes": 0, "host_bytes_with_card": memory}  # such a job computes on the CPU
-    return Estimate(**figures, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+    sizes = {"memory_bytes": memory, "card_bytes": 0, "host_bytes_with_card": memory}
+    return Estimate(**sizes, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 
 def warning(parameters: int) -> str:

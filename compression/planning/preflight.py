@@ -11,9 +11,10 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
-from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
+from compression.planning.estimator import Counted, Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
+from compression.planning.memory import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES
 from compression.planning.network_rules import check_network, check_without_network, counted_parameters, fitted
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
@@ -228,8 +229,8 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks are not run on a model that goes from file to file." if streamed else unknown)
         if not streamed:  # runs in a process of its own, on the model's copy on disk
-            child = PROCESS_BYTES + HARNESS_BYTES
-            more = {"memory_bytes": child, "host_bytes_with_card": child, "disk_bytes": HELD_BYTES * parameters}
+            own = PROCESS_BYTES + HARNESS_BYTES
+            more = {"memory_bytes": own, "host_bytes_with_card": own, "disk_bytes": HELD_BYTES * parameters}
             found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
     return found, warnings
 

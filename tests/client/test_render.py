@@ -46,6 +46,13 @@ def test_a_forecast_tells_multiply_adds_and_no_list_of_widths() -> None:
     assert render.forecast_lines(Preflight(shape={"layers": 6})) == ["Shape: layers 6"]
 
 
+def test_a_forecast_tells_what_a_job_takes_on_a_card_in_one_line() -> None:
+    sizes = {"memory_bytes": 5 * 10**9, "card_bytes": 8 * 10**9, "host_bytes_with_card": 3 * 10**9}
+    told = ["Estimate: memory 5.00 GB", "On a GPU: 8.00 GB of its memory and 3.00 GB of the host's"]
+    assert render.forecast_lines(Preflight(estimate=sizes)) == told
+    assert render.forecast_lines(Preflight(estimate={**sizes, "card_bytes": 0})) == told[:1]
+
+
 def test_formats_beside_the_stages_have_a_table_with_figures_of_their_own() -> None:
     known = report()
     (own,), latency = known.artifacts, known.rows[-1].latency

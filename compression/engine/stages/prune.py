@@ -80,6 +80,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         context.notes.append(f"{which}: validation {context.task.metric} {whole} → {now}, before any training.")
         if settings.reconstruct and step > going_on:
             _reconstruct(context, settings, uncut, plan, now)
+        del uncut  # recovery needs its memory
         yield from context.tracker.emit_boundary("cut", done=True)
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.models.adapters.registry import adapter_of
-from compression.planning.estimator import HELD_BYTES, TRAINED_BYTES, step_bytes
+from compression.planning.memory import COPIED_BYTES, HELD_BYTES, TRAINED_BYTES, Products, step_bytes
+from compression.quantization.fake_quantize import is_simulated
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
 from compression.quantization.precision import has_bfloat16
 from compression.schema.events import Event, Log
@@ -18,7 +19,6 @@ from compression.schema.recipe.distill import Distill
 from compression.system import memory
 
 GIB = 2**30
-COPIES_BYTES = 2 * HELD_BYTES  #: of a trained parameter: in the last good and in the best epoch
 NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"  #: key under which a training's save records that its teacher is in int8
 FILE = "teacher-weights.safetensors"
@@ -86,8 +86,10 @@ def needed(context: StageContext) -> int:
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     family, config = adapter_of(context.model), context.model.config
     longest = max(context.rows["train"].lengths)
-    step: int = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config)) // context.parts
-    elsewhere = 0 if context.device.type == "cpu" else COPIES_BYTES
+    products: Products = "int8" if is_simulated(context.model) else "float32"
+    kept = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config), products)
+    step: int = kept // context.parts
+    elsewhere = 0 if context.device.type == "cpu" else COPIED_BYTES
     return (TRAINED_BYTES - HELD_BYTES - elsewhere) * trained + step
 
 

@@ -24,7 +24,7 @@ from compression.evaluation.lm_eval.harness import Found, figures, installed
 from compression.evaluation.lm_eval.harness_job import AskSpec
 from compression.models import loading
 from compression.models.architectures import heads
-from compression.planning.estimator import HARNESS_BYTES
+from compression.planning.memory import HARNESS_BYTES
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import CompressionError, ConfigMismatch, InvalidSpec, MissingResource
 from compression.schema.validation import Rejected

@@ -8,15 +8,8 @@ from pydantic import ValidationError
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.networks.costs import network_facts
-from compression.planning.estimator import (
-    HELD_BYTES,
-    SHIP_MINUTES,
-    TRAINING_FLOPS,
-    Counted,
-    PlannedJob,
-    artifact_bytes,
-    step_bytes,
-)
+from compression.planning.estimator import SHIP_MINUTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes
+from compression.planning.memory import HELD_BYTES, step_bytes
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.recipe.distill import Distill

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
-from compression.planning import estimator
+from compression.planning import memory as planning
 from compression.planning.preflight import preflight
 from compression.schema.recipe.distill import Distill, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
@@ -106,11 +106,11 @@ def test_a_recovery_beside_a_rounded_teacher_goes_on_beside_one(tmp_path: Path, 
 
 def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(layers=4, hidden=64, heads=4, ffn=128, vocabulary=5000, groups=4, head_size=16)
-    seen, found = list[int](), estimator.model_bytes
-    monkeypatch.setattr(estimator, "model_bytes", lambda *given: seen.append(given[-1]) or found(*given))
+    seen, found = list[int](), planning.rounded_bytes
+    monkeypatch.setattr(planning, "rounded_bytes", lambda teacher: seen.append(teacher.spoken) or found(teacher))
     for task, outputs in (("causal-lm", 0), ("causal-lm", 5000), ("text-classification", 2)):
         labels = DATA.labels if outputs == 2 else ()
         data = DATA.model_copy(update={"task": task, "labels": labels, "characters": {"train": 9000}})
         recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=None)
         preflight(decoder_facts("llama", shape, outputs), data, recipe, Evaluate())
-    assert seen == [0, 5000 * 64, 0]
+    assert seen == [0] * 2 + [5000 * 64] * 2 + [0] * 2  # on the CPU and on a card

@@ -87,6 +87,11 @@ function fits(estimate) {
   return [`No: the job needs ${size(needed)}, and the largest worker online has ${size(there)} per job. It would wait for a larger one.`, "bad"];
 }
 
+function onCard(estimate) {
+  if (!estimate.card_bytes) return "Nothing runs on it: the model goes from file to file.";
+  return `${size(estimate.card_bytes)} of its memory and ${size(estimate.host_bytes_with_card)} of the host's`;
+}
+
 async function forecast() {
   const place = get("forecast"), body = request(), mine = ++asked;
   get("send").disabled = true;
@@ -100,6 +105,7 @@ async function forecast() {
     const [text, kind] = fits(estimate);
     list.append(
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
+      fact("On a GPU", onCard(estimate)),
       fact("Time, on two cores", minutes(estimate.minutes)),
       fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % fewer)`),
       fact("Shape", shape.widths ? `${shape.layers} residual blocks, ${shape.hidden} features`

@@ -16,7 +16,8 @@ from compression.engine.stages import teacher_precision
 from compression.evaluation.validate import Validation, logits
 from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
-from compression.planning.estimator import UNTRAINED_BYTES, model_bytes
+from compression.planning.estimator import Counted, PlannedJob
+from compression.planning.memory import TRAINED_BYTES, trainings
 from compression.planning.preflight import preflight
 from compression.quantization import frozen_int8, precision
 from compression.quantization.dynamic_int8 import integer_rows
@@ -24,7 +25,8 @@ from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Parameters
 from compression.system import memory
 from compression.training import trainer
@@ -240,25 +242,29 @@ def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> No
 def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
     def bytes_of(
         prune: Prune | None = None, general: General | None = None, spoken: int = 0, recipe: Recipe | None = None
-    ) -> int:
+    ) -> dict[str, int]:
         recipe = recipe or Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
-        before, after = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
-        return model_bytes(before, after, recipe, spoken)
+        sizes = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
+        before, after = (Counted(MODEL.shape, each, spoken=spoken) for each in sizes)
+        found = trainings(PlannedJob(before, after, DATA, recipe, JobEvaluate()), "cpu")
+        return {one.name: one.weights + one.gradients + one.teachers for one in found}
 
+    assert TRAINED_BYTES == 24
     nothing = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=Prune(), distill=None)
-    before, after = (Parameters(total=total, embedding=0, other=total) for total in (100, 60))
-    assert model_bytes(before, after, nothing) == UNTRAINED_BYTES * 100
+    assert bytes_of(recipe=nothing) == {}
     unasked = nothing.model_copy(update={"prune": Prune(recovery=Recovery())})  # by labels, and nobody distils
-    assert bytes_of(recipe=unasked) == 24 * 100
-    assert bytes_of(recipe=nothing.model_copy(update={"prepare": Prepare()})) == 24 * 100
-    assert bytes_of(recipe=Recipe()) == 28 * 100
-    assert bytes_of() == 24 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
-    assert bytes_of(spoken=30) == 24 * 60 + 50 + 4 * (20 + 30)  # nor is a language model's output layer
-    assert bytes_of(general=General()) == 24 * 60 + 400
-    assert bytes_of(general=General(teacher="base")) == 24 * 60 + 2 * 400
-    assert bytes_of(Prune(recovery=Recovery())) == 24 * 60 + 400
-    assert bytes_of(Prune(recovery=Recovery(by="teacher"))) == bytes_of()  # held in 8 bits there too
-    assert bytes_of(Prune(recovery=Recovery(), steps=2)) == 24 * 77 + 400  # what is left after the first of two cuts
+    assert bytes_of(recipe=unasked) == {"recover": 24 * 60}
+    assert bytes_of(recipe=nothing.model_copy(update={"prepare": Prepare()})) == {"tune": 24 * 100}
+    student = 24 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
+    assert bytes_of(recipe=Recipe()) == {"tune": 24 * 100, "distill": student}  # the teacher is the tuned model's copy
+    assert bytes_of(recipe=Recipe(quantize=Quantize(qat=Qat())))["qat"] == 28 * 100
+    assert bytes_of() == {"distill": student}
+    assert bytes_of(spoken=30) == {"distill": 24 * 60 + 50 + 4 * (20 + 30)}  # nor is a language model's output layer
+    assert bytes_of(general=General()) == {"general": 24 * 60 + 400, "distill": student}
+    assert bytes_of(general=General(teacher="base"))["general"] == 24 * 60 + 2 * 400
+    assert bytes_of(Prune(recovery=Recovery()))["recover"] == 24 * 60 + 400
+    assert bytes_of(Prune(recovery=Recovery(by="teacher")))["recover"] == student  # held in 8 bits there too
+    assert bytes_of(Prune(recovery=Recovery(), steps=2))["recover"] == 24 * 77 + 400  # what is left after the first of two cuts
 
 
 def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:

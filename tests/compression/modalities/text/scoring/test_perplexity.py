@@ -10,7 +10,8 @@ from compression.engine.reporting.dataset_facts import better_note
 from compression.engine.reporting.stage_rows import row_notes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.planning.estimator import HARNESS_BYTES, PROCESS_BYTES, Counted, artifacts, scoring_seconds
+from compression.planning.estimator import Counted, artifacts, scoring_seconds
+from compression.planning.memory import HARNESS_BYTES, PROCESS_BYTES
 from compression.planning.preflight import preflight
 from compression.planning.verdicts import choose, judged, worse_than
 from compression.schema.errors import CompressionError, ConfigMismatch
@@ -173,7 +174,8 @@ def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
 
 
 def test_a_preflight_knows_what_attention_lm_eval_and_a_kept_teacher_take() -> None:
-    recipe = preset("language", "causal-lm")
+    # Nothing is tuned before: distillation is then what needs most memory.
+    recipe = preset("language", "causal-lm").model_copy(update={"prepare": Prepare(epochs=0)})
     plain = preflight(MODEL, DATA, recipe, Evaluate())
     attention = recipe.distill.model_copy(update={"attention": 1.0})
     looking = recipe.model_copy(update={"distill": attention})

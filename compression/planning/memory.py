@@ -1,0 +1,224 @@
+"""The memory of a job: what a parameter, a token and a vocabulary take, and what is there at once in each training. Torch-free.
+
+`python -m bench gpu_plan` holds these figures against dry runs on fake tensors and against real trainings.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
+
+if TYPE_CHECKING:
+    from compression.planning.estimator import Counted, PlannedJob
+    from compression.planning.teacher_cost import TeacherCost
+
+PROCESS_BYTES = 600_000_000
+"""A process that has imported torch, transformers and the exporter, before it loads a model."""
+HELD_BYTES, GRADIENT_BYTES, MOMENT_BYTES, COPIED_BYTES = 4, 4, 8, 8
+"""Bytes per parameter, all in float32: of a weight, its gradient, AdamW's two moments, and the weights of the last good and of
+the best epoch. A parameter that is only in memory (the teacher's) has the first alone."""
+TRAINED_BYTES = HELD_BYTES + GRADIENT_BYTES + MOMENT_BYTES + COPIED_BYTES
+UNTRAINED_BYTES = 32
+"""Bytes per parameter while a model becomes an artifact, is reopened and is measured, with the process that measures it: of
+SmolLM2-135M 31 (18 of them the engine's) before KEPT_FREED."""
+ROUNDED_BYTES = 1
+"""Bytes per parameter of a teacher in 8 bits."""
+KEPT_FREED = 1.1
+"""Freed blocks that the allocator keeps: the C library's (system/process.py)."""
+RELATIONS_FLOATS = 8
+"""Tensors of the size of one layer's attention over a row in memory if a language model's attention is compared (by count)."""
+HARNESS_BYTES = 1 << 30
+"""Maximum bytes of logits and their logarithms while lm-eval runs a language model; a single request may take more."""
+LOGITS_BYTES = 400_000_000
+"""Bytes that a loss over a vocabulary holds at a time, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
+HEAD_BYTES = 12
+"""Bytes per weight of a language model's output layer, beside it: it is rounded, or copied to 16 bits, for each chunk, and each
+chunk has a gradient of its own."""
+TIED_BYTES = 8
+"""Bytes per weight of an output layer that is the table, at the end of a backward pass: the gradient of the table as such, and
+its sum with that of the output layer."""
+SOLVED_TOKENS = 16_384
+"""Maximum tokens that least squares see (compression/modalities/sampling.py)."""
+
+Products = Literal["float32", "bfloat16", "int8"]
+"""What the linear layers of a training multiply. int8: simulated integers; what lies between them is float32."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a step keeps for its backward pass, of a token and layer: multiples of the layer's widths."""
+
+    hidden: float
+    attended: float  #: of all heads' queries
+    units: float  #: of the feed-forward part; of experts those that a token is sent to
+    weight: int = 0  #: bytes of each weight, copied to the type of the products
+    scores: float = 0  #: of each head and token that it attends to
+
+
+OF_DECODERS: dict[Products, Kept] = {
+    "float32": Kept(24, 16, 16),
+    "bfloat16": Kept(26, 8, 8, weight=2),
+    "int8": Kept(21, 17, 13, weight=1),
+}
+"""Of layers with two norms before their parts and gated units."""
+OF_ENCODERS: dict[Products, Kept] = {
+    "float32": Kept(24, 16, 8, scores=12),
+    "bfloat16": Kept(26, 8, 4, weight=2, scores=12),
+    "int8": Kept(17, 16, 5, weight=1, scores=12),
+}
+"""Of layers with dropout, for which attention keeps its weights; without it, what features are compared takes their place."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of one training, in bytes, on the device that trains; `states` are on the host."""
+
+    name: str
+    parameters: int  #: that train
+    weights: int  #: of the trained model, with AdamW's moments and two copies
+    gradients: int
+    teachers: int  #: weights of what it learns from
+    step: int  #: of activations and of copies of weights until the backward pass has used them
+    passing: int  #: of the output layer and its loss
+    added: bool = False  #: whether gradients stay while further batches are added to them
+    states: int = 0  #: what teachers answered, kept for all rows
+
+    @property
+    def total(self) -> int:
+        """Return the bytes at the peak on the device: activations go while gradients come."""
+        kept = self.step + self.passing
+        both = self.gradients + kept if self.added else max(self.gradients, kept)
+        return self.weights + self.teachers + both
+
+
+def largest_part(job: "PlannedJob") -> int:
+    """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact."""
+    trained = (one.total + one.states for one in trainings(job, "cpu"))
+    return max(UNTRAINED_BYTES * job.model.parameters.total, cut_bytes(job), *trained)
+
+
+def teachers_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of the models in the host's memory beside the model and its teacher: originals and named teachers."""
+    named = sum(each.parameters.total for each in job.named)
+    return HELD_BYTES * (max(job.originals - 1, 0) * job.model.parameters.total + named)
+
+
+def cut_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of a cut: the model before and after it, the teacher, and what least squares solve of one layer."""
+    prune, before, after = job.recipe.prune, job.model, job.result
+    if prune is None:
+        return 0
+    models = HELD_BYTES * (before.parameters.total * (1 + job.recipe.has_teacher) + after.parameters.total)
+    if not prune.reconstruct:
+        return models
+    tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)
+    # The streams of both models, the outputs that the whole layer had, and a layer's inputs and errors in double precision.
+    widths = 4 * before.shape.hidden + 2 * units_of(before.shape) + 4 * (units_of(after.shape) + before.shape.hidden)
+    return models + 4 * tokens * widths
+
+
+def units_of(shape: Shape) -> int:
+    """Return the feed-forward units that a token passes: of experts the chosen and the shared ones."""
+    experts = shape.experts
+    return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
+
+
+def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
+    """Yield the memory of a job's trainings, in their order. device: cpu or cuda, which decides what products `auto` means."""
+    recipe, before, after = job.recipe, job.model, job.result
+    quantize, prune, distill, asked = recipe.quantize, recipe.prune, recipe.distill, job.objectives
+    floats: Products = "bfloat16" if has_half_products(recipe.train, device) else "float32"
+    simulated: Products = floats if quantize is None else "int8"
+    teacher = HELD_BYTES * job.guide.parameters.total if recipe.has_teacher else 0
+    taught = rounded_bytes(job.guide) if may_hold(recipe) else teacher
+
+    def one(name: str, model: "Counted", products: Products, teachers: int, known: "TeacherCost | None" = None) -> Memory:
+        states = known.bytes if known is not None and known.place == "memory" else 0
+        return _training(job, name, model, products, teachers, states)
+
+    if recipe.prepare.trains:
+        yield one("tune", before, floats, 0)
+    if quantize is not None and quantize.qat is not None:
+        # Its first epochs simulate nothing.
+        yield max((one("qat", before, each, teacher) for each in (floats, simulated)), key=lambda each: each.total)
+    if prune is not None and prune.recovery is not None:
+        answers = taught if recipe.recovers_by_teacher else teacher
+        yield one("recover", _first_cut(before, after, prune.steps), simulated, answers, asked.recovery)
+    if distill is not None and distill.general is not None:
+        models = 2 if distill.general.teacher == "base" else 1
+        yield one("general", after, simulated, models * teacher, asked.general)
+    if distill is not None:
+        yield one("distill", after, simulated, taught, asked.task)
+
+
+def _first_cut(before: "Counted", after: "Counted", steps: int) -> "Counted":
+    """Return what the first of several cuts leaves: of all of them the most. Its layers count as wide as before."""
+    if steps == 1:
+        return after
+    total = round(before.parameters.total * (after.parameters.total / before.parameters.total) ** (1 / steps))
+    tables = min(before.parameters.embedding, total)
+    return replace(before, parameters=Parameters(total=total, embedding=tables, other=total - tables))
+
+
+def _training(job: "PlannedJob", name: str, model: "Counted", products: Products, teachers: int, states: int) -> Memory:
+    count, train, passing = model.parameters.total, job.recipe.train, 0
+    if job.is_language:
+        passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden
+        if name == "distill" and job.recipe.distill is not None and "attention" in job.recipe.distill.weights():
+            passing += RELATIONS_FLOATS * 4 * model.shape.heads * job.longest**2
+    copied = kept_by(model.shape)[products].weight * (model.parameters.other - model.spoken)
+    step = step_bytes(model.shape, train, job.longest, model.network, products)
+    return Memory(
+        name=name,
+        parameters=count,
+        weights=(TRAINED_BYTES - GRADIENT_BYTES) * count,
+        gradients=GRADIENT_BYTES * count + TIED_BYTES * model.tied * model.shape.vocabulary * model.shape.hidden,
+        teachers=teachers,
+        step=step + copied // (model.shape.layers if train.recompute else 1),
+        passing=passing,
+        added=train.accumulate > 1,
+        states=states,
+    )
+
+
+def has_half_products(train: Train, device: str) -> bool:
+    """Return whether products outside of simulated integers are bfloat16; `auto`: on cards, since not every CPU has them."""
+    return train.precision == "bfloat16" or (train.precision == "auto" and device == "cuda")
+
+
+def kept_by(shape: Shape) -> dict[Products, Kept]:
+    """Return what a shape's layers keep, by the type of their products."""
+    return OF_ENCODERS if shape.groups is None else OF_DECODERS
+
+
+def rounded_bytes(teacher: "Counted") -> int:
+    """Return the bytes of a teacher in 8 bits: its tables and its output layer stay in float32."""
+    floats = teacher.parameters.embedding + teacher.spoken
+    return HELD_BYTES * floats + ROUNDED_BYTES * (teacher.parameters.total - floats)
+
+
+def may_hold(recipe: Recipe) -> bool:
+    """Return whether a teacher is in 8 bits, or may be if memory is short."""
+    return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
+
+
+def step_bytes(
+    shape: Shape, train: Train, longest: int, network: NetworkFacts | None = None, products: Products = "float32"
+) -> int:
+    """Return the bytes that a step keeps for its backward pass: a network's values. longest: tokens of the longest row."""
+    if network is not None:
+        return 4 * network.values * train.batch
+    kept, experts = kept_by(shape)[products], shape.experts
+    stream = kept.hidden * shape.hidden + kept.attended * shape.attended + kept.scores * shape.heads * longest
+    layers = [stream + kept.units * shape.ffn] * (shape.layers if experts is None else experts.dense_layers)
+    if experts is not None:  # of them the chosen and the shared ones; each reads and writes the stream
+        units = kept.units * (experts.chosen * experts.ffn + experts.shared) + 8 * experts.chosen * shape.hidden
+        layers += [stream + units] * (shape.layers - experts.dense_layers)
+    token = sum(layers)
+    if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
+        token = HELD_BYTES * shape.layers * shape.hidden + max(layers)
+    return round(token * train.batch * longest)

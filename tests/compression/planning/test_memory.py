@@ -1,0 +1,122 @@
+"""The memory of a job's parts: whatever a recipe says about memory shows in the forecast of the training that it is about."""
+
+from typing import Any
+
+import pytest
+
+from compression.planning.card_memory import CONTEXT_BYTES, LIBRARIES_BYTES, card_memory
+from compression.planning.estimator import Counted, PlannedJob, estimate
+from compression.planning.memory import (
+    KEPT_FREED,
+    PROCESS_BYTES,
+    UNTRAINED_BYTES,
+    Memory,
+    cut_bytes,
+    largest_part,
+    rounded_bytes,
+    trainings,
+)
+from compression.planning.preflight import preflight
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Recipe
+from compression.schema.report.measurements import Parameters, Shape
+from tests.support.facts import LLAMA3, SMOLLM2, TEXTS, V2_LITE, decoder_facts
+
+LANGUAGE = preset("language", "causal-lm").model_dump(mode="json", exclude_unset=True)
+
+
+def job(shape: Shape = SMOLLM2, outputs: int = 0, **changes: dict[str, Any] | None) -> PlannedJob:
+    """Return a language model's job by the preset, with keys of some sections changed; a section of None is left out."""
+    kind = "deepseek_v2" if shape.latent else "llama"
+    recipe = {**LANGUAGE, **{key: None if new is None else {**LANGUAGE[key], **new} for key, new in changes.items()}}
+    cut = decoder_facts(kind, shape.model_copy(update={"ffn": shape.ffn // 2}), outputs)
+    whole = decoder_facts(kind, shape, outputs)
+    before, after = (Counted(one.shape, one.parameters, not outputs, outputs * shape.hidden) for one in (whole, cut))
+    return PlannedJob(before, after, TEXTS, Recipe.model_validate(recipe), JobEvaluate())
+
+
+def one(name: str, device: str = "cpu", **changes: dict[str, Any] | None) -> Memory:
+    (found,) = (each for each in trainings(job(**changes), device) if each.name == name)
+    return found
+
+
+def test_a_job_has_the_trainings_of_its_recipe_in_their_order() -> None:
+    assert [each.name for each in trainings(job(), "cpu")] == ["tune", "distill"]
+    every = job(prune={"recovery": {"epochs": 2}}, quantize={"qat": {}})
+    assert [each.name for each in trainings(every, "cpu")] == ["tune", "qat", "recover", "distill"]
+    assert not list(trainings(job(prepare={"epochs": 0}, distill=None), "cpu"))
+
+
+def test_each_setting_about_memory_changes_the_training_that_it_is_about() -> None:
+    plain = one("distill")
+    assert one("distill", train={"recompute": True}).total < plain.total - 0.7 * plain.step
+    assert one("distill", train={"batch": 16}).step == pytest.approx(2 * plain.step, rel=0.05)
+    added = one("distill", train={"accumulate": 4})
+    assert added.total - plain.total == min(plain.gradients, plain.step + plain.passing)
+    assert one("distill", distill={"teachers": {"precision": "float32"}}).teachers == 4 * job().model.parameters.total
+    assert plain.teachers == rounded_bytes(job().model) < 2 * job().model.parameters.total
+    assert one("distill", quantize=None).step != plain.step
+    tuned = {value: one("tune", train={"precision": value}).step for value in ("float32", "bfloat16", "auto")}
+    assert tuned["bfloat16"] < 0.8 * tuned["float32"] == 0.8 * tuned["auto"]
+    assert one("tune", "cuda").step == tuned["bfloat16"]
+
+
+def test_gradients_take_the_place_of_activations() -> None:
+    few, many = (next(trainings(job(LLAMA3, LLAMA3.vocabulary, train={"batch": batch}), "cpu")) for batch in (1, 64))
+    assert few.step + few.passing < few.gradients < many.step
+    assert few.total == few.weights + few.gradients
+    assert many.total == many.weights + many.step + many.passing
+
+
+def test_what_nobody_trains_needs_no_step() -> None:
+    untrained = job(prepare={"epochs": 0}, distill=None)
+    assert largest_part(untrained) == UNTRAINED_BYTES * untrained.model.parameters.total
+    assert estimate(untrained).memory_bytes == round(KEPT_FREED * (PROCESS_BYTES + largest_part(untrained)))
+    small = Shape(layers=2, hidden=64, heads=4, ffn=4096, vocabulary=100, groups=4, head_size=16)
+    solved = job(small, prepare={"epochs": 0}, distill=None)
+    assert largest_part(solved) == cut_bytes(solved) > UNTRAINED_BYTES * solved.model.parameters.total
+    assert cut_bytes(job(small, prepare={"epochs": 0}, distill=None, prune={"reconstruct": False})) < cut_bytes(solved) / 5
+    assert cut_bytes(job(small, prune=None)) == 0
+
+
+def test_what_teachers_answered_is_in_memory_while_it_is_learned() -> None:
+    assert one("distill").states == one("distill", "cuda").states == 2 * 576 * 781 * 512
+    assert one("tune").states == 0
+
+
+def test_of_experts_those_that_a_token_is_sent_to_keep_activations() -> None:
+    assert V2_LITE.experts is not None
+    changed = ({}, {"chosen": 12}, {"count": 128})
+    shapes = (V2_LITE.model_copy(update={"experts": V2_LITE.experts.model_copy(update=each)}) for each in changed)
+    plain, twice, more = (next(trainings(job(shape, 102400), "cpu")) for shape in shapes)
+    assert 1.2 * plain.step < twice.step < 2 * plain.step
+    assert more.step == plain.step
+    assert more.gradients > 1.8 * plain.gradients
+
+
+def test_a_card_holds_what_trains_and_the_host_what_is_read_and_written() -> None:
+    large = job(LLAMA3, LLAMA3.vocabulary)
+    card, host = card_memory(large)
+    parameters = large.model.parameters.total
+    assert card > CONTEXT_BYTES + 24 * parameters
+    assert LIBRARIES_BYTES + UNTRAINED_BYTES * parameters < host < 1.2 * 30 * parameters
+    assert (card, host) == (estimate(large).card_bytes, estimate(large).host_bytes_with_card)
+    assert card_memory(job(LLAMA3, LLAMA3.vocabulary, train={"recompute": True}))[0] < card
+    untrained = job(LLAMA3, LLAMA3.vocabulary, prepare={"epochs": 0}, distill=None)
+    assert 4 * parameters < card_memory(untrained)[0] < 12 * parameters
+
+
+def test_a_job_from_file_to_file_needs_no_card_if_its_model_is_never_whole() -> None:
+    recipe = Recipe.model_validate({"prepare": {"epochs": 0}, "prune": None, "distill": None})
+    huge = LLAMA3.model_copy(update={"layers": 80, "hidden": 8192, "heads": 64, "ffn": 28672})
+    for shape, whole in ((LLAMA3, False), (huge, False), (SMOLLM2, True)):
+        facts = decoder_facts("llama", shape, 0 if whole else shape.vocabulary)
+        found = preflight(facts, TEXTS, recipe, Evaluate()).estimate
+        assert (found.card_bytes > 0) == whole
+        assert found.host_bytes_with_card >= found.memory_bytes
+
+
+def test_a_teacher_in_8_bits_keeps_tables_and_output_layer_in_float32() -> None:
+    shape = SMOLLM2.model_copy(update={"vocabulary": 10})
+    assert rounded_bytes(Counted(shape, Parameters(total=100, embedding=20, other=80))) == 4 * 20 + 80
+    assert rounded_bytes(Counted(shape, Parameters(total=100, embedding=20, other=80), spoken=30)) == 4 * 50 + 50
