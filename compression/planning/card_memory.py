@@ -31,8 +31,8 @@ the last good and of the best epoch are there always."""
 def card_memory(job: "PlannedJob") -> tuple[int, int]:
     """Return the peak bytes of the card, and of the host's process beside it.
 
-    On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are data,
-    other teachers, what teachers have answered, the best weights, and at times a save or a model that becomes an artifact.
+    On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are
+    data, other teachers, what teachers have answered, the best weights, and at times a save or a model that becomes an artifact.
     """
     known = list(trainings(job, "cuda"))
     whole = job.model.parameters.total
