@@ -69,8 +69,10 @@ def score_text(score: Score | NotMeasured | None) -> str:
     if not isinstance(score, Score):
         return "–"
     if score.metric in UNITS:
-        return f"{score.value:.4g} ± {score.standard_error:.2g}"
-    return f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+        text = f"{score.value:.4g} ± {score.standard_error:.2g}"
+    else:
+        text = f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+    return text + (f" on {score.counted} rows" if score.split_rows is not None else "")
 
 
 def figure_text(metric: str, value: float, digits: int = 1) -> str:
@@ -145,14 +147,14 @@ def conditions(rows: Sequence[Row]) -> str:
         if isinstance(row.score, Score):
             of = f" ({metrics})" if (metrics := metrics_of_parts(row)) else ""
             parts.append(
-                f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
+                f"Score: {row.score.metric}{of} on {row.score.counted} test rows ± standard error; "
                 f"knowing no input: {figure_text(row.score.metric, row.score.chance)}."
             )
             break
     for row in reversed(rows):
         if isinstance(row.validation, Score):
             parts.append(
-                f"Choices and verdicts read validation, {row.validation.rows} rows; what is kept has its 95 % interval."
+                f"Choices and verdicts read validation, {row.validation.counted} rows; what is kept has its 95 % interval."
             )
             break
     return " ".join(parts)
