@@ -17,6 +17,7 @@ from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
+from compression.system.processor import processor
 from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
 from workers.limits import augmentation, engine_memory, list_devices, lm_eval
 from workers.sandbox import get_sandbox
@@ -69,6 +70,8 @@ class Registration(threading.Thread):
         os.environ["LATHE_WORKER_ID"] = self.worker_id
         self.facts = {
             "cores": os.cpu_count(),
+            "processor": processor(),
+            "threads": self.settings.engine_threads,
             "memory_bytes": engine_memory(self.settings),
             "machine": platform.machine(),
             "python": platform.python_version(),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
-from app.jobs import profiles
+from app.jobs import forecasts, profiles
 from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
@@ -138,6 +138,8 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
             JobDataset(position=place, dataset_id=dataset.id, name=name)
             for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))
         ]
+    estimate = forecasts.corrected(session, forecast.estimate, task, recipe)
+    forecast = forecast.model_copy(update={"estimate": estimate})
     job = Job(
         team_id=team,
         name=body.name or f"{model.name} on {', '.join(dataset.name for dataset in datasets)}"[:LONGEST_JOB_NAME],
@@ -154,5 +156,6 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         deadline_seconds=body.deadline_seconds,
         memory_bytes=forecast.estimate.memory_bytes,
         disk_bytes=forecast.estimate.disk_bytes,
+        forecast=forecasts.stored(estimate),
     )
     return job, forecast

@@ -10,7 +10,7 @@ from app.core.ids import new_id
 from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
 from app.store.base import Base, Json
 from app.store.clock import now
-from app.store.device_models import Device, Profile, StoredTable
+from app.store.device_models import Device, JobTimes, Profile, StoredTable
 
 __all__ = [
     "ADMIN",
@@ -21,6 +21,7 @@ __all__ = [
     "AuditEntry",
     "Base",
     "Device",
+    "JobTimes",
     "Json",
     "Profile",
     "ShareLink",
@@ -148,6 +149,7 @@ class Job(Base):
     deadline_at: Mapped[dt.datetime | None]
     memory_bytes: Mapped[int | None]
     disk_bytes: Mapped[int | None]
+    forecast: Mapped[dict[str, Any] | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     key_id: Mapped[str | None] = mapped_column(String(40))
     request_id: Mapped[str | None] = mapped_column(String(64))

@@ -367,10 +367,21 @@ def forecast_lines(found: Preflight) -> list[str]:
         share = 1 - found.multiply_adds / found.baseline_multiply_adds
         parts.append(f"Multiply-adds: {count(found.multiply_adds)} ({change(share)})")
     for name, value in found.estimate.items():
-        if isinstance(value, int | float):
-            text = size(int(value)) if name.endswith("bytes") else f"{value:g}"
-            parts.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
+        if name.endswith("bytes"):
+            parts.append(f"Estimate: {name.removesuffix('_bytes')} {size(int(value))}")
+    if "minutes" in found.estimate:
+        parts.append(f"Estimate: {time_text(found.estimate)}")
     return parts + [f"Warning: {warning}" for warning in found.warnings]
+
+
+def time_text(estimate: Mapping[str, object]) -> str:
+    """Return an estimate's time as text: 15 minutes on AMD EPYC (12 to 19, from 7 jobs there)."""
+    where, jobs, low = estimate.get("machine") or "two cores", estimate.get("jobs") or 0, estimate.get("minutes_low")
+    there = f"{jobs} job{'s' if jobs != 1 else ''} there"
+    learnt = (
+        f" ({low:g} to {estimate['minutes_high']:g}, from {there})" if low is not None else f" (from {there})" if jobs else ""
+    )
+    return f"{estimate['minutes']:g} minutes on {where}{learnt}"
 
 
 def evaluated_on(report: Report, quote: str = "") -> str:

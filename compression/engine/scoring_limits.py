@@ -23,7 +23,7 @@ UNLIMITED = ScoringLimits()
 def scoring_limits(spec: Spec, rows: Sequence[Row], trained_seconds: float) -> ScoringLimits:
     """Return the limits of the next artifact of a dataset.
 
-    rows: the dataset's so far. Later artifacts are scored on the rows that the baseline was scored on, so that scores make pairs.
+    rows: the dataset's so far. Later artifacts are scored on the baseline's sample of rows, so that scores make pairs.
     trained_seconds: of the dataset so far, in case it trains longer than forecast.
     """
     forecast = (spec.training_seconds or 0.0) / len(spec.asked)

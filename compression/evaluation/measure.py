@@ -56,7 +56,8 @@ class MeasureSpec(Config):
     seed: Annotated[int, Field(ge=0, description="Of the samples of the rows: each dataset of a job has its own.")] = 0
     evaluate: Evaluate = Evaluate()
     score_threads: Annotated[int | None, Field(ge=1, description="Threads while it is scored; null: evaluate.threads.")] = None
-    score_rows: Annotated[dict[Split, int], Field(description="The most rows that are scored, by split; all where absent.")] = {}
+    score_rows: Annotated[dict[Split, int], Field(default_factory=dict)]
+    """The most rows that are scored, by split; all where absent."""
     score_seconds: Annotated[float | None, Field(gt=0)] = None
     """Time for the scores of both splits, after which the rest of the rows is left out; null: no limit."""
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS

@@ -106,8 +106,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class SplitScoring:
-    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows, and with
-    those that it leaves out because the limit's time is over.
+    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows; those
+    that it leaves out, because time is over, count as run.
     """
 
     windows: int
@@ -183,12 +183,7 @@ class RowScorer:
         return None
 
     def open_split(
-        self,
-        runner: Runner[Any],
-        reader: ArtifactReader,
-        rows: Sequence[Row],
-        seed: int = 0,
-        limit: ScoringLimit = WHOLE,
+        self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], seed: int = 0, limit: ScoringLimit = WHOLE
     ) -> SplitScoring:
         """Encode a split, to score it at batch 1 and padded at batch 32."""
         order = sampling_order([self.stratum(row) for row in rows], seed)[: limit.rows]

@@ -19,14 +19,15 @@ class ScoringLimit:
     rows: int | None = None  #: most rows; None: all
     seconds: float = math.inf  #: seconds after which no further row is begun
 
-    def taken(self, order: Sequence[int], *, fewest: int = FEWEST_ROWS, share: float = 1.0) -> Iterator[int]:
+    def taken(self, order: Sequence[int], *, fewest: int | None = None, share: float = 1.0) -> Iterator[int]:
         """Yield the beginning of an order of rows, until a limit is reached.
 
-        fewest: rows that are yielded however long they take. share: of the seconds, if the caller works on the rows again.
+        fewest: rows that are yielded however long they take, by default FEWEST_ROWS. share: of the seconds, if the caller
+        works on the rows again.
         """
-        end = time.monotonic() + share * self.seconds
+        end, least = time.monotonic() + share * self.seconds, FEWEST_ROWS if fewest is None else fewest
         for number, row in enumerate(order[: self.rows]):
-            if number >= fewest and time.monotonic() >= end:
+            if number >= least and time.monotonic() >= end:
                 return
             yield row
 
@@ -37,8 +38,9 @@ WHOLE = ScoringLimit()
 def sampling_order(strata: Sequence[Hashable], seed: int) -> list[int]:
     """Return the numbers of rows in a random order, each beginning of which is a stratified sample.
 
-    strata: of each row what it is to be represented by, such as its label. A beginning of n rows has each stratum's share of n,
-    give or take one. The same strata and seed give the same order, so two artifacts that score equally many rows score the same.
+    strata: of each row what it is to be represented by, such as its label. Each stratum is spread evenly over the order, so a
+    beginning has its share, to a row or two. The same strata and seed give the same order: artifacts that score equally many
+    rows score the same ones.
     """
     draw, sizes = np.random.default_rng(seed), Counter(strata)
     shuffled = [int(row) for row in draw.permutation(len(strata))]
