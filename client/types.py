@@ -113,6 +113,8 @@ class Job(Answer):
     stage: str | None = None
     progress: Progress | None = None
     rows: tuple[Row, ...] = ()
+    estimate: dict[str, Any] | None = None
+    """As forecast when it was submitted; None in older jobs."""
     attempt: int = 0
     failures: int = 0
     error: Reason | None = None

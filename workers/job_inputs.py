@@ -113,6 +113,7 @@ def write_inputs(
         output="out",
         resume="resume" if inputs.done else None,
         threads=settings.engine_threads,
+        training_seconds=60 * job.forecast["estimate"]["training_minutes"] if job.forecast else None,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),

@@ -11,6 +11,7 @@ from app.core.schemas import TEXT, Body, FilePath, Id, Name, Out, Sha256
 from app.jobs.queue_forecast import QueuePosition
 from app.store import models
 from app.store.resources import MOST_FILES
+from compression.planning.estimator import Estimate
 from compression.schema.job_spec import Columns
 from compression.schema.recipe.base import DataFormat, DataSplit, Task
 from compression.schema.report.measurements import Ratios, Remedy
@@ -122,6 +123,7 @@ class JobOut(Out):
     stage: str | None
     progress: Progress | None
     rows: list[dict[str, Any]]
+    estimate: Annotated[Estimate | None, Field(description="As forecast when it was submitted; null in older jobs.")]
     attempt: int
     failures: int
     error: Annotated[dict[str, Any] | None, AfterValidator(redact_paths)]
@@ -237,6 +239,7 @@ def job_out(
         parts=[part.name for part in job.parts],
         progress=Progress.model_validate(job.progress) if job.progress else None,
         rows=[metric.row for metric in job.metrics] if rows is None else list(rows),
+        estimate=Estimate.model_validate(job.forecast["estimate"]) if job.forecast else None,
         queue_position=place.position if place else None,
         start_seconds=place.start_seconds if place else None,
         waits_for=place.waits_for if place else None,

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.store.broker import GPU_JOBS, JOBS, wake_after_commit
 from app.store.clock import now
 from app.store.models import Job, Worker
+from compression.planning.estimator import Estimate
 from compression.schema.worker_device import DeviceKind
 
 ALIVE_SECONDS = 60.0
@@ -42,8 +43,8 @@ class Capacity:
         fits = (or_(needed.is_(None), needed <= limit) for needed, limit in limits if limit is not None)
         return job.device.in_((ANY, self.kind)), *fits
 
-    def has_memory(self, job: Job) -> bool:
-        """Return whether a job fits the memory, as `conditions` decides it."""
+    def has_memory(self, job: Job | Estimate) -> bool:
+        """Return whether a job, or what one is estimated to be, fits the memory, as `conditions` decides it."""
         host = job.memory_bytes
         if self.kind == "cuda":
             host = host if job.host_bytes_with_card is None else job.host_bytes_with_card
@@ -56,10 +57,15 @@ def _limit(limit: int | None) -> float:
     return float("inf") if limit is None else limit
 
 
+def live_facts(session: Session) -> list[dict[str, Any]]:
+    """Return the facts of each live worker that runs jobs."""
+    alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
+    return list(session.scalars(alive))
+
+
 def live_capacities(session: Session) -> list[Capacity | None]:
     """Return what each live worker that runs jobs offers; None for one whose device is lost."""
-    alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
-    return [Capacity.of(facts) for facts in session.scalars(alive)]
+    return [Capacity.of(facts) for facts in live_facts(session)]
 
 
 def find_lack(job: Job, live: Sequence[Capacity | None]) -> Lack | None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, defer, joinedload
 from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
-from app.jobs import fair_share, own_profiles
+from app.jobs import fair_share, forecasts, own_profiles
 from app.jobs.capacity import Capacity, wake_workers
 from app.jobs.fencing import Claim as Claim, StaleFence as StaleFence, held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
@@ -122,7 +122,7 @@ LONGEST_WAIT = 300.0
 """Maximum seconds between two attempts, however often a job was lost."""
 ASKED = (
     *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
-    *("deadline_seconds", "device", "memory_bytes", "card_bytes", "host_bytes_with_card", "disk_bytes"),
+    *("deadline_seconds", "device", "memory_bytes", "card_bytes", "host_bytes_with_card", "disk_bytes", "forecast"),
 )
 """The request's fields, which a retry copies."""
 
@@ -231,7 +231,7 @@ def finish(
     report, samples = split_samples(report)
     ended: dict[str, Any] = {"state": "succeeded", "report": report, "samples": samples, "progress": progress}
     ended |= {"finished_at": now(), "lease_until": None}
-    update_fenced(session, claim, events=[("succeeded", {})], **ended)
+    forecasts.remember(session, update_fenced(session, claim, events=[("succeeded", {})], **ended))
     own_profiles.fail_queued(session, claim.job.id, "The job has ended, and no device had begun it.")
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
-from app.jobs import profiles
+from app.jobs import forecasts, profiles
 from app.jobs.capacity import live_capacities, placement_warnings
 from app.jobs.request import JobCreate
 from app.store import resources
@@ -139,6 +139,8 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
             JobDataset(position=place, dataset_id=dataset.id, name=name)
             for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))
         ]
+    estimate = forecasts.corrected(session, forecast.estimate, task, recipe, body.device)
+    forecast = forecast.model_copy(update={"estimate": estimate})
     job = Job(
         team_id=team,
         name=body.name or f"{model.name} on {', '.join(dataset.name for dataset in datasets)}"[:LONGEST_JOB_NAME],
@@ -158,6 +160,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         card_bytes=forecast.estimate.card_bytes,
         host_bytes_with_card=forecast.estimate.host_bytes_with_card,
         disk_bytes=forecast.estimate.disk_bytes,
+        forecast=forecasts.stored(estimate),
     )
     return job, forecast
 

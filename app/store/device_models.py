@@ -85,3 +85,20 @@ class StoredTable(Base):
         UniqueConstraint("digest", name="uq_device_tables_digest"),
         Index("ix_device_tables_processor", "processor", "threads", "measured_at"),
     )
+
+
+class JobTimes(Base):
+    """How long a finished job took on a machine, beside what was forecast for that machine: later forecasts learn from it."""
+
+    __tablename__ = "job_times"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    machine: Mapped[str] = mapped_column(String(200))
+    """Name of the card that trained it, or of the processor."""
+    threads: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(60))
+    """Its task, and whether anything was trained."""
+    stages: Mapped[dict[str, Any]]
+    """By stage, [seconds as forecast, seconds that it took]."""
+    finished_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+    __table_args__ = (Index("ix_job_times_machine", "machine", "threads", "kind", "finished_at"),)

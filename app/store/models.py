@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.ids import new_id
 from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
-from app.store.base import Base, Json
+from app.store.base import Base
 from app.store.clock import now
 from app.store.device_models import Device, Profile, StoredTable
 from compression.schema.worker_device import WantedDevice
@@ -22,7 +22,6 @@ __all__ = [
     "AuditEntry",
     "Base",
     "Device",
-    "Json",
     "Profile",
     "ShareLink",
     "SignIn",
@@ -152,6 +151,7 @@ class Job(Base):
     card_bytes: Mapped[int | None]
     host_bytes_with_card: Mapped[int | None]
     disk_bytes: Mapped[int | None]
+    forecast: Mapped[dict[str, Any] | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     key_id: Mapped[str | None] = mapped_column(String(40))
     request_id: Mapped[str | None] = mapped_column(String(64))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.planning.estimator import Counted
+from compression.planning.counted import Counted
 from compression.schema.report.measurements import Shape
 
 if TYPE_CHECKING:

@@ -70,8 +70,10 @@ def score_text(score: Score | NotMeasured | None) -> str:
     if not isinstance(score, Score):
         return "–"
     if score.metric in UNITS:
-        return f"{score.value:.4g} ± {score.standard_error:.2g}"
-    return f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+        text = f"{score.value:.4g} ± {score.standard_error:.2g}"
+    else:
+        text = f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+    return text + (f" on {score.counted} rows" if score.split_rows is not None else "")
 
 
 def figure_text(metric: str, value: float, digits: int = 1) -> str:
@@ -146,14 +148,14 @@ def conditions(rows: Sequence[Row]) -> str:
         if isinstance(row.score, Score):
             of = f" ({metrics})" if (metrics := metrics_of_parts(row)) else ""
             parts.append(
-                f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
+                f"Score: {row.score.metric}{of} on {row.score.counted} test rows ± standard error; "
                 f"knowing no input: {figure_text(row.score.metric, row.score.chance)}."
             )
             break
     for row in reversed(rows):
         if isinstance(row.validation, Score):
             parts.append(
-                f"Choices and verdicts read validation, {row.validation.rows} rows; what is kept has its 95 % interval."
+                f"Choices and verdicts read validation, {row.validation.counted} rows; what is kept has its 95 % interval."
             )
             break
     return " ".join(parts)
@@ -367,12 +369,23 @@ def forecast_lines(found: Preflight) -> list[str]:
         parts.append(f"Multiply-adds: {count(found.multiply_adds)} ({change(share)})")
     card, host = (found.estimate.get(name) for name in OF_CARDS)
     for name, value in found.estimate.items():
-        if isinstance(value, int | float) and name not in OF_CARDS:
-            text = size(int(value)) if name.endswith("bytes") else f"{value:g}"
-            parts.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
+        if name.endswith("bytes") and name not in OF_CARDS:
+            parts.append(f"Estimate: {name.removesuffix('_bytes')} {size(int(value))}")
     if card and host:
         parts.append(f"On a GPU: {size(int(card))} of its memory and {size(int(host))} of the host's")
+    if "minutes" in found.estimate:
+        parts.append(f"Estimate: {time_text(found.estimate)}")
     return parts + [f"Warning: {warning}" for warning in found.warnings]
+
+
+def time_text(estimate: Mapping[str, object]) -> str:
+    """Return an estimate's time as text: 15 minutes on AMD EPYC (12 to 19, from 7 jobs there)."""
+    where, jobs, low = estimate.get("machine") or "two cores", estimate.get("jobs") or 0, estimate.get("minutes_low")
+    there = f"{jobs} job{'s' if jobs != 1 else ''} there"
+    learnt = (
+        f" ({low:g} to {estimate['minutes_high']:g}, from {there})" if low is not None else f" (from {there})" if jobs else ""
+    )
+    return f"{estimate['minutes']:g} minutes on {where}{learnt}"
 
 
 def evaluated_on(report: Report, quote: str = "") -> str:

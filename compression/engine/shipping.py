@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from compression.engine.scoring_limits import UNLIMITED, ScoringLimits
 from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, Saving, parse_line
 from compression.export.exporter import exporter_of
 from compression.export.manifest import as_json, write_config, write_manifest, write_origin
@@ -22,7 +23,6 @@ from compression.modalities.modality import RawInput
 from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Row
 from compression.models.adapters.registry import adapter_of
-from compression.planning.estimator import MEASURE_SECONDS
 from compression.quantization.calibration import Calibrate, no_rows
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
@@ -38,7 +38,7 @@ from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS
 from compression.system import durable_files
-from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
+from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,6 +79,7 @@ class ArtifactRequest:
     max_length: int
     baseline: Path | None = None  #: folder of the FP32 artifact of the primary format
     calibrate: Calibrate = no_rows  #: for formats with ranges that the model lacks
+    scoring: ScoringLimits = UNLIMITED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,9 @@ class RunSettings:
             samples=tuple(self.samples),
             seed=self.seed,
             evaluate=self.evaluate,
+            score_threads=torch.get_num_threads(),
+            score_rows=dict(request.scoring.rows),
+            score_seconds=request.scoring.seconds,
             seconds=seconds,
         )
 
@@ -294,7 +298,7 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
     """
     found: Measured | None = None
     try:
-        for line in child_lines("measure", spec, timeout=MEASURE_SECONDS):
+        for line in child_lines("measure", spec):
             answer = parse_line.validate_json(line)
             if isinstance(answer, Measured):
                 found = answer
@@ -305,11 +309,7 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         if found is None:
             return unmeasured(str(problem))
-        remedy = ""
-        if isinstance(problem, ChildLate):
-            shorter = "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
-            remedy = f". {shorter if TASKS[spec.task].generates else 'Send fewer test rows, and fewer validation rows.'}"
-        reason = NotMeasured(not_measured=f"{problem}{remedy}")
+        reason = NotMeasured(not_measured=str(problem))
         lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
         return found.model_copy(update=dict.fromkeys(lacking, reason))
     assert found is not None, "a child that ends well has answered"  # noqa: S101

@@ -1,14 +1,15 @@
 """Measures artifacts as downloaded: `python -m compression measure SPEC.json`. Torch-free, unless the artifact is a checkpoint.
 
-Each measurement is a fresh process, without anything of the training: its memory is its own, its number of threads is fixed,
-and a host lock prevents two jobs from measuring latency at once (host_lock.py).
+Each measurement is a fresh process, without anything of the training: its memory is its own, latency has a fixed number of
+threads, and a host lock prevents two jobs from measuring it at once (host_lock.py). Scores have all threads of the engine.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -18,12 +19,13 @@ from pydantic import Field, TypeAdapter
 from compression.evaluation import generation_latency
 from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer
+from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer, SplitScoring
+from compression.modalities.scoring.row_sample import ScoringLimit
 from compression.modalities.text.decoding import Decoder
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.config import Config
 from compression.schema.errors import OutOfMemory
-from compression.schema.recipe.base import Task
+from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
@@ -53,6 +55,11 @@ class MeasureSpec(Config):
     samples: Annotated[tuple[int, ...], Field(description="Numbers of the test rows whose answers are shown to people.")] = ()
     seed: Annotated[int, Field(ge=0, description="Of the samples of the rows: each dataset of a job has its own.")] = 0
     evaluate: Evaluate = Evaluate()
+    score_threads: Annotated[int | None, Field(ge=1, description="Threads while it is scored; null: evaluate.threads.")] = None
+    score_rows: Annotated[dict[Split, int], Field(default_factory=dict)]
+    """The most rows that are scored, by split; all where absent."""
+    score_seconds: Annotated[float | None, Field(gt=0)] = None
+    """Time for the scores of both splits, after which the rest of the rows is left out; null: no limit."""
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
@@ -78,7 +85,7 @@ class Saving:
     whole_ms: float  #: its latency
 
 
-FIGURE_OF = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
+FIGURE_OF: dict[Split, str] = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
 parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 
@@ -99,6 +106,9 @@ def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
     # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
     latency, saved = time_artifact(spec, runner, example)
+    if paths_of(spec) and (threads := spec.score_threads or spec.evaluate.threads) != spec.evaluate.threads:
+        del runner  # before the artifact is opened again
+        runner = open_artifact(spec.kind, folder, threads=threads)
     if hasten := getattr(runner, "hasten", None):
         hasten()
     unscored = NotMeasured(not_measured="No test rows were given.")
@@ -117,14 +127,13 @@ def scored(
     """Score the artifact on validation, then on test, for the splits in the spec. timed: the results known already. tell:
     called with the results after each split, and with the progress of both together.
     """
-    given = {"validation": spec.validation_rows, "test": spec.test_rows}
-    paths = {split: Path(path) for split, path in given.items() if path is not None}
+    paths = paths_of(spec)
     unknown = {split: NotMeasured(not_measured=f"Answering the {split} rows did not come to its end.") for split in paths}
     known = timed.model_copy(update={FIGURE_OF[split]: reason for split, reason in unknown.items()})
     if paths:
         tell(known)
     rows = {split: read_rows(path) for split, path in paths.items()}
-    asked = {split: scorer.open_split(runner, reader, some, spec.seed) for split, some in rows.items()}
+    asked = open_splits(spec, runner, reader, scorer, rows)
     if spec.samples and "test" in rows:
         known = known.model_copy(update={"answers": sample_answers(spec, runner, reader, scorer, rows["test"])})
     total, done = sum(one.windows for one in asked.values()), 0
@@ -141,6 +150,25 @@ def scored(
         draws = known.draws.model_copy(update={split: found.draws})
         known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
     return known
+
+
+def paths_of(spec: MeasureSpec) -> dict[Split, Path]:
+    """Return the files of rows that are scored, by split, in their order."""
+    given: dict[Split, str | None] = {"validation": spec.validation_rows, "test": spec.test_rows}
+    return {split: Path(path) for split, path in given.items() if path is not None}
+
+
+def open_splits(
+    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, rows: Mapping[Split, Sequence[Row]]
+) -> dict[Split, SplitScoring]:
+    """Prepare the splits for scoring; each has a share of the spec's time by its number of rows."""
+    counts = {split: min(len(some), spec.score_rows.get(split, len(some))) for split, some in rows.items()}
+    found = {}
+    for split, some in rows.items():
+        seconds = math.inf if spec.score_seconds is None else spec.score_seconds * counts[split] / sum(counts.values())
+        limit = ScoringLimit(spec.score_rows.get(split), seconds)
+        found[split] = scorer.open_split(runner, reader, some, spec.seed, limit)
+    return found
 
 
 def sample_answers(

@@ -32,7 +32,7 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     """Return the peak bytes of the card, and of the host's process beside it.
 
     On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are
-    data, other teachers, what teachers have answered, the best weights, and at times a save or a model that becomes an artifact.
+    data, other teachers, what teachers answered, the best weights, and at times a save or a model that becomes an artifact.
     """
     known = list(trainings(job, "cuda"))
     whole = job.model.parameters.total

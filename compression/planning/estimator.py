@@ -7,21 +7,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import formats, preparation
+from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
+from compression.planning.counted import Counted
 from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, largest_part, may_hold, teachers_bytes
 from compression.planning.network_rules import pixel_bytes
+from compression.planning.rates import REFERENCE
 from compression.planning.teacher_cost import TeacherCosts
-from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
-from compression.schema.artifact_formats import BUILT_IN, further_formats
+from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
+from compression.planning.work import EXPORT, Work, time_work
 from compression.schema.config import Config
-from compression.schema.recipe.base import Split
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
-from compression.schema.report.measurements import Parameters, Shape
-from compression.schema.report.network import NetworkFacts
+from compression.schema.recipe.recipe import JobEvaluate, Recipe
+from compression.schema.report.measurements import Parameters
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGE_SPECS, wanted
 from compression.schema.tasks import TASKS
@@ -36,61 +36,32 @@ INT8_OVERHEAD = 1.05
 """An artifact's bytes divided by those of its integers: scales, biases and the graph are stored beside them."""
 ARTIFACT_EXTRAS = 2_000_000
 """Bytes of an artifact's tokenizer, configs and card."""
-TRAINING_FLOPS = 1.4e11
-"""Useful floating-point operations per second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, idle
-machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
-SHIP_MINUTES = 0.2
-"""Minutes to export, verify and time an artifact (same run); scoring is added to it."""
-SCORED_ROWS_A_SECOND = 100.0
-"""Rows per second when the test split is predicted, one at a time and again by 32, on one thread: no model is faster."""
-ENCODER_FLOPS = 1.4e11
-"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms alone:
-1.9e11), less the padding in batches of 32. Decoders are estimated from one core's speed in training."""
-MEASURE_SECONDS = 3000.0
-"""Seconds after which measuring an artifact ends; missing figures are then reported as not measured."""
+STEP_BYTES = 28
+"""Bytes per parameter that an optimizer step reads and writes: weight, gradient and AdamW's two moments, all but the gradient
+twice, in float32."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
 """Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the validation rows that score it."""
 PROBES = 6
 """Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
-DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
-"""The splits that artifacts are scored on, each as a share of train if it is not given."""
 
 
 class Estimate(Config):
-    """Rough cost of a job. Minutes are those of two cores."""
+    """Rough cost of a job. Minutes are those of a machine: two cores, or the best live worker that could take the job."""
 
     memory_bytes: Annotated[int, Field(description="Resident peak of the training process, if it trains on the CPU.")]
     card_bytes: Annotated[int, Field(description="Peak of the card's memory, if it trains on one; 0 if nothing runs on it.")]
     host_bytes_with_card: Annotated[int, Field(description="Resident peak of the training process beside a card.")]
     disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
     minutes: float
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The parameters of a model, including its head for the data's task."""
-
-    shape: Shape
-    parameters: Parameters
-    tied: bool = False  #: whether its token table is also its output layer
-    spoken: int = 0  #: elements of a language model's output layer that is not a table
-    network: NetworkFacts | None = None  #: of a network of images, uncut
-
-    @cached_property
-    def multiply_adds(self) -> int | None:
-        """Return the multiply-adds of one image; None if the model is no network of images."""
-        return None if self.network is None else multiply_adds(self.network, self.shape)
-
-    @property
-    def active(self) -> int:
-        """Count the parameters in a token's products: no table, and of experts only the chosen; a network's multiply-adds."""
-        if self.multiply_adds is not None:
-            return self.multiply_adds
-        experts, found = self.shape.experts, self.parameters.other + self.parameters.embedding * self.tied
-        if experts is None:
-            return found
-        left_out = (self.shape.layers - experts.dense_layers) * (experts.count - experts.chosen)
-        return found - left_out * 3 * self.shape.hidden * experts.ffn
+    training_minutes: Annotated[float, Field(description="Of these, all training.")] = 0.0
+    machine: Annotated[str | None, Field(description="Name of the worker's card or processor; null: two cores.")] = None
+    jobs: Annotated[int, Field(description="Finished jobs of the same kind there that corrected the minutes.")] = 0
+    minutes_low: Annotated[float | None, Field(description="The least of what these jobs' spread suggests; null: too few.")] = (
+        None
+    )
+    minutes_high: Annotated[float | None, Field(description="The most.")] = None
+    work: Annotated[tuple[Work, ...], Field(exclude=True, repr=False)] = ()
+    """By stage, what the minutes follow from on any machine."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +71,7 @@ class CostItem:
     stage: str
     memory: int = 0  #: bytes at the process's peak
     disk: int = 0  #: bytes
-    steps: float = 0.0  #: optimizer steps
-    flops: float = 0.0  #: of training; the recipe's limits may end it
-    minutes: float = 0.0  #: of everything else
+    work: Work | None = None  #: its time on any machine; the recipe's limits may end its training
 
 
 @dataclass(frozen=True)
@@ -162,29 +131,47 @@ class PlannedJob:
         """Return the optimizer steps of an epoch. rows: of train, if the number differs."""
         return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
 
+    def trained(
+        self, stage: str, model: Counted, epochs: float, steps: float, *, rows: float = 1.0, asked: float = 0.0
+    ) -> Work:
+        """Return the work of a training. steps: of all epochs; rows: of one, in multiples of train; asked: teachers' FLOPs."""
+        flops, train = 3 * self.forward(model) * epochs * rows, self.recipe.train
+        kind = "simulated_flops" if stage != BASELINE and self.recipe.quantize is not None else "plain_flops"
+        found = Work(stage=stage, float32_flops=asked, steps=steps, step_bytes=STEP_BYTES * model.parameters.total * steps)
+        if kind == "plain_flops" and train.precision == "float32":
+            return found.model_copy(update={"float32_flops": flops + asked})
+        return found.model_copy(update={kind: flops})
+
     @cached_property
     def items(self) -> list[CostItem]:
         """Return the costs of the job's parts, in the order of its stages."""
         return [each for part in PARTS for each in part(self)]
 
+    @cached_property
+    def work(self) -> tuple[Work, ...]:
+        """Return the work of all parts, within the recipe's limit of steps."""
+        planned, most = planned_steps(self), self.recipe.train.max_steps
+        share = min(1.0, most / planned) if most is not None and planned else 1.0
+        return tuple(item.work.limited(share) for item in self.items if item.work is not None)
+
 
 def planned_steps(job: PlannedJob) -> int:
     """Return the optimizer steps that a recipe asks for, before any limit or early stop."""
-    return round(sum(item.steps for item in job.items))
+    return round(sum(item.work.steps for item in job.items if item.work is not None))
 
 
 def estimate(job: PlannedJob) -> Estimate:
-    """Return the sum of the costs of a job's parts."""
-    train, planned = job.recipe.train, planned_steps(job)
-    flops = sum(item.flops for item in job.items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
-    training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
+    """Return the sum of the costs of a job's parts, with the minutes of two cores."""
+    found = time_work(job.work, REFERENCE, max_minutes=job.recipe.train.max_minutes)
     card, host = card_memory(job)
     return Estimate(
         memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
         card_bytes=card,
         host_bytes_with_card=host,
         disk_bytes=sum(item.disk for item in job.items),
-        minutes=round(training + sum(item.minutes for item in job.items), 1),
+        minutes=round(found.total / 60, 1),
+        training_minutes=round(found.training / 60, 1),
+        work=job.work,
     )
 
 
@@ -208,8 +195,9 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
 def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     prepare, rows = job.recipe.prepare, job.texts.rows["train"]
     passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
-    flops = (3 * passes + preparation.read_once(prepare, rows)) * job.forward(job.model)
-    yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, steps=passes * job.steps(), flops=flops)
+    probe = preparation.read_once(prepare, rows) * job.forward(job.model)
+    work = job.trained(BASELINE, job.model, passes, passes * job.steps(), asked=probe)
+    yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, work=work)
 
 
 def _quantized(job: PlannedJob) -> Iterator[CostItem]:
@@ -217,7 +205,7 @@ def _quantized(job: PlannedJob) -> Iterator[CostItem]:
     if quantize is not None:
         yield CostItem(QUANTIZED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
         epochs = quantize.qat.epochs if quantize.qat else 0
-        yield CostItem(QUANTIZED, steps=epochs * job.steps(), flops=3 * job.forward(job.model) * epochs)
+        yield CostItem(QUANTIZED, work=job.trained(QUANTIZED, job.model, epochs, epochs * job.steps()))
 
 
 def _pruned(job: PlannedJob) -> Iterator[CostItem]:
@@ -227,20 +215,20 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem(PRUNED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     if prune.recovery:
         epochs, passes = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
-        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * passes
-        yield CostItem(PRUNED, steps=epochs * job.steps(), flops=flops)
+        asked = job.forward(job.model) * passes
+        yield CostItem(PRUNED, work=job.trained(PRUNED, job.result, epochs, epochs * job.steps(), asked=asked))
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights while they are quantized
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
-        yield CostItem(PRUNED, flops=job.forward(job.model) * curves)
+        yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))
 
 
 def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
     if distill is None:
         return
-    teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
+    teacher, objectives = job.forward(job.model), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
@@ -248,29 +236,32 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         outputs += job.forward(job.guide) * (objectives.task.passes - 1)
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + outputs))
+    work = job.trained(DISTILLED, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)
+    yield CostItem(DISTILLED, work=work)
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
     if distill.general and objectives.general:
-        flops = job.tokens.plain / job.tokens.train * (training * distill.general.epochs + teacher * objectives.general.passes)
-        steps = distill.general.epochs * job.steps(job.texts.rows.get("unlabelled"))
-        yield CostItem(DISTILLED, steps=steps, flops=flops)
+        plain, epochs = job.tokens.plain / job.tokens.train, distill.general.epochs
+        steps, asked = epochs * job.steps(job.texts.rows.get("unlabelled")), plain * teacher * objectives.general.passes
+        yield CostItem(DISTILLED, work=job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked))
     if distill.augment:
-        yield CostItem(DISTILLED, minutes=augment_seconds(distill.augment, rows) / 60)
+        yield CostItem(DISTILLED, work=Work(stage=DISTILLED, seconds=augment_seconds(distill.augment, rows)))
 
 
 def _exported(job: PlannedJob) -> Iterator[CostItem]:
     shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
-    minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
+    for stage, model in shipped:
+        yield CostItem(stage, work=scored(stage, model, job.data, job.recipe.train, job.evaluate, seconds=SHIP_SECONDS))
     # The headline as transformers artifacts, and its temporary float32 weights; also a language model's pruned model.
     floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
     read = job.forward(job.result) * formats.ranging_passes(job.recipe, job.texts.rows["train"])
-    yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), flops=read, minutes=minutes)
+    disk = HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped)
+    yield CostItem(EXPORT, disk=disk, work=Work(stage=EXPORT, float32_flops=read))
     if prune is not None and prune.target_latency is not None:
-        yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
+        yield CostItem(PRUNED, work=Work(stage=PRUNED, seconds=PROBES * SHIP_SECONDS))
     if prune is not None and "layers" in prune.axes and job.model.network is not None:  # each kind of block is timed
-        yield CostItem("export", minutes=job.model.network.block_kinds * SHIP_MINUTES)
+        yield CostItem(PRUNED, work=Work(stage=PRUNED, seconds=job.model.network.block_kinds * SHIP_SECONDS))
 
 
 def _installed(job: PlannedJob) -> Iterator[CostItem]:
@@ -286,34 +277,6 @@ PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _installed, _expo
 def added_stages(recipe: Recipe) -> list[str]:
     """Return a recipe's stages that installed packages add."""
     return [stage for stage in wanted(dict(recipe)) if STAGE_SPECS[stage].settings is not None]
-
-
-def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
-    """Return the models of a job's artifacts, at most: one per row, and the headline again in each further format.
-
-    A language model's headline has two forms of its own library; so has the pruned model, if an earlier stage is the headline.
-    """
-    further = further_formats(recipe.artifacts).values()
-    libraries = sum(one in BUILT_IN and one.by_default for one in further)
-    own = (libraries > 0) * (2 if language else 1)  # a model came from one library
-    smaller = language and (recipe.prune is not None or result.parameters.total < model.parameters.total)
-    rows = (recipe.prune is not None) + (recipe.distill is not None) + len(added_stages(recipe))
-    others = len(further) - libraries
-    return [model] * (1 + (recipe.quantize is not None) + own) + [result] * (rows + smaller * own + (1 + smaller) * others)
-
-
-def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
-    """Estimate the seconds of scoring one artifact, on validation and on test.
-
-    Each token is read twice: in a row alone and in a batch of 32; in a language model's text, in windows that advance by half.
-    """
-    if TASKS[data.task].generates:
-        characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
-        tokens = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
-        return 2 * 2 * model.active * tokens / (TRAINING_FLOPS / 2) / evaluate.threads
-    rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
-    flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
-    return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

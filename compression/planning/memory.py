@@ -13,7 +13,8 @@ from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
 
 if TYPE_CHECKING:
-    from compression.planning.estimator import Counted, PlannedJob
+    from compression.planning.counted import Counted
+    from compression.planning.estimator import PlannedJob
     from compression.planning.teacher_cost import TeacherCost
 
 PROCESS_BYTES = 600_000_000

@@ -58,6 +58,8 @@ def preflight_several(
             host_bytes_with_card=max(one.host_bytes_with_card for one in estimates),
             disk_bytes=sum(one.disk_bytes for one in estimates),
             minutes=round(sum(one.minutes for one in estimates), 1),
+            training_minutes=round(sum(one.training_minutes for one in estimates), 1),
+            work=tuple(work for one in estimates for work in one.work),
         ),
         warnings=_merged(found),
     )

@@ -4,6 +4,7 @@ from typing import get_args
 
 from compression.planning.estimator import ARTIFACT_EXTRAS, INT8_OVERHEAD, LARGEST_GRAPH, Estimate
 from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, UNTRAINED_BYTES
+from compression.planning.work import Work
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.schemes import StreamedScheme
@@ -87,10 +88,12 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
         disk += 2 * parameters  # the pruned model is there in 16 bits, and in full precision too until it is quantized
-    passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
-    minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
+    seconds = 2 * parameters / STREAMED_ELEMENTS  # in ONNX too
+    stages = [QUANTIZED, *[PRUNED] * (recipe.prune is not None)]
+    work = tuple(Work(stage=stage, seconds=seconds) for stage in stages)
     sizes = {"memory_bytes": memory, "card_bytes": 0, "host_bytes_with_card": memory}
-    return Estimate(**sizes, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+    minutes = round(len(stages) * seconds / 60, 1)
+    return Estimate(**sizes, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes, work=work)
 
 
 def warning(parameters: int) -> str:

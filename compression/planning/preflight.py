@@ -10,8 +10,9 @@ from pydantic import Field
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.planning.counted import Counted
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
-from compression.planning.estimator import Counted, Estimate, PlannedJob, estimate
+from compression.planning.estimator import Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
 from compression.planning.memory import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES

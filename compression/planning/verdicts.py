@@ -286,7 +286,7 @@ def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None)
         return ()
     what = "nats a token" if score.lower_is_better else score.metric
     return (
-        f"Validation ({score.rows:,} rows) cannot tell this stage's score from that of {best.stage}: the 95 % interval of the "
+        f"Validation ({score.counted} rows) cannot tell this stage's score from that of {best.stage}: the 95 % interval of the "
         f"difference, {found[0]:+.4f} to {found[1]:+.4f} ({what}), includes 0.",
     )
 

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.shapes import Count, deepest_shape
-from compression.planning.estimator import MEASURE_SECONDS, PlannedJob, planned_steps, scoring_seconds
+from compression.planning.artifact_work import scored
+from compression.planning.estimator import PlannedJob, planned_steps
 from compression.planning.pruning_reach import goes_past
+from compression.planning.rates import REFERENCE
+from compression.planning.scoring_time import FEWEST_SECONDS, most_seconds
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
+from compression.planning.work import time_work
 from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.stages import BASELINE
 from compression.schema.tasks import TASKS
 from compression.schema.validation import ModelFacts
 
@@ -37,13 +42,23 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
         yield from _unknown(family, model, prune, count)
         yield from goes_past(family, model.shape, prune, job.result.shape, count, model.network)
     yield from _repeated_teacher(job)
-    seconds = scoring_seconds(job.model, job.data, job.recipe.train, job.evaluate)
-    if seconds > MEASURE_SECONDS:
-        fewer = "lower evaluate.tokens" if job.is_language else "send fewer test rows, and fewer of validation"
-        yield (
-            f"Scoring an artifact takes about {seconds / 60:.0f} minutes, and after {MEASURE_SECONDS / 60:.0f} it is given up: "
-            f"the score would be not_measured; {fewer}."
-        )
+    yield from _sampled(job)
+
+
+def _sampled(job: PlannedJob) -> Iterator[str]:
+    """Warn of scores that are taken on a sample of the rows, since all would take longer than training."""
+    training = time_work(job.work, REFERENCE, max_minutes=job.recipe.train.max_minutes).training
+    scoring = scored(BASELINE, job.model, job.data, job.recipe.train, job.evaluate)
+    seconds, most = scoring.scoring_seconds(REFERENCE), most_seconds(training)
+    if seconds <= most:
+        return
+    share, rows = most / seconds, "texts" if job.is_language else "rows"
+    why = "all training" if most > FEWEST_SECONDS else f"the {FEWEST_SECONDS / 60:.0f} minutes that any score may take"
+    yield (
+        f"On two cores, scoring an artifact takes about {seconds / 60:.0f} minutes, longer than {why}: some {share:.1%} of the "
+        f"{rows}, drawn at random and the same for all artifacts, are then scored, and standard errors are "
+        f"{math.sqrt(1 / share):.1f} times as large."
+    )
 
 
 def _of_data(job: PlannedJob) -> Iterator[str]:

@@ -109,6 +109,8 @@ class Spec(Config):
     resume: str | None = None
     """Folder of an earlier attempt's checkpoints: one per stage, and training/."""
     threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
+    training_seconds: Annotated[float | None, Field(ge=0)] = None
+    """Forecast of all training: scoring an artifact takes no longer, or ten minutes. null: as long as it has trained so far."""
     save_seconds: Annotated[float | None, Field(ge=0, description="Interval of training checkpoints; null: none.")] = None
     split_batches: Annotated[int, Field(ge=1, le=64, description="Micro-batches per batch, if memory was too small.")] = 1
     memory_bytes: Annotated[int | None, Field(ge=1)] = None

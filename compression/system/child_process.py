@@ -1,5 +1,6 @@
 """Runs an engine command in a fresh process and reads its output lines: both ends. Torch-free."""
 
+import math
 import os
 import select
 import signal
@@ -50,7 +51,7 @@ def start(arguments: list[str], env: dict[str, str], errors: IO[bytes]) -> "subp
 
 
 def child_lines(
-    command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
+    command: str, spec: Config, *, timeout: float = math.inf, waiting: Callable[[], None] = lambda: None
 ) -> Generator[str, None, None]:
     """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it arrives.
 
@@ -68,7 +69,7 @@ def child_lines(
             assert child.stdout is not None  # noqa: S101
             with child.stdout as pipe:
                 yield from _lines(pipe, end, waiting)
-            code = child.wait(timeout=max(end - time.monotonic(), 1))
+            code = child.wait(timeout=None if end == math.inf else max(end - time.monotonic(), 1))
         except (TimeoutError, subprocess.TimeoutExpired) as problem:
             raise ChildLate(f"{command} took longer than {timeout:.0f} s") from problem
         finally:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from compression.planning.estimator import Estimate
 from compression.schema.report.measurements import Score, Shape, shown
 from compression.schema.stages import STAGE_SPECS
 from compression.schema.tasks import modality_spec, row_of
@@ -43,6 +44,17 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """0.8765 → 87.7 %."""
     return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def forecast_text(value: Estimate) -> str:
+    """15 min, 12 min to 19 min from 7 jobs."""
+    text = duration(60 * value.minutes)
+    if not value.jobs:
+        return text
+    jobs = f"from {value.jobs} job{'s' if value.jobs != 1 else ''}"
+    if value.minutes_low is None or value.minutes_high is None:
+        return f"{text}, {jobs}"
+    return f"{text}, {duration(60 * value.minutes_low)} to {duration(60 * value.minutes_high)} {jobs}"
 
 
 def interval(value: tuple[float, float], digits: int = 1) -> str:
@@ -127,6 +139,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "times": times,
     "ms": milliseconds,
     "duration": duration,
+    "forecast_text": forecast_text,
     "moment": moment,
     "shown_moment": shown_moment,
     "title_of": title,

@@ -7,6 +7,7 @@ Each written number is compared with its source. An artifact is scored if it fit
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -21,6 +22,7 @@ from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
 from compression.engine.on_disk.onnx_writer import Graphs
 from compression.engine.on_disk.shipping_on_disk import OnDiskShipping, first_rows, storage_notes
 from compression.engine.reporting.dataset_facts import DatasetSummary
+from compression.engine.scoring_limits import scoring_limits
 from compression.engine.shipping import MeasuredArtifact
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.prune import plan_shape, taken
@@ -130,9 +132,11 @@ class OnDiskRun:
         data, family = JobData.of(spec, base, asked, read, folder, model.config, labels), decoder_of(model)
         length = min(spec.recipe.train.max_length, family.max_positions(model.config))
         settings = data.settings(first_rows(data.files["test"], SAMPLE), last_try=True)
-        shipping = OnDiskShipping(settings, spec.memory_bytes, folder, length, data.reading.padding)
+        rows: list[Row] = []  # shared: a later artifact is scored on the rows that the first was scored on
+        limits = partial(scoring_limits, spec, rows, 0.0)  # nothing is trained
+        shipping = OnDiskShipping(settings, spec.memory_bytes, folder, length, data.reading.padding, limits)
         graphs = Graphs(shipping, folder, family.parameters_of(model).total, spec.split_batches)
-        job = cls(folder, dtype, model, data, shipping, graphs)
+        job = cls(folder, dtype, model, data, shipping, graphs, rows=rows)
         if spec.recipe.prune is not None:
             job.aim(spec.recipe.prune)
         return job
@@ -154,7 +158,7 @@ class OnDiskRun:
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
         """Restore the rows of a finished stage. Every stage begins at the checkpoint as it was sent."""
-        self.rows, self.draws = list(done.rows), dict(done.draws)
+        self.rows[:], self.draws = done.rows, dict(done.draws)
         self.result = StageResult(pruning=done.pruning)
         self.graphs.take_up(self.rows[0].artifact)
 

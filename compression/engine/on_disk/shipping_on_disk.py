@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from compression.engine import shipping
+from compression.engine.scoring_limits import UNLIMITED, ScoringLimits
 from compression.engine.shipping import ArtifactRequest, MeasuredArtifact, RunSettings
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts
@@ -35,8 +36,8 @@ SMALLEST_BLOCK, BLOCKS = 1 << 16, 32  #: smallest block in bytes; processing a b
 @dataclass(frozen=True)
 class OnDiskShipping:
     """What the artifacts of a job on disk share. memory: the engine's limit in bytes. folder: that of the model's tokenizer.
-    max_length: tokens that texts are truncated to. padding: the id of the padding token. folders: those of the current stage,
-    which are moved to their final paths together when the stack closes.
+    max_length: tokens that texts are truncated to. padding: the id of the padding token. limits: returns those of the next
+    artifact's scores. folders: those of the current stage, which are moved to their final paths together when the stack closes.
     """
 
     run: RunSettings
@@ -44,12 +45,19 @@ class OnDiskShipping:
     folder: Path
     max_length: int
     padding: int
+    limits: Callable[[], ScoringLimits] = lambda: UNLIMITED
     folders: ExitStack = field(default_factory=ExitStack)
 
     def request(self, stage: Stage, kind: Kind, precision: ArtifactPrecision, baseline: Path | None = None) -> ArtifactRequest:
         """Return the request for an artifact. baseline: folder of the ONNX file that latency is compared with."""
         return ArtifactRequest(
-            kind=kind, stage=stage, precision=precision, preprocessor=self.folder, max_length=self.max_length, baseline=baseline
+            kind=kind,
+            stage=stage,
+            precision=precision,
+            preprocessor=self.folder,
+            max_length=self.max_length,
+            baseline=baseline,
+            scoring=self.limits(),
         )
 
     def begin(self, request: ArtifactRequest) -> Path:

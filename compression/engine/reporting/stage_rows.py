@@ -69,6 +69,15 @@ def with_notes(row: Row, previous: Row | None) -> Row:
     tested = row.score
     if isinstance(tested, Score) and tested.rows_changed_by_batching:
         notes.append(f"{tested.rows_changed_by_batching} of {tested.rows} answers depend on who shares the batch.")
+    sampled = [
+        f"{score.counted} rows of {split}"
+        for split, score in (("validation", row.validation), ("test", row.score))
+        if isinstance(score, Score) and score.split_rows is not None
+    ]
+    if sampled:
+        notes.append(
+            f"Scored on {' and '.join(sampled)}, drawn at random: all take longer than training, and than ten minutes."
+        )
     if isinstance(row.latency, Latency) and not row.latency.exclusive:
         notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
     return row.model_copy(update={"notes": (*row.notes, *notes)})

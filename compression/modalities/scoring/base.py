@@ -1,6 +1,6 @@
 """Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers. Torch-free."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from compression.modalities.scoring.row_sample import WHOLE, ScoringLimit, sampling_order
 from compression.schema.report.draws import Draws
 from compression.schema.report.measurements import Score
 
 Floats = npt.NDArray[np.float32]
 Row = dict[str, Any]  #: a line of the measuring process's file: a row's input, and its label in the format of its task's scorer
 TOGETHER = 32  #: batch size of the second measurement of a score
+ALONE = 0.5  #: share of a split's time for the first one, which decides how many rows both have
 
 
 class Inputs(Protocol):
@@ -59,6 +61,13 @@ class Asked:
     windows: list[Any]
     owners: list[int]
 
+    def by_row(self, rows: int) -> list[list[Any]]:
+        """Return the windows of each of so many rows."""
+        found: list[list[Any]] = [[] for _ in range(rows)]
+        for window, owner in zip(self.windows, self.owners, strict=True):
+            found[owner].append(window)
+        return found
+
 
 class ArtifactReader(Protocol):
     """Encodes rows with an artifact's own preprocessor files."""
@@ -97,7 +106,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class SplitScoring:
-    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows."""
+    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows; those
+    that it leaves out, because time is over, count as run.
+    """
 
     windows: int
     answer: Callable[[Callable[[int], None]], Scored]
@@ -117,8 +128,12 @@ class Scorer(Protocol):
     def reader(self, folder: Path, pad_id: int | None = None) -> ArtifactReader:
         """Open the reader of an artifact's own files. pad_id: replaces the one in its config."""
 
-    def open_split(self, runner: Any, reader: Any, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Encode a split for an artifact. seed: of the resamples of the rows. Raises ValueError if nothing is scored."""
+    def open_split(
+        self, runner: Any, reader: Any, rows: Sequence[Row], seed: int = 0, limit: ScoringLimit = WHOLE
+    ) -> SplitScoring:
+        """Encode a split for an artifact. seed: of the rows' resamples and of their order, whose beginning is scored if a limit
+        is reached. Raises ValueError if nothing is scored.
+        """
 
     def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Inputs]:
         """Return the inputs that verify an artifact: single rows, then all in a batch. outputs: the width of its logits."""
@@ -163,30 +178,53 @@ class RowScorer:
         answers = self.answers(asked, logits, rows)
         return [self.shown(answer, logits[asked.owners.index(row)], labels) for row, answer in enumerate(answers)]
 
-    def open_split(self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
+    def stratum(self, row: Row) -> Hashable:  # noqa: ARG002 (tasks without classes have one)
+        """Return what a sample of the rows has in the same share as all of them, such as a label."""
+        return None
+
+    def open_split(
+        self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], seed: int = 0, limit: ScoringLimit = WHOLE
+    ) -> SplitScoring:
         """Encode a split, to score it at batch 1 and padded at batch 32."""
-        asked = reader.ask(rows)
+        order = sampling_order([self.stratum(row) for row in rows], seed)[: limit.rows]
+        numbers = sorted(order)
+        given = [rows[number] for number in numbers]
+        asked, places = reader.ask(given), {number: place for place, number in enumerate(numbers)}
+        windows = asked.by_row(len(given))
 
         def answer(more: Callable[[int], None]) -> Scored:
-            alone, together = (
-                self.answers(asked, answered(runner, reader, asked.windows, size, more), rows) for size in (1, TOGETHER)
-            )
-            figures = self.figures(alone, rows, seed)
-            score = Score(
-                metric=self.metric,
-                value=figures.values[self.metric],
-                standard_error=figures.standard_errors[self.metric],
-                error_from=figures.error_from,
-                metrics=figures.values,
-                standard_errors=figures.standard_errors,
-                value_at_batch_32=self.values(together, rows)[self.metric],
-                rows=len(rows),
-                rows_changed_by_batching=self.changed(alone, together),
-                chance=figures.chance,
-            )
-            return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist())))
+            drawn = limit.taken([places[number] for number in order], share=ALONE)
+            logits = {place: answered(runner, reader, windows[place], 1, more) for place in drawn}
+            left = [place for place in range(len(given)) if place not in logits]
+            if left:
+                more(2 * sum(len(windows[place]) for place in left))
+            own = sorted(logits)
+            pairs = [(window, at) for at, place in enumerate(own) for window in windows[place]]
+            some = Asked([window for window, _ in pairs], [at for _, at in pairs])
+            scored = [given[place] for place in own]
+            alone = self.answers(some, [one for place in own for one in logits[place]], scored)
+            together = self.answers(some, answered(runner, reader, some.windows, TOGETHER, more), scored)
+            return self._scored(alone, together, scored, len(rows), seed)
 
         return SplitScoring(2 * len(asked.windows), answer)
+
+    def _scored(self, alone: Sequence[Any], together: Sequence[Any], rows: Sequence[Row], of: int, seed: int) -> Scored:
+        """Return the score of rows from their answers at batch 1 and at batch 32. of: how many rows the split has."""
+        figures = self.figures(alone, rows, seed)
+        score = Score(
+            metric=self.metric,
+            value=figures.values[self.metric],
+            standard_error=figures.standard_errors[self.metric],
+            error_from=figures.error_from,
+            metrics=figures.values,
+            standard_errors=figures.standard_errors,
+            value_at_batch_32=self.values(together, rows)[self.metric],
+            rows=len(rows),
+            split_rows=of if len(rows) < of else None,
+            rows_changed_by_batching=self.changed(alone, together),
+            chance=figures.chance,
+        )
+        return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist())))
 
     def sample(self, reader: ArtifactReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:  # noqa: ARG002
         """Return each row alone, then all in one batch."""

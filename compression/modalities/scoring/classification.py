@@ -1,8 +1,8 @@
 """Classification scores: accuracy, F1, the mean of both, and Matthews' correlation."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class ClassScorer(RowScorer):
     def chance(self, expected: Ids) -> float:
         """Return the headline metric of always predicting the most frequent label."""
         return self.score(np.full_like(expected, np.bincount(expected).argmax()), expected)
+
+    def stratum(self, row: Row) -> Hashable:
+        """Return the row's label."""
+        return cast(Hashable, row["label"])
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
         """Return the id of the largest logit of each row."""

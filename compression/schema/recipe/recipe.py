@@ -276,7 +276,7 @@ class JobEvaluate(Config):
     batch: Annotated[int, Field(ge=1, le=256, description="Rows that go through a model together while it is timed.")] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads that the runtime has while artifacts are scored and timed."""
+    """Threads that the runtime has while artifacts are timed; scores have all of the engine's."""
     window: Annotated[int | None, Field(ge=8, le=131072)] = None
     """For causal-lm: tokens of a perplexity window; each begins at the middle of the one before. null: train.max_length."""
     tokens: Annotated[int, Field(ge=256, le=10**9)] = 65536

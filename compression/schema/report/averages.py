@@ -114,6 +114,7 @@ def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:
     if isinstance(found, NotMeasured):
         return found
     scores = list(found.values())
+    rows, splits = [score.rows for score in scores], [score.split_rows or score.rows for score in scores]
     return Score(
         metric=METRIC,
         value=mean([score.value for score in scores]),
@@ -122,7 +123,8 @@ def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:
         metrics={name: score.value for name, score in found.items()},
         standard_errors={name: score.standard_error for name, score in found.items()},
         value_at_batch_32=mean([score.value_at_batch_32 for score in scores]),
-        rows=sum(score.rows for score in scores),
+        rows=sum(rows),
+        split_rows=sum(splits) if splits != rows else None,
         rows_changed_by_batching=sum(score.rows_changed_by_batching for score in scores),
         chance=mean([score.chance for score in scores]),
     )

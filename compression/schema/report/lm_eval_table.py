@@ -28,7 +28,7 @@ def _of(prefix: str, rows: Sequence[Row | None]) -> Iterator[LmEvalComparison]:
     scores = [row.score if row is not None and isinstance(row.score, Score) else None for row in rows]
     named = {name: score for score in reversed(scores) if score is not None for name in score.metrics if name != score.metric}
     for name, score in sorted(named.items()):
-        yield LmEvalComparison(prefix + spoken(name), f"{score.rows:,} test rows", tuple(_metric(one, name) for one in scores))
+        yield LmEvalComparison(prefix + spoken(name), f"{score.counted} test rows", tuple(_metric(one, name) for one in scores))
     asked = [{(one.task, one.metric, one.filter): one for one in row.lm_eval} if row is not None else {} for row in rows]
     for key, figure in {key: figure for figures in asked for key, figure in figures.items()}.items():
         how = "" if figure.filter == "none" else f" ({figure.filter})"

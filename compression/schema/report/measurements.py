@@ -205,7 +205,9 @@ class Score(Config):
     value_at_batch_32: float
     """Of a language model, as many windows of the test texts as their logits allow, at most 32, are run again together; the
     others count as at batch 1."""
-    rows: int
+    rows: Annotated[int, Field(description="Rows that were scored; of a language model, texts.")]
+    split_rows: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
+    """Rows of the split, if a random sample of them was scored because all would have taken longer than training; null: all."""
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
     chance: float
     """The metric without reading: always the most frequent label, no entity, no answer; 0 for correlations; for perplexity the
@@ -215,6 +217,11 @@ class Score(Config):
     def named(self) -> str:
         """Return the metric's name for charts; if a lower value is better, the name includes that."""
         return f"{self.metric}, lower is better" if self.lower_is_better else self.metric
+
+    @property
+    def counted(self) -> str:
+        """Return as text how many rows were scored: 1,500, or of a sample 700 of 1,500."""
+        return f"{self.rows:,}" + (f" of {self.split_rows:,}" if self.split_rows is not None else "")
 
     @property
     def worth(self) -> float:

@@ -11,6 +11,7 @@ from compression.evaluation import measure
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder
 from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.row_sample import ScoringLimit, sampling_order
 from compression.modalities.text.inputs import Batch, Ids
 from compression.modalities.text.scoring import perplexity
 from compression.modalities.text.scoring.perplexity import LanguageScorer
@@ -59,3 +60,21 @@ def test_pieces_score_the_same_within_limits(kind: str, family: str, tmp_path: P
     assert found.standard_errors == pytest.approx(whole.standard_errors, rel=1e-4)
     assert found.value_at_batch_32 == pytest.approx(whole.value_at_batch_32, rel=1e-5)
     assert (found.rows, found.chance, found.rows_changed_by_batching) == (whole.rows, whole.chance, 0)
+
+
+def test_where_time_is_over_whole_texts_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, scorer = opened("onnx", model("llama"), tmp_path), LanguageScorer(48, 24)
+    rows, reader = [{"text": text * times} for times in (1, 3) for text in TEXTS], scorer.reader(tmp_path)
+    monkeypatch.setattr(perplexity, "FEWEST_WINDOWS", 5)
+    told = list[int]()
+    asked = scorer.open_split(runner, reader, rows, 3, ScoringLimit(seconds=0.0))
+    found = asked.answer(told.append)
+    score = found.score
+    assert sum(told) == asked.windows
+    assert 0 < score.rows < score.split_rows == scorer.open_split(runner, reader, rows).answer(lambda _: None).score.rows
+    texts = sorted(sampling_order([None] * score.split_rows, 3)[: score.rows])
+    assert sum(one.text in texts for one in scorer.windows(reader.tokenizer, rows)) >= 5
+    alone = scorer.open_split(runner, reader, [rows[text] for text in texts], 3).answer(lambda _: None)
+    assert (score.metrics, found.draws) == (alone.score.metrics, alone.draws)
+    again = scorer.open_split(runner, reader, rows, 3, ScoringLimit(rows=score.rows)).answer(lambda _: None)
+    assert again == found

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from compression.planning.estimator import Counted, PlannedJob
+from compression.planning.counted import Counted
+from compression.planning.estimator import PlannedJob
 from compression.planning.latency_bounds import PassWork, least_ms, pass_work, target_notes
 from compression.schema.described_devices import described_device, described_devices
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets

@@ -7,9 +7,12 @@ from pydantic import ValidationError
 
 from compression.models.architectures.families import BERT, XLM_ROBERTA
 from compression.models.architectures.shapes import parameters_at
-from compression.planning.estimator import Counted, Estimate, PlannedJob, artifact_bytes, planned_steps, scoring_seconds
+from compression.planning.artifact_work import scored
+from compression.planning.counted import Counted
+from compression.planning.estimator import Estimate, PlannedJob, artifact_bytes, planned_steps
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import check_task, preflight
+from compression.planning.rates import REFERENCE
 from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.base import Task
@@ -272,23 +275,44 @@ def test_each_of_several_datasets_may_have_its_own_metric(asked: dict[str, Any],
         preflight_several(MODEL, parts, recipe, evaluate)
 
 
+def seconds_of(model: Counted, data: DataFacts) -> float:
+    """Return the forecast of scoring a model on two cores."""
+    return scored("baseline", model, data, QUICK.train, JobEvaluate()).scoring_seconds(REFERENCE)
+
+
 def test_a_score_takes_as_long_as_its_model_is_large_and_its_rows_are_long() -> None:
     shape = Shape(layers=24, hidden=896, heads=14, ffn=4864, vocabulary=151936, groups=2, head_size=64)
     qwen = decoder_facts("qwen2", shape, max_positions=32768)
     assert qwen.parameters.other == pytest.approx(358e6, rel=0.01)
     few, many = (DATA.model_copy(update={"rows": {**DATA.rows, "test": test}, "mean_words": 27.0}) for test in (400, 5463))
-    assert any("given up" in said for said in preflight(qwen, many, QUICK, Evaluate()).warnings)  # 0.8 s a row
-    assert not any("given up" in said for said in preflight(qwen, few, QUICK, Evaluate()).warnings)
-    seconds = [scoring_seconds(Counted(shape, qwen.parameters), data, QUICK.train, JobEvaluate()) for data in (few, many)]
-    assert seconds == pytest.approx([0.82 * (400 + 500), 0.82 * (5463 + 500)], rel=0.01)  # of test and of validation
+    seconds = [seconds_of(Counted(shape, qwen.parameters), data) for data in (few, many)]
+    a_row = 2 * 2 * qwen.parameters.other * (27 * 1.4 + 2) / REFERENCE.decoder
+    assert seconds == pytest.approx([a_row * (400 + 500), a_row * (5463 + 500)], rel=0.01)  # of test and of validation
     # As ever of a small encoder; of a large one by its size.
     large = Shape(layers=24, hidden=1024, heads=16, ffn=4096, vocabulary=30522)
     small, big, long = (
-        scoring_seconds(Counted(one, parameters_at(BERT, one, rows=514, outputs=2)), data, QUICK.train, JobEvaluate())
+        seconds_of(Counted(one, parameters_at(BERT, one, rows=514, outputs=2)), data)
         for one, data in ((SHAPE, DATA), (large, DATA), (large, DATA.model_copy(update={"mean_words": 60.0})))
     )
     assert small == 15.0
-    assert long > 3 * big > 3 * 15 * small
+    assert long > 3 * big > 3 * 5 * small
+
+
+def test_a_preflight_says_where_scores_are_taken_on_a_sample() -> None:
+    shape = Shape(layers=24, hidden=896, heads=14, ffn=4864, vocabulary=151936, groups=2, head_size=64)
+    qwen = decoder_facts("qwen2", shape, max_positions=32768)
+    untrained = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
+
+    def said(test: int, recipe: Recipe = untrained) -> list[str]:
+        data = DATA.model_copy(update={"rows": {**DATA.rows, "test": test}})
+        return [one for one in preflight(qwen, data, recipe, Evaluate()).warnings if "drawn at random" in one]
+
+    assert not said(400)
+    (warning,) = said(50_000)
+    assert "longer than the 10 minutes that any score may take" in warning
+    assert not said(20_000, QUICK)  # which trains for longer
+    (warning,) = said(5_000_000, QUICK)
+    assert "longer than all training" in warning
 
 
 def test_several_datasets_share_the_limits_of_training() -> None:

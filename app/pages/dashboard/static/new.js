@@ -19,6 +19,11 @@ const size = (value) => {
 };
 const count = (value) => (value >= 1e9 ? `${(value / 1e9).toPrecision(3)} B` : value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${(value / 1e3).toPrecision(3)} k` : String(value));
 const minutes = (value) => (value < 1.5 ? "about 1 minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
+const learnt = ({ jobs, minutes_low: low, minutes_high: high }) => {
+  if (!jobs) return "";
+  const from = `from ${jobs} finished job${jobs === 1 ? "" : "s"}`;
+  return low === null ? ` (${from})` : ` (${Math.round(low)} to ${Math.round(high)} minutes, ${from})`;
+};
 
 // The recipe
 
@@ -106,7 +111,7 @@ async function forecast() {
     list.append(
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
       fact("On a GPU", onCard(estimate)),
-      fact("Time, on two cores", minutes(estimate.minutes)),
+      fact(`Time, on ${estimate.machine ?? "two cores"}`, minutes(estimate.minutes) + learnt(estimate)),
       fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % fewer)`),
       fact("Shape", shape.widths ? `${shape.layers} residual blocks, ${shape.hidden} features`
         : `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from compression.modalities.scoring import standard_errors
 from compression.modalities.scoring.base import TOGETHER, Asked, Floats, Inputs, Row, Scored, SplitScoring
+from compression.modalities.scoring.row_sample import WHOLE, ScoringLimit, sampling_order
 from compression.modalities.text.decoding import Decoder, pieces
 from compression.modalities.text.inputs import ReadsTexts, TextReader, batch_of
 from compression.modalities.text.text_reader import encoder, read, stretches
@@ -27,6 +29,7 @@ LOGITS_BYTES = 1 << 29
 SAMPLE_BYTES, SHORT = 1 << 25, 24
 """The same for a sample that verifies an artifact, and the tokens of its shortest row; each other row is one longer."""
 SHORTEST = 2  #: fewest tokens of a row that can be read partly at once and partly one by one
+FEWEST_WINDOWS = 32  #: of the smallest sample of texts, however long they take
 SAME = 1e-2  #: a window's result changes if its loss differs by more nats per token; sums in another order change it less
 
 
@@ -149,25 +152,43 @@ class LanguageScorer(ReadsTexts):
             found.append([number % outputs for number in range(1, SHORT + 1)])
         return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
 
-    def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
+    def open_split(
+        self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0, limit: ScoringLimit = WHOLE
+    ) -> SplitScoring:
         """Tokenize texts, to score them window by window. Raises ValueError if no token is scored."""
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
             raise ValueError("these texts have no token to score")
         room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # positions
         # Windows are long and their logits wide, so only the first ones are run again in one batch.
-        count = min(TOGETHER, max(room // self.length, 2), len(windows))
+        most = min(TOGETHER, max(room // self.length, 2))
+        texts = Asked(list(windows), [one.text for one in windows]).by_row(windows[-1].text + 1)
+        order = sampling_order([None] * len(texts), seed)[: limit.rows]
+        total = sum(len(texts[text]) for text in order)
+        both = total + min(most, total)
 
         def answer(more: Callable[[int], None]) -> Scored:
-            found = list[tuple[float, int]]()
-            for one in windows:
-                found += _losses(runner, [one], pad_id, room)
-                more(1)
-            again = _losses(runner, windows[:count], pad_id, room)
-            more(count)
-            return _scored(self.metric, windows, found, again, seed)
+            found = dict[int, list[tuple[float, int]]]()
+            for text in limit.taken(order, fewest=_fewest(texts, order), share=total / both):
+                found[text] = []
+                for one in texts[text]:
+                    found[text] += _losses(runner, [one], pad_id, room)
+                    more(1)
+            own = sorted(found)
+            some = [replace(window, text=at) for at, text in enumerate(own) for window in texts[text]]
+            count = min(most, len(some))
+            again = _losses(runner, some[:count], pad_id, room)
+            more(both - len(some))
+            losses = [loss for text in own for loss in found[text]]
+            return _scored(self.metric, some, losses, again, seed, of=len(texts))
 
-        return SplitScoring(len(windows) + count, answer)
+        return SplitScoring(both, answer)
+
+
+def _fewest(texts: Sequence[Sequence[Window]], order: Sequence[int]) -> int:
+    """Return how many texts of an order have the fewest windows that are scored, FEWEST_WINDOWS, together."""
+    sizes = accumulate(len(texts[text]) for text in order)
+    return next((number for number, windows in enumerate(sizes, 1) if windows >= FEWEST_WINDOWS), len(order))
 
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:
@@ -213,9 +234,9 @@ def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) 
 
 
 def _scored(
-    metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
+    metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int, of: int
 ) -> Scored:
-    """Build the score from all windows' losses; `again` has those of the first windows in one batch."""
+    """Build the score from all windows' losses. again: those of the first windows in one batch; of: texts of the split."""
     losses = summed(windows, found)
     other = figures(summed(windows, [*again, *found[len(again) :]]))
     changed = {
@@ -237,6 +258,7 @@ def _scored(
         standard_errors=errors,
         value_at_batch_32=other.perplexity.value,
         rows=own.texts,
+        split_rows=of if own.texts < of else None,
         rows_changed_by_batching=len(changed),
         chance=chance([one.following for one in windows]),
     )

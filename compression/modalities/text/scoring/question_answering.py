@@ -4,7 +4,7 @@ A context that is too long is read in overlapping windows. The answer is the bes
 ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,10 @@ class QuestionScorer(ReadsTexts, RowScorer):
         if cut is None:
             raise ValueError("the tokenizer truncates nothing, so a window has no length")
         return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
+
+    def stratum(self, row: Row) -> Hashable:
+        """Return whether the row has an answer."""
+        return bool(row["answers"])
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
         """Return a span of the context for each row, or "" for no answer."""

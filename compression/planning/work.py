@@ -1,0 +1,78 @@
+"""A job's work by stage, and the time that a machine takes for it. Torch-free."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from compression.planning.rates import Rates
+from compression.planning.scoring_time import most_seconds
+from compression.schema.config import Config
+
+EXPORT = "export"
+"""What follows the last stage: the headline's further formats."""
+
+
+class Work(Config):
+    """Work of one stage, whatever machine does it. A stage has several; the scoring of each artifact is one."""
+
+    stage: Annotated[str, Field(description="Or `export`: what follows the last stage.")]
+    plain_flops: Annotated[float, Field(description="Of training in full precision, in bfloat16 if there is.")] = 0.0
+    float32_flops: Annotated[float, Field(description="Of teachers' outputs, and of training with precision float32.")] = 0.0
+    simulated_flops: Annotated[float, Field(description="Of training with fake quantization.")] = 0.0
+    steps: Annotated[float, Field(description="Optimizer steps.")] = 0.0
+    step_bytes: Annotated[float, Field(description="Of weights, gradients and moments that these read and write.")] = 0.0
+    encoder_flops: Annotated[float, Field(description="Of an encoder's or a network's answers to scored rows.")] = 0.0
+    decoder_flops: Annotated[float, Field(description="Of a decoder's.")] = 0.0
+    scored_rows: Annotated[float, Field(description="Scored rows, which take a least time each however small the model.")] = 0.0
+    seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
+
+    def training_seconds(self, rates: Rates) -> float:
+        """Return the seconds that training takes."""
+        found = self.plain_flops / rates.bfloat16 + self.float32_flops / rates.float32
+        found += self.simulated_flops / rates.simulated
+        return found + self.steps * rates.step_seconds + self.step_bytes / rates.bytes
+
+    def scoring_seconds(self, rates: Rates) -> float:
+        """Return the seconds of scoring all rows of an artifact."""
+        answers = self.encoder_flops / rates.encoder + self.decoder_flops / rates.decoder
+        return max(answers, self.scored_rows / rates.rows)
+
+    def limited(self, share: float) -> "Work":
+        """Return the work with a share of its training, which a limit of steps ends."""
+        names = ("plain_flops", "float32_flops", "simulated_flops", "steps", "step_bytes")
+        return self.model_copy(update={name: share * getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """The time of a job by stage, in the order of its work."""
+
+    stages: dict[str, float]
+    training: float  #: of all of it
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all stages."""
+        return sum(self.stages.values())
+
+
+def time_work(
+    work: Sequence[Work], rates: Rates, *, max_minutes: float | None = None, factors: Mapping[str, float] | None = None
+) -> StageSeconds:
+    """Return how long a machine takes for a job's work.
+
+    max_minutes: the recipe's limit on all training. factors: by stage, what finished jobs took of their forecasts.
+    """
+    factor = {one.stage: (factors or {}).get(one.stage, 1.0) for one in work}
+    trained = [factor[one.stage] * one.training_seconds(rates) for one in work]
+    training = sum(trained)
+    share = 1.0 if max_minutes is None or not training else min(1.0, 60 * max_minutes / training)
+    training *= share
+    most = most_seconds(training)  # after which an artifact has been scored on a sample
+    stages = dict.fromkeys((one.stage for one in work), 0.0)
+    for one, seconds in zip(work, trained, strict=True):
+        other = factor[one.stage] * (min(one.scoring_seconds(rates), most) + one.seconds)
+        stages[one.stage] += share * seconds + other
+    return StageSeconds(stages, training)

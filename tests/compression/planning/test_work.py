@@ -1,0 +1,124 @@
+"""A job's work becomes time on a machine: its rates, its limits, and what finished jobs took there."""
+
+import pytest
+
+from compression.planning.corrections import FEWEST_FOR_SHARES, MOST_JOBS, Correction, learn
+from compression.planning.preflight import preflight
+from compression.planning.rates import REFERENCE, Rates
+from compression.planning.scoring_time import FEWEST_SECONDS
+from compression.planning.work import EXPORT, Work, time_work
+from compression.schema.recipe.presets import STANDARD
+from compression.schema.recipe.recipe import Evaluate, Train
+from tests.compression.planning.test_planning import DATA, MODEL
+
+SIMPLE = Rates(float32=1e9, bfloat16=2e9, simulated=5e8, step_seconds=0.1, bytes=1e8, encoder=1e9, decoder=1e8, rows=10.0)
+TRAINED = Work(stage="baseline", plain_flops=2e11, float32_flops=1e10, steps=50, step_bytes=1e9)  # 100 + 10 + 5 + 10 s
+SHIPPED = Work(stage="baseline", encoder_flops=3e10, scored_rows=200, seconds=12)  # 30 s, more than 200 rows alone, + 12 s
+TAUGHT = Work(stage="distilled", simulated_flops=1e11, seconds=5)  # 200 + 5 s
+
+
+def test_each_kind_of_work_has_its_rate() -> None:
+    found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE)
+    assert found.stages == pytest.approx({"baseline": 125 + 42, "distilled": 205})
+    assert (found.training, found.total) == pytest.approx((325, 372))
+    small = SHIPPED.model_copy(update={"encoder_flops": 1e6})
+    assert time_work([small], SIMPLE).total == pytest.approx(200 / 10 + 12)
+    decoder = Work(stage="baseline", decoder_flops=3e9)
+    assert time_work([decoder], SIMPLE).total == pytest.approx(30)
+
+
+def test_a_limit_of_minutes_ends_training_and_nothing_else() -> None:
+    found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, max_minutes=1)
+    assert found.training == pytest.approx(60)
+    assert found.total == pytest.approx(60 + 42 + 5)
+    assert time_work([TRAINED, TAUGHT], SIMPLE, max_minutes=100).total == pytest.approx(330)
+    assert time_work([SHIPPED], SIMPLE, max_minutes=1).total == pytest.approx(42)
+
+
+def test_an_artifact_is_not_scored_for_longer_than_the_job_trains() -> None:
+    long = Work(stage="baseline", encoder_flops=1e15)
+    assert time_work([long], SIMPLE).total == FEWEST_SECONDS
+    much = TRAINED.model_copy(update={"plain_flops": 2e12})
+    found = time_work([much, long, long], SIMPLE)
+    assert found.total == pytest.approx(3 * found.training)
+
+
+def test_factors_multiply_a_stage_and_a_limit_still_holds() -> None:
+    factors = {"baseline": 2.0, EXPORT: 9.0}
+    found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors)
+    assert found.stages == pytest.approx({"baseline": 2 * 167, "distilled": 205})
+    limited = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors, max_minutes=1)
+    assert limited.total == pytest.approx(60 + 2 * 42 + 5)
+
+
+def test_a_limit_of_steps_shares_all_training() -> None:
+    whole, half = (
+        preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=most)}), Evaluate()).estimate
+        for most in (10**6, 100)
+    )
+    steps = [sum(one.steps for one in found.work) for found in (whole, half)]
+    assert steps[1] == pytest.approx(100, rel=0.01)
+    assert half.training_minutes == pytest.approx(100 / steps[0] * whole.training_minutes, abs=0.06)
+
+
+def test_precision_decides_the_rate_of_the_original_alone() -> None:
+    def flops(**train: str) -> tuple[float, float, float]:
+        found = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(**train)}), Evaluate()).estimate.work
+        return tuple(sum(getattr(one, f"{kind}_flops") for one in found) for kind in ("plain", "float32", "simulated"))
+
+    plain, float32, simulated = flops()
+    assert flops(precision="float32") == pytest.approx((0, plain + float32, simulated))
+    assert min(plain, float32, simulated) > 0
+
+
+def test_a_device_that_was_measured_has_rates_of_its_own() -> None:
+    reference = {"float32": 4e11, "bfloat16": 8e11, "bytes": 1e10}
+    one, two = (Rates.measured({name: by * rate for name, rate in reference.items()}, kind="cpu", cores=2) for by in (1, 2))
+    for name in ("float32", "bfloat16", "simulated", "bytes", "encoder", "decoder", "rows"):
+        assert getattr(two, name) == pytest.approx(2 * getattr(one, name))
+    assert two.step_seconds == pytest.approx(one.step_seconds / 2)
+    assert Rates.measured({**reference, "bfloat16": None}, kind="cpu", cores=2).bfloat16 < one.bfloat16
+    card = Rates.measured(reference, kind="cuda", cores=4)
+    assert card.encoder == 2 * REFERENCE.encoder  # artifacts are scored by its host's cores
+    assert (card.float32, card.bfloat16, card.simulated, card.bytes) == (one.float32, one.bfloat16, one.simulated, one.bytes)
+    assert Rates.measured({}, kind="cuda", cores=4) is None
+    assert Rates.measured({"float32": 4e11, "bytes": None}, kind="cpu", cores=2) is None
+
+
+def test_nothing_is_learnt_from_nothing() -> None:
+    assert learn([]) == learn([{}]) == Correction()
+    assert Correction().factors(["baseline"]) == {"baseline": 1.0}
+
+
+def test_a_factor_is_the_median_ratio_drawn_towards_one() -> None:
+    once = learn([{"baseline": (10.0, 80.0)}])
+    assert once.stages["baseline"] == pytest.approx(8 ** (2 / 3))
+    assert (once.jobs, once.spread) == (1, None)
+    thrice = learn([{"baseline": (10.0, 10.0 * ratio)} for ratio in (1.9, 2.0, 40.0)])  # one was disturbed
+    assert thrice.stages["baseline"] == pytest.approx(2 ** (3 / 3.5))
+    assert thrice.factors(["baseline", "pruned"]) == {"baseline": thrice.stages["baseline"], "pruned": thrice.overall}
+    many = learn([{"baseline": (10.0, 20.0)}] * 500)
+    assert (many.jobs, many.stages["baseline"]) == (MOST_JOBS, pytest.approx(2 ** (20 / 20.5)))
+
+
+def test_three_jobs_bring_three_others_within_a_fifth() -> None:
+    """A machine half as fast as was thought, whose stages vary by a tenth."""
+    taught = [{"baseline": (300.0, 600.0 * off), "distilled": (100.0, 130.0 / off)} for off in (0.9, 1.0, 1.1)]
+    found = learn(taught)
+    for off in (0.92, 1.03, 1.08):
+        took, forecast = (
+            600 * off + 130 / off,
+            sum(found.stages[stage] * time for stage, time in (("baseline", 300), ("distilled", 100))),
+        )
+        assert forecast == pytest.approx(took, rel=0.2)
+        low, high = (forecast * each for each in found.spread)
+        assert low < took * 1.05
+        assert high > took * 0.95
+
+
+def test_the_spread_is_of_what_a_correction_leaves_and_leaves_outliers_out_where_jobs_are_many() -> None:
+    jobs = [{"baseline": (10.0, 20.0 * off)} for off in (0.8, 1.0, 1.3)]
+    found = learn(jobs)
+    assert found.spread == pytest.approx([2 * off / found.stages["baseline"] for off in (0.8, 1.3)])
+    many = learn([*[{"baseline": (10.0, 20.0)}] * FEWEST_FOR_SHARES, {"baseline": (10.0, 500.0)}])
+    assert many.spread[1] < 1.1
