@@ -132,7 +132,7 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     assert stages == ["baseline", "quantized", "pruned", "distilled"]
     says(text, "met: parameter reduction 35.0 % (target 30.5 %)", "met: speed up 2.50× (target 1.45×)")
     says(text, "missed: retention 98.0 % on test (target 99.2 %)", "pruned: flops not measured: no counter here")
-    says(text, "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0", "accuracy on 1000 test rows")
+    says(text, "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0", "accuracy on 1,000 test rows")
 
 
 def test_what_is_folded_is_said_where_it_changes() -> None:
@@ -161,7 +161,7 @@ def test_of_several_datasets_the_mean_stands_above_its_parts() -> None:
     assert firsts[-3:] == ["distilled", "· rte", "· sst2"]
     assert "69.20 ± 0.71 % (98.9 % kept)" in text
     plain = " ".join(text.split())
-    assert "mean of parts (rte: accuracy, sst2: accuracy) on 2000 test rows" in plain
+    assert "mean of parts (rte: accuracy, sst2: accuracy) on 2,000 test rows" in plain
     assert "the mean over distilled-onnx-int8-sst2, distilled-onnx-int8-rte" in plain
     table = [line for line in render.report_markdown(found).splitlines() if line.startswith("|")]
     assert len(table) == 2 + 4 * 3

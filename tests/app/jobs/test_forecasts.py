@@ -25,7 +25,8 @@ WORK = (
     Work(stage="quantized", seconds=20),
     Work(stage="export", seconds=40),
 )
-FOUND = Estimate(memory_bytes=10**9, disk_bytes=1, minutes=2.7, training_minutes=1.7, work=WORK)
+SIZES = {"memory_bytes": 10**9, "card_bytes": 10**9, "host_bytes_with_card": 10**9, "disk_bytes": 1}
+FOUND = Estimate(**SIZES, minutes=2.7, training_minutes=1.7, work=WORK)
 TASK = "text-classification"
 FACTS = {"cores": 2, "processor": "A processor", "threads": None, "memory_bytes": 4 * 10**9}
 FAST = {"kind": "cpu", "name": "Fast", "rates": {"float32": 1e13, "bfloat16": 2e13, "bytes": 1e12}}

@@ -98,7 +98,7 @@ def test_a_card_holds_what_trains_and_the_host_what_is_read_and_written() -> Non
     large = job(LLAMA3, LLAMA3.vocabulary)
     card, host = card_memory(large)
     parameters = large.model.parameters.total
-    assert card > CONTEXT_BYTES + 24 * parameters
+    assert card > CONTEXT_BYTES + 16 * parameters  # what AdamW steps with; the best weights are on the host
     assert LIBRARIES_BYTES + UNTRAINED_BYTES * parameters < host < 1.2 * 30 * parameters
     assert (card, host) == (estimate(large).card_bytes, estimate(large).host_bytes_with_card)
     assert card_memory(job(LLAMA3, LLAMA3.vocabulary, train={"recompute": True}))[0] < card
