@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help=DEVICE)
     options = parser.parse_args(argv)
     if options.device is not None:
+        if options.lane != broker.JOBS:
+            parser.error("--device is for workers of jobs; checks and the keeper use no card")
         os.environ["LATHE_DEVICE"] = options.device  # the forked child, and a restarted worker, read it too
         try:
             get_settings()

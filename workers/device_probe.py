@@ -61,16 +61,15 @@ def unmeasured_cpu() -> WorkerDevice:
 
 def run_probe(device: Device, settings: Settings, *, measure: bool = True) -> WorkerDevice:
     """Let a confined child try the device. Raises DeviceAbsent with its reason if that fails."""
-    with private_folder(settings.scratch, f"probe-{secrets.token_hex(6)}") as folder:
-        spec = folder / "spec.json"
-        spec.write_text(
-            ProbeSpec(kind=device.kind, measure=measure, threads=settings.engine_threads).model_dump_json(), "utf-8"
-        )
-        try:
+    asked = ProbeSpec(kind=device.kind, measure=measure, threads=settings.engine_threads)
+    try:
+        with private_folder(settings.scratch, f"probe-{secrets.token_hex(6)}") as folder:
+            spec = folder / "spec.json"
+            spec.write_text(asked.model_dump_json(), "utf-8")
             found = WorkerDevice.model_validate_json(engine.run_query("probe", spec, folder, settings, SECONDS, device))
-        except (RuntimeError, ValidationError, TimeoutExpired, OSError) as problem:
-            reason = " ".join(str(problem).split())[-500:]
-            raise DeviceAbsent(f"the device {device.visible or device.kind} does not work: {reason}") from problem
+    except (RuntimeError, ValidationError, TimeoutExpired, OSError) as problem:
+        reason = " ".join(str(problem).split())[-500:]
+        raise DeviceAbsent(f"the device {device.visible or device.kind} does not work: {reason}") from problem
     return found if device.kind != CPU.kind else found.model_copy(update={"memory_bytes": machine_memory()})
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import psutil
 import structlog
 
 from app.core.settings import Settings
@@ -14,6 +15,8 @@ from workers.devices import CPU, DeviceAbsent
 log = structlog.get_logger()
 IDLE_SECONDS = 30.0
 """For which no child works before the CPU is measured: under load the figures would be too low."""
+BUSY = 20.0
+"""Per cent of all cores that others may use meanwhile."""
 AGAIN_SECONDS = 60.0
 """Between two probes of a lost card."""
 
@@ -56,7 +59,12 @@ class DeviceWatch:
             return False
         if self.since is None:
             self.since = time.monotonic()
-        return time.monotonic() - self.since >= wait
+            psutil.cpu_percent()  # the next call is about what follows
+        over = time.monotonic() - self.since >= wait
+        if over and not lost and psutil.cpu_percent() > BUSY:
+            self.since = None  # others compute: another worker's job, or no work of Lathe at all
+            return False
+        return over
 
     def _probe(self, looks: int) -> None:
         try:

@@ -51,8 +51,16 @@ def find_card(number: int, root: Path = ROOT, visible: str | None = None) -> Dev
 
 
 def card_device(card: Card, number: int, root: Path = ROOT) -> Device:
-    """Return the device of a card: by its UUID, because a confined engine sees one card, which is then number 0 to CUDA."""
-    return Device(CUDA, card.uuid or str(number), tuple(device_nodes(card, root)))
+    """Return the device of a card: by its UUID, because a confined engine sees one card, which is then number 0 to CUDA.
+
+    Raises DeviceAbsent for a further card whose UUID the driver does not tell yet.
+    """
+    if not card.uuid and number:
+        raise DeviceAbsent(
+            f"the driver does not tell the UUID of cuda:{number} ({card.name}): nothing has used it since it was loaded.",
+            "Run nvidia-smi once as root, or nvidia-persistenced, and start the worker again.",
+        )
+    return Device(CUDA, card.uuid or "0", tuple(device_nodes(card, root)))
 
 
 def parse_device(name: str) -> tuple[str, int]:

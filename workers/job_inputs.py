@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import select
 
 from app.core.settings import Settings
-from app.jobs import device_tables, fencing, stage_results
+from app.jobs import device_tables, fencing, forecasts, stage_results
 from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.resources import StoredFile, stored_files
@@ -99,6 +99,8 @@ def write_inputs(
     parts = [
         DatasetSpec(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names
     ]
+    with reading() as session:
+        training = forecasts.training_seconds(session, job)
     spec = Spec(
         job=job.id,
         task=job.task,
@@ -113,7 +115,7 @@ def write_inputs(
         output="out",
         resume="resume" if inputs.done else None,
         threads=settings.engine_threads,
-        training_seconds=60 * job.forecast["estimate"]["training_minutes"] if job.forecast else None,
+        training_seconds=training,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),

@@ -112,7 +112,7 @@ def _outcome(
     except Failed as end:
         log.info("failed", **end.error)
         if end.error["code"] in DEVICE_FAILURES and (fault := find_fault(settings)) is not None:
-            return _give_back(claim, fault, end.error)
+            return _give_back(claim, fault, end.error, setback)
         if end.error["code"] in AGAIN_SMALLER and claim.job.split_batches == 1:
             return setback(end.error, SMALLER)
         if end.error["code"] in MACHINE_FAILURES:
@@ -125,7 +125,7 @@ def _outcome(
         return setback(describe_failure("engine_misbehaved", str(error)))
     except Crashed as error:
         if (fault := find_fault(settings)) is not None:  # a driver that fails takes the process with it, or its device files
-            return _give_back(claim, fault, DeviceLost(str(error)).as_dict())
+            return _give_back(claim, fault, DeviceLost(str(error)).as_dict(), setback)
         return setback(describe_failure(error.code, str(error)))
     except fencing.StaleFence:
         raise
@@ -138,11 +138,22 @@ def _outcome(
     return None
 
 
-def _give_back(claim: fencing.Claim, fault: str, error: dict[str, Any]) -> Write:
-    """Return the write that marks this worker's device as lost and returns the job to the queue, no failure charged."""
+GIVEN_BACK = 10
+"""Attempts after which a job is charged with a lost device, too: it may be what breaks devices."""
+
+
+def _give_back(claim: fencing.Claim, fault: str, error: dict[str, Any], setback: Callable[[dict[str, Any]], Write]) -> Write:
+    """Return the write that marks this worker's device as lost and returns the job to the queue.
+
+    No failure is charged to its first attempts: the device is at fault. If it happens again and again, the job may be.
+    """
+    charged = setback(error) if claim.job.attempt > GIVEN_BACK else None
 
     def write(session: Session) -> None:
-        jobs.release(session, claim, error)
+        if charged is None:
+            jobs.release(session, claim, error)
+        else:
+            charged(session)
         mark_lost(session, claim.job.worker_id, fault)
 
     return write

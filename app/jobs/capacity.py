@@ -83,9 +83,10 @@ def placement_warnings(job: Job, live: Sequence[Capacity | None]) -> list[str]:
     lack = find_lack(job, live)
     if lack == "device":
         what = {"cuda": "a working GPU", "cpu": "no GPU"}.get(job.device, "a working device")
+        other = "" if job.device == ANY else ", or send device: any"
         return [
             f"device_absent: the job waits, because no online worker has {what}. Start one "
-            f"(python -m workers jobs --device {'cpu' if job.device == 'cpu' else 'cuda:0'}), or send device: any."
+            f"(python -m workers jobs --device {'cpu' if job.device == 'cpu' else 'cuda:0'}){other}."
         ]
     if lack == "memory":
         return ["memory_absent: the job waits, because no online worker with such a device has the memory of this forecast."]

@@ -28,6 +28,7 @@ class Machine:
     name: str  #: of the card, or of the processor
     threads: int
     rates: Rates
+    measured: bool  #: whether they are its own, or those of the reference machine
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> "Machine | None":
@@ -37,12 +38,13 @@ class Machine:
         if not name or not threads:
             return None
         rates = Rates.measured(device.get("rates") or {}, kind=device.get("kind", "cpu"), cores=threads)
-        return cls(str(name)[:200], int(threads), rates or REFERENCE)
+        return cls(str(name)[:200], int(threads), rates or REFERENCE, rates is not None)
 
 
-def kind_of(task: str, work: Sequence[Work]) -> str:
-    """Return the kind of a job whose times are comparable: its task, and whether it trains."""
-    return task if any(one.steps for one in work) else f"{task}, untrained"
+def kind_of(task: str, work: Sequence[Work], machine: Machine) -> str:
+    """Return the kind of a job whose ratios are comparable: its task, whether it trains, and by whose rates it was forecast."""
+    trains = "" if any(one.steps for one in work) else ", untrained"
+    return f"{task}{trains}{'' if machine.measured else ', rates not measured'}"
 
 
 def corrected(session: Session, found: Estimate, task: str, recipe: Recipe, device: str = ANY) -> Estimate:
@@ -79,8 +81,28 @@ def remember(session: Session, job: Job) -> None:
     stages = {stage: pair for stage, pair in pairs.items() if min(pair) >= LEAST_SECONDS}
     if stages:
         session.add(
-            JobTimes(job_id=job.id, machine=machine.name, threads=machine.threads, kind=kind_of(job.task, work), stages=stages)
+            JobTimes(
+                job_id=job.id,
+                machine=machine.name,
+                threads=machine.threads,
+                kind=kind_of(job.task, work, machine),
+                stages=stages,
+            )
         )
+
+
+def training_seconds(session: Session, job: Job) -> float | None:
+    """Return the seconds that a claimed job is forecast to train on its worker's machine; None without a forecast."""
+    if job.forecast is None:
+        return None
+    worker = session.get(Worker, job.worker_id) if job.worker_id else None
+    machine = Machine.of(worker.facts) if worker is not None else None
+    try:
+        work = [Work.model_validate(one) for one in job.forecast["work"]]
+    except ValidationError:  # of another version
+        return 60 * float(job.forecast["estimate"].get("training_minutes", 0.0))
+    most = (job.recipe.get("train") or {}).get("max_minutes")
+    return time_work(work, machine.rates if machine is not None else REFERENCE, max_minutes=most).training
 
 
 def find_correction(session: Session, machine: Machine, kind: str) -> Correction:
@@ -98,7 +120,7 @@ def _live(session: Session, needed: Estimate, device: str) -> set[Machine]:
 
 
 def _on(session: Session, machine: Machine, found: Estimate, task: str, recipe: Recipe) -> Estimate:
-    correction = find_correction(session, machine, kind_of(task, found.work))
+    correction = find_correction(session, machine, kind_of(task, found.work, machine))
     factors = correction.factors({one.stage for one in found.work})
     times = time_work(found.work, machine.rates, max_minutes=recipe.train.max_minutes, factors=factors)
     low, high = (None, None) if correction.spread is None else (round(times.total * off / 60, 1) for off in correction.spread)

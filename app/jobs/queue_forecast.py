@@ -42,7 +42,7 @@ def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosi
     waiting = fair_share.waiting_teams(session)
     ahead = _count_ahead(session, jobs, waiting)
     live, left, usual = live_capacities(session), _remaining_seconds(session), _mean_seconds(session)
-    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), len(live), left, usual)
+    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), sum(one is not None for one in live), left, usual)
     full = {line.team for line in waiting.values() if line.full}
     found = {}
     for job in jobs:

@@ -200,8 +200,8 @@ def check_device(wanted: str, cards: int) -> None:
 
 
 def device_of(wanted: str, worker: int, cards: int) -> str:
-    """Return the --device of a worker (from 0): with `auto` workers go round the cards, and without cards run on the CPU."""
-    return f"auto:{worker % cards}" if wanted == "auto" and cards else wanted
+    """Return the --device of a worker (from 0): with `auto` the first take a card each, and further ones run on the CPU."""
+    return (f"auto:{worker}" if worker < cards else "cpu") if wanted == "auto" and cards else wanted
 
 
 def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Runs a job on one dataset with its model in memory: the stages, shipping, and resuming from checkpoints."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -191,7 +191,7 @@ class DatasetRun:
         """
         if self.state.teacher is not None and not self._has_artifact(self.rows[0]):
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            again = self.ship(self.state.teacher, BASELINE, self.kind, lambda _: self.rows[:1])
+            again = self.ship(self.state.teacher, BASELINE, self.kind, lambda _: self.rows[:1], scored=False)
             self.state.begin(BASELINE)
             yield from self.state.tracker.relay(SHIP, again)
         if not self.state.recipe.has_teacher:
@@ -261,14 +261,14 @@ class DatasetRun:
         return self.data.output / "artifacts" / name
 
     def ship(
-        self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False
+        self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False, scored: bool = True
     ) -> Generator[Step, None, ShippedArtifact]:
         """Export, reopen, verify and measure a model as one artifact. Yields the score's progress steps. rows: returns those
-        for before.json. half: ship in 16 bits, whatever quantization the model simulates.
+        for before.json. half: ship in 16 bits, whatever quantization the model simulates. scored: whether its scores are asked.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         with on_cpu(model):
-            return (yield from ship(model, request, self.settings, rows))
+            return (yield from ship(model, request, self.settings if scored else replace(self.settings, rows={}), rows))
 
     @cached_property
     def settings(self) -> RunSettings:

@@ -18,6 +18,8 @@ class ScoringLimits:
 
 
 UNLIMITED = ScoringLimits()
+LATER = 4.0
+"""Later artifacts may take so many times as long: the baseline's limits their rows, and fewer of these would make no pairs."""
 
 
 def scoring_limits(spec: Spec, rows: Sequence[Row], trained_seconds: float) -> ScoringLimits:
@@ -29,4 +31,5 @@ def scoring_limits(spec: Spec, rows: Sequence[Row], trained_seconds: float) -> S
     forecast = (spec.training_seconds or 0.0) / len(spec.asked)
     scores: dict[Split, object] = {"validation": rows[0].validation, "test": rows[0].score} if rows else {}
     first = {split: score.rows for split, score in scores.items() if isinstance(score, Score) and score.split_rows is not None}
-    return ScoringLimits(first, most_seconds(max(forecast, trained_seconds)))
+    most = most_seconds(max(forecast, trained_seconds))
+    return ScoringLimits(first, LATER * most if rows else most)

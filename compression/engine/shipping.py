@@ -291,6 +291,10 @@ def weights_of(folder: Path, kind: Kind) -> list[Path]:
     return [path for pattern in ARTIFACT_FORMATS[kind].weights for path in folder.glob(pattern)]
 
 
+SILENT_SECONDS = 3000.0
+"""Seconds after which a measuring process that says nothing is given up: less than a worker waits for a sign of the engine."""
+
+
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
     """Measure in a fresh process, in which no training ever ran; yield the score's progress steps. If the child process does
     not end well, only the figures that it has not reported are lost, not the job. If it ran out of memory and an attempt is
@@ -298,7 +302,7 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
     """
     found: Measured | None = None
     try:
-        for line in child_lines("measure", spec):
+        for line in child_lines("measure", spec, silence=SILENT_SECONDS):
             answer = parse_line.validate_json(line)
             if isinstance(answer, Measured):
                 found = answer

@@ -8,8 +8,8 @@ from compression.planning.memory import (
     KEPT_FREED,
     MOMENT_BYTES,
     PROCESS_BYTES,
-    UNTRAINED_BYTES,
     cut_bytes,
+    shipped_bytes,
     step_bytes,
     teachers_bytes,
     trainings,
@@ -38,9 +38,12 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     whole = job.model.parameters.total
     reading = HELD_BYTES * whole * (1 + job.recipe.has_teacher) + _pass_bytes(job)
     card = max(reading, cut_bytes(job), *(one.total - COPIED_BYTES * one.parameters for one in known))
+    # Of the teachers that the job names the best stays with the model; all do if rows vary.
+    named = [HELD_BYTES * each.parameters.total for each in job.named]
+    card += sum(named) if job.recipe.train.varies else max(named, default=0)
     pixels = pixel_bytes(job.model.network, job.data.rows)[0] if job.model.network is not None else 0
     saves = (one.states + SAVED_BYTES * one.parameters for one in known)
-    beside = pixels + teachers_bytes(job) + max([UNTRAINED_BYTES * whole, *saves])
+    beside = pixels + teachers_bytes(job) + max([shipped_bytes(job), *saves])
     return CONTEXT_BYTES + round(KEPT_FREED * card), LIBRARIES_BYTES + round(KEPT_FREED * (PROCESS_BYTES + beside))
 
 

@@ -99,7 +99,14 @@ class Memory:
 def largest_part(job: "PlannedJob") -> int:
     """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact."""
     trained = (one.total + one.states for one in trainings(job, "cpu"))
-    return max(UNTRAINED_BYTES * job.model.parameters.total, cut_bytes(job), *trained)
+    # The teacher stays while an artifact of another model is written and measured.
+    beside = HELD_BYTES * job.recipe.has_teacher * job.model.parameters.total
+    return max(shipped_bytes(job) + beside, cut_bytes(job), *trained)
+
+
+def shipped_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of the largest model while it becomes an artifact and is measured."""
+    return UNTRAINED_BYTES * max(job.model.parameters.total, job.result.parameters.total)
 
 
 def teachers_bytes(job: "PlannedJob") -> int:
@@ -119,7 +126,8 @@ def cut_bytes(job: "PlannedJob") -> int:
     tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)
     # The streams of both models, the outputs that the whole layer had, and a layer's inputs and errors in double precision.
     widths = 4 * before.shape.hidden + 2 * units_of(before.shape) + 4 * (units_of(after.shape) + before.shape.hidden)
-    return models + 4 * tokens * widths
+    # The products of a layer's inputs with each other, in double precision: as summed, as solved, and what solving needs.
+    return models + 4 * tokens * widths + 3 * 8 * before.shape.ffn**2
 
 
 def units_of(shape: Shape) -> int:
@@ -142,7 +150,11 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         return _training(job, name, model, products, teachers, states)
 
     if recipe.prepare.trains:
-        yield one("tune", before, floats, 0)
+        # Further originals train beside the first, which is the model and its teacher by then.
+        beside = HELD_BYTES * (1 + recipe.has_teacher) * before.parameters.total if job.originals > 1 else 0
+        # Each probe of a rate begins with the same weights, and with the same head, kept beside it.
+        kept = 2 * HELD_BYTES * before.parameters.total if recipe.prepare.probes else 0
+        yield replace(one("tune", before, floats, beside), states=kept)
     if quantize is not None and quantize.qat is not None:
         # Its first epochs simulate nothing.
         yield max((one("qat", before, each, teacher) for each in (floats, simulated)), key=lambda each: each.total)

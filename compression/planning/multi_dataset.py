@@ -59,7 +59,7 @@ def preflight_several(
             disk_bytes=sum(one.disk_bytes for one in estimates),
             minutes=round(sum(one.minutes for one in estimates), 1),
             training_minutes=round(sum(one.training_minutes for one in estimates), 1),
-            work=tuple(work for one in estimates for work in one.work),
+            work=tuple(work.model_copy(update={"part": place}) for place, one in enumerate(estimates) for work in one.work),
         ),
         warnings=_merged(found),
     )

@@ -27,6 +27,7 @@ class Work(Config):
     decoder_flops: Annotated[float, Field(description="Of a decoder's.")] = 0.0
     scored_rows: Annotated[float, Field(description="Scored rows, which take a least time each however small the model.")] = 0.0
     seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
+    part: Annotated[int, Field(description="Number of the dataset, if there are several.")] = 0
 
     def training_seconds(self, rates: Rates) -> float:
         """Return the seconds that training takes."""
@@ -63,16 +64,29 @@ def time_work(
 ) -> StageSeconds:
     """Return how long a machine takes for a job's work.
 
-    max_minutes: the recipe's limit on all training. factors: by stage, what finished jobs took of their forecasts.
+    max_minutes: the recipe's limit on all training, of which each dataset has an equal share. factors: by stage, what finished
+    jobs took of their forecasts.
     """
-    factor = {one.stage: (factors or {}).get(one.stage, 1.0) for one in work}
+    parts = {one.part: [each for each in work if each.part == one.part] for one in work}
+    most = None if max_minutes is None else 60 * max_minutes / max(len(parts), 1)
+    each = [_time_part(part, rates, most, factors or {}) for part in parts.values()]
+    stages = dict.fromkeys((one.stage for one in work), 0.0)
+    for found in each:
+        for stage, seconds in found.stages.items():
+            stages[stage] += seconds
+    return StageSeconds(stages, sum(one.training for one in each))
+
+
+def _time_part(work: Sequence[Work], rates: Rates, most: float | None, factors: Mapping[str, float]) -> StageSeconds:
+    """Return the time of one dataset's work. most: seconds of all its training."""
+    factor = {one.stage: factors.get(one.stage, 1.0) for one in work}
     trained = [factor[one.stage] * one.training_seconds(rates) for one in work]
     training = sum(trained)
-    share = 1.0 if max_minutes is None or not training else min(1.0, 60 * max_minutes / training)
+    share = 1.0 if most is None or not training else min(1.0, most / training)
     training *= share
-    most = most_seconds(training)  # after which an artifact has been scored on a sample
+    longest = most_seconds(training)  # after which an artifact has been scored on a sample
     stages = dict.fromkeys((one.stage for one in work), 0.0)
     for one, seconds in zip(work, trained, strict=True):
-        other = factor[one.stage] * (min(one.scoring_seconds(rates), most) + one.seconds)
+        other = factor[one.stage] * (min(one.scoring_seconds(rates), longest) + one.seconds)
         stages[one.stage] += share * seconds + other
     return StageSeconds(stages, training)

@@ -40,7 +40,11 @@ def fast_float32(device: torch.device) -> Iterator[None]:
 
     TF32 rounds factors to 10 bits after the point; sums stay float32. What must be exact leaves it (`full_float32`).
     """
-    with _float32_products("high" if device.type == "cuda" and _precision.get() != "float32" else None):
+    if device.type == "cuda" and _precision.get() == "float32":
+        with full_float32(device):
+            yield
+        return
+    with _float32_products("high" if device.type == "cuda" else None):
         yield
 
 

@@ -216,7 +216,10 @@ class DeviceLost(CompressionError):
     """The engine was started for a GPU and found none."""
 
     code = "device_lost"
-    remedy = "Nothing is to be done about the job: it is tried again. Who runs the worker finds why in GET /v1/workers."
+    remedy = (
+        "It is tried again by itself; if the job has failed, retry it once the card works: facts.device.lost in "
+        "GET /v1/workers says what is wrong."
+    )
 
 
 class DiskFull(CompressionError):

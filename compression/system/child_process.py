@@ -51,13 +51,18 @@ def start(arguments: list[str], env: dict[str, str], errors: IO[bytes]) -> "subp
 
 
 def child_lines(
-    command: str, spec: Config, *, timeout: float = math.inf, waiting: Callable[[], None] = lambda: None
+    command: str,
+    spec: Config,
+    *,
+    timeout: float = math.inf,
+    silence: float = math.inf,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Generator[str, None, None]:
     """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it arrives.
 
     The child is killed if this process dies or stops iterating. waiting: called once per second without output; an exception
     that it raises ends the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than
-    `timeout` seconds, ChildOutOfMemory if it ran out of memory.
+    `timeout` seconds or says nothing for `silence` seconds, ChildOutOfMemory if it ran out of memory.
     """
     before, end = killed_for_memory(), time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
@@ -68,10 +73,13 @@ def child_lines(
         try:
             assert child.stdout is not None  # noqa: S101
             with child.stdout as pipe:
-                yield from _lines(pipe, end, waiting)
-            code = child.wait(timeout=None if end == math.inf else max(end - time.monotonic(), 1))
+                yield from _lines(pipe, end, silence, waiting)
+            left = min(max(end - time.monotonic(), 1), silence)
+            code = child.wait(timeout=None if left == math.inf else left)
         except (TimeoutError, subprocess.TimeoutExpired) as problem:
-            raise ChildLate(f"{command} took longer than {timeout:.0f} s") from problem
+            late = time.monotonic() >= end or silence == math.inf
+            told = f"took longer than {timeout:.0f} s" if late else f"said nothing for {silence:.0f} s"
+            raise ChildLate(f"{command} {told}") from problem
         finally:
             child.kill()
             child.wait()
@@ -97,14 +105,16 @@ def telling() -> Callable[[Config], None]:
     return report
 
 
-def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator[str]:
-    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end` of the monotonic clock."""
-    rest = b""
-    while (left := end - time.monotonic()) > 0:
+def _lines(pipe: IO[bytes], end: float, silence: float, waiting: Callable[[], None]) -> Iterator[str]:
+    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end` of the monotonic clock, or
+    silent for so many seconds.
+    """
+    rest, heard = b"", time.monotonic()
+    while (left := min(end, heard + silence) - time.monotonic()) > 0:
         if not select.select([pipe], [], [], min(left, 1.0))[0]:
             waiting()
             continue
-        data = os.read(pipe.fileno(), 1 << 16)
+        data, heard = os.read(pipe.fileno(), 1 << 16), time.monotonic()
         if not data:
             return
         *lines, rest = (rest + data).split(b"\n")

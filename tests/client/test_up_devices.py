@@ -11,7 +11,7 @@ from tests.support.nvidia import install
 
 
 def test_workers_go_round_the_cards() -> None:
-    assert [device_of("auto", worker, 2) for worker in range(3)] == ["auto:0", "auto:1", "auto:0"]
+    assert [device_of("auto", worker, 2) for worker in range(3)] == ["auto:0", "auto:1", "cpu"]
     assert [device_of("auto", worker, 0) for worker in range(2)] == ["auto", "auto"]
     assert [device_of("cpu", worker, 2) for worker in range(2)] == ["cpu", "cpu"]
     assert [device_of("cuda:1", worker, 2) for worker in range(2)] == ["cuda:1", "cuda:1"]
@@ -31,5 +31,5 @@ def test_each_worker_is_told_its_device(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(up.list_cards, "__defaults__", (install(tmp_path), None))
     plan = Plan(tmp_path, "127.0.0.1", 1, "sqlite://", None, 3)
     told = {part.name: part.command[-2:] for group in python_parts(plan, {}, tmp_path) for part in group}
-    assert [told[f"jobs-{number}"] for number in (1, 2, 3)] == [["--device", f"auto:{number}"] for number in (0, 1, 0)]
+    assert [told[f"jobs-{number}"] for number in (1, 2, 3)] == [["--device", name] for name in ("auto:0", "auto:1", "cpu")]
     assert told["checks"][-1] == "checks"

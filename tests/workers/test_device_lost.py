@@ -124,6 +124,23 @@ def test_a_failing_device_is_charged_to_the_job_only_if_it_works_again(
     assert (offered(worker) is not None) == works
 
 
+def test_a_job_that_loses_device_after_device_is_charged(
+    worker: Registration, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "find_fault", lambda _: "Xid 79")
+    monkeypatch.setattr(supervisor, "GIVEN_BACK", 0)
+    job = a_job()
+    with writing() as session:
+        claim = jobs.claim(session, worker.worker_id, 60)
+    assert claim is not None
+    write = supervisor._outcome(claim, worker.settings, storage, Held(), ended_with(ENDS["device_lost"]))
+    assert write is not None
+    with writing() as session:
+        write(session)
+    assert state_of(job) == ("queued", 1, 1)
+    assert offered(worker) is None
+
+
 def until_found(watch: DeviceWatch, lost: bool) -> WorkerDevice | None:
     found, end = watch.round(lost=lost), time.monotonic() + 10
     while found is None and watch.thread is not None and time.monotonic() < end:
@@ -175,6 +192,11 @@ def test_a_cpu_is_measured_once_it_idles_and_not_while_a_job_runs(settings: Sett
     with activity.at_work():
         assert watch.round(lost=False) is None
         assert watch.thread is None
+    monkeypatch.setattr(device_watch, "BUSY", -1.0)
+    for _ in range(3):  # others compute, and that for long
+        assert watch.round(lost=False) is None
+        assert watch.thread is None
+    monkeypatch.setattr(device_watch, "BUSY", 101.0)
     watch.round(lost=False)  # it has looked for work since: idle from now on
     assert until_found(watch, lost=False) == measured
     assert watch.round(lost=False) is None
@@ -190,5 +212,6 @@ def test_what_is_measured_while_a_job_begins_does_not_count(settings: Settings, 
 
     monkeypatch.setattr(device_watch, "run_probe", probe)
     monkeypatch.setattr(device_watch, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(device_watch, "BUSY", 101.0)
     watch = DeviceWatch(settings, activity, (CPU, WorkerDevice(kind="cpu", name="x", memory_bytes=1)))
     assert until_found(watch, lost=False) is None

@@ -44,8 +44,9 @@ def probe(spec: ProbeSpec) -> WorkerDevice:
     found = found.model_copy(update={"dtypes": working})
     if not spec.measure:
         return found
-    with host_lock():  # as latencies: nothing else of Lathe is timed on this host meanwhile
-        return found.model_copy(update={"rates": measure_rates(device, working)})
+    with host_lock() as turn:  # as latencies: nothing else of Lathe is timed on this host meanwhile
+        # Without the lock rates stay unknown, until the worker tries again.
+        return found.model_copy(update={"rates": measure_rates(device, working)}) if turn.exclusive else found
 
 
 def multiplies(device: torch.device, dtype: torch.dtype) -> bool:

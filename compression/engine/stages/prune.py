@@ -118,6 +118,7 @@ STAGE = StageRunner(prune, phases, inputs, cuts=True)
 def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, plan: PruningPlan, before: Validation) -> None:
     """Apply the cut again and solve the remaining weights on calibration rows. before: validation after the cut alone."""
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
+    context.model = uncut  # the first cut goes before the second is built
     context.model = apply_cut(context, uncut, plan, rows)
     now = context.validate()
     change = f"validation {context.task.metric} {before} → {now}"

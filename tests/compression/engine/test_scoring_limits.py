@@ -36,3 +36,5 @@ def test_later_artifacts_are_scored_on_the_sample_of_the_baseline(spec: Spec) ->
     assert scoring_limits(spec, [sampled, later], 0.0).rows == {"test": 300, "validation": 200}
     whole = unmeasured(score=scored(300, None), validation=NotMeasured(not_measured="a test"))
     assert scoring_limits(spec, [whole], 0.0).rows == {}
+    # As fast as the baseline, one has its rows in time whatever the clock says.
+    assert scoring_limits(spec, [sampled], 0.0).seconds == 4 * FEWEST_SECONDS

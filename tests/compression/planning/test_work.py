@@ -43,6 +43,19 @@ def test_an_artifact_is_not_scored_for_longer_than_the_job_trains() -> None:
     assert found.total == pytest.approx(3 * found.training)
 
 
+def test_datasets_share_a_limit_of_minutes_and_are_scored_as_long_as_each_trains() -> None:
+    long = Work(stage="baseline", encoder_flops=1e15)
+    much = TRAINED.model_copy(update={"plain_flops": 2e12})
+    alone = time_work([much, long], SIMPLE)
+    both = [one.model_copy(update={"part": part}) for part in range(2) for one in (much, long)]
+    assert time_work(both, SIMPLE).total == pytest.approx(2 * alone.total)
+    assert time_work(both, SIMPLE, max_minutes=1).training == pytest.approx(60)
+    uneven = [TRAINED, much.model_copy(update={"part": 1})]
+    assert time_work(uneven, SIMPLE, max_minutes=4).training == pytest.approx(
+        min(120, time_work([TRAINED], SIMPLE).training) + 120
+    )
+
+
 def test_factors_multiply_a_stage_and_a_limit_still_holds() -> None:
     factors = {"baseline": 2.0, EXPORT: 9.0}
     found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors)

@@ -8,7 +8,7 @@ import pytest
 
 from compression.schema.config import Config
 from compression.system import child_process
-from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
+from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.interrupts import Pause
 
 
@@ -49,5 +49,16 @@ def test_a_line_is_heard_as_it_is_said_and_nobody_talks_to_nobody(tmp_path: Path
     heard = child_lines("measure", Config(), timeout=60, waiting=Mock(side_effect=Pause))
     talker = psutil.Process(int(next(heard)))
     with pytest.raises(Pause):
+        next(heard)
+    assert not talker.is_running()
+
+
+def test_a_child_that_falls_silent_is_given_up_however_long_others_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_as_python(tmp_path, monkeypatch, "echo $$\nexec sleep 600")
+    heard = child_lines("measure", Config(), silence=0.5)
+    talker = psutil.Process(int(next(heard)))
+    with pytest.raises(ChildLate, match="measure said nothing for 0 s"):
         next(heard)
     assert not talker.is_running()
