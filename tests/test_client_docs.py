@@ -63,7 +63,7 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
     assert "ended with 3" in out
     assert "Nothing was submitted" in out
     assert "compressed" in out.split("report.md is written.")[1].split("small/")[0]
-    assert re.search(r"wkr_\w+ +jobs .* alive .*CPU \(", out)
+    assert re.search(r"wkr_\w+ +jobs .* alive .*, \d+ cores", out)
     numbers = [number for number, (language, _) in enumerate(BLOCKS) if language == "python"]
     sync, awaited, refused = (out.split(f"--- example{number}.py")[1].split("---")[0] for number in numbers)
     says(sync, "minutes, or so", "running, pruned: ", "bytes:", "manifest.json")

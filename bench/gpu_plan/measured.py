@@ -1,5 +1,6 @@
 """The same training with real numbers, in a process of its own whose peak the kernel tells."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -55,6 +56,9 @@ def train_here(case: "Case") -> dict[str, int]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_plan.measured", description=__doc__)
+    parser.add_argument("case", type=json.loads, help="the fields of `bench.gpu_plan.step.Case`, in JSON")
+    asked = parser.parse_args()
     from bench.gpu_plan.step import Case
 
-    print(json.dumps(train_here(Case(**json.loads(sys.argv[1])))))
+    print(json.dumps(train_here(Case(**asked.case))))

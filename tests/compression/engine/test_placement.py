@@ -2,7 +2,6 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from tests.compression.training.conftest import Listener, checkpointer, listener
 from tests.support import placement, tiny_bert, toy_tasks
 from tests.support.engine_jobs import spec_of
 from tests.support.second_device import DEVICE, DeviceTensor, Misplaced, second_device
+from tests.support.unmeasured import unmeasured
 
 SCENARIOS = placement.scenarios("float32")  # so that both devices compute the same numbers
 HOST = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_a_model_leaves_the_device_and_comes_back_tied() -> None:
 
 def test_what_is_timed_leaves_the_device(encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Job.open(spec_of(encoder, reviews, output=str(tmp_path / "out")), tmp_path).part
-    run.rows, seen = [SimpleNamespace(artifact="baseline")], list[torch.device]()
+    run.rows, seen = [unmeasured()], list[torch.device]()
     monkeypatch.setattr(dataset_run, "measure_latency", lambda model, *_: seen.append(model.device))
     monkeypatch.setattr(
         dataset_run, "measure_beside", lambda model, others, *_: (seen.extend((model.device, o.device)) for o in others)
