@@ -1,13 +1,12 @@
 """The scenarios of tests/compression/engine/test_placement.py on a card: the same stages, in the precision that it has."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 
 from compression.distillation import teacher
-from tests.compression.training.conftest import Listener, checkpointer, listener, resumed  # noqa: F401 (a fixture)
+from tests.compression.training.conftest import Listener, listener  # noqa: F401 (a fixture)
 from tests.support import placement
 
 SCENARIOS = placement.scenarios()
@@ -44,15 +43,7 @@ def test_a_training_is_saved_and_taken_up_on_the_card(
 ) -> None:
     opened, recipe = SCENARIOS["encoder cached"]
     before = opened(card, recipe)
-    for work in placement.WORK[:place]:
-        list(work(before))
-    whole, saved, again = (copy.deepcopy(before, {id(before.rows): before.rows}) for _ in range(3))
-    list(placement.WORK[place](whole))
-    saved.checkpointer = checkpointer(tmp_path)
-    listener.hear(placement.WORK[place](saved))
-    again.checkpointer = resumed(tmp_path, listener, 2)
-    list(placement.WORK[place](again))
-    found, expected = (placement.weights(state.model) for state in (again, whole))
+    _, found, expected = placement.taken_up(before, place, tmp_path, listener)
     assert all((found[key].float() - expected[key].float()).abs().max() < TOLERANCE for key in expected)
 
 

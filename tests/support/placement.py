@@ -21,6 +21,7 @@ from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from tests.compression.training.conftest import Listener, checkpointer, resumed
 from tests.support import tiny_bert, tiny_language
 from tests.support.job_models import alone
 from tests.support.network_graphs import resnet
@@ -159,3 +160,16 @@ def write_helper(folder: Path) -> Path:
 
 
 MASKED = Augment(copies=1, synonyms=Synonyms(source="masked-lm", model="helper", candidates=4))
+
+
+def taken_up(before: Any, place: int, folder: Path, listener: Listener) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """Stop the work at `place` once it is saved, and take it up again -> the state, its weights, and those without a stop."""
+    for work in WORK[:place]:
+        list(work(before))
+    whole, saved, again = (copy.deepcopy(before, {id(before.rows): before.rows}) for _ in range(3))
+    list(WORK[place](whole))
+    saved.checkpointer = checkpointer(folder)
+    listener.hear(WORK[place](saved))
+    again.checkpointer = resumed(folder, listener, 2)
+    list(WORK[place](again))
+    return again, weights(again.model), weights(whole.model)

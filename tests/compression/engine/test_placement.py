@@ -20,7 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system.device import on_cpu
 from compression.system.progress import run_silently
-from tests.compression.training.conftest import Listener, checkpointer, listener, resumed  # noqa: F401 (a fixture)
+from tests.compression.training.conftest import Listener, listener  # noqa: F401 (a fixture)
 from tests.support import placement, tiny_bert, toy_tasks
 from tests.support.engine_jobs import spec_of
 from tests.support.second_device import DEVICE, DeviceTensor, Misplaced, second_device
@@ -64,16 +64,8 @@ def test_a_training_is_saved_and_taken_up_on_the_device(place: int, tmp_path: Pa
     opened, recipe = SCENARIOS["encoder cached"]
     with second_device() as device:
         before = opened(device, recipe)
-        for work in placement.WORK[:place]:
-            list(work(before))
-        whole, saved, again = (copy.deepcopy(before, {id(before.rows): before.rows}) for _ in range(3))
-        list(placement.WORK[place](whole))
-        saved.checkpointer = checkpointer(tmp_path)
-        listener.hear(placement.WORK[place](saved))
-        again.checkpointer = resumed(tmp_path, listener, 2)
-        list(placement.WORK[place](again))
+        again, found, expected = placement.taken_up(before, place, tmp_path, listener)
         assert not placement.misplaced(again, device)
-        found, expected = (placement.weights(state.model) for state in (again, whole))
     assert all(found[key].equal(expected[key]) for key in expected)
 
 
