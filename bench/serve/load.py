@@ -109,7 +109,7 @@ class Connections:
 
     async def ask(self) -> None:
         """Send the request and read the answer. Raises SystemExit for any status but 200."""
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await self._connection()
         try:
             writer.write(self.request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -120,6 +120,14 @@ class Connections:
         if not head.startswith(b"http/1.1 200"):
             raise SystemExit(f"not a 200: {head!r}")
         self.idle.append((reader, writer))
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self.idle:
+            reader, writer = self.idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server closed it: nothing was asked on it for some seconds
+        return await asyncio.open_connection("127.0.0.1", self.port)
 
     def close(self) -> None:
         """Close all connections."""

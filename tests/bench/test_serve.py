@@ -1,5 +1,6 @@
 """The bench of `lathe serve` measures what has no record, and its percentiles count rows that were not answered."""
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.serve import __main__ as serve
-from bench.serve.load import Load
+from bench.serve.load import Connections, Load
 from tests.support.image_jobs import onnx_folder
 from tests.support.network_graphs import resnet
 
@@ -39,3 +40,28 @@ def test_what_has_a_record_is_not_measured_again(tmp_path: Path, capsys: pytest.
     serve.main(command)
     assert json.loads(next((tmp_path / "records").rglob("process-0-4-0.json")).read_text())["runtime"] == "kept"
     assert capsys.readouterr().out == said
+
+
+async def asked_of_a_server_that_hangs_up(times: int) -> int:
+    """Ask so many times, with a pause after each, of a server that closes each connection behind its answer -> connections."""
+    opened = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        connections = Connections(server.sockets[0].getsockname()[1], "/v1/predict", {"text": "a"})
+        for _ in range(times):
+            await connections.ask()
+            await asyncio.wait_for(connections.idle[-1][0].read(), 10)  # until the server's end is seen
+        connections.close()
+    return opened
+
+
+def test_a_connection_that_the_server_closed_is_opened_again() -> None:
+    assert asyncio.run(asked_of_a_server_that_hangs_up(3)) == 3
