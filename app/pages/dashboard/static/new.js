@@ -84,7 +84,7 @@ function needs(estimate, one) {
 
 function fits(estimate) {
   const wanted = get("device").value, fitting = offers.filter((one) => wanted === "any" || wanted === one.kind);
-  if (!offers.length) return ["No worker is online: the job would wait for one.", "warn"];
+  if (!offers.length) return ["No worker takes jobs now: none is online, or each has lost its device. The job would wait for one.", "warn"];
   if (!fitting.length) return [`No: no online worker has ${wanted === "cuda" ? "a working GPU" : "no GPU"}. The job would wait for one.`, "bad"];
   const taker = fitting.find((one) => needs(estimate, one).every(([needed, there]) => needed <= there));
   if (taker) return [taker.kind === "cuda" ? `Yes: a worker has a GPU with ${size(taker.card)}.` : `Yes: the largest worker has ${size(taker.memory)} per job.`, "good"];
