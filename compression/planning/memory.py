@@ -45,6 +45,11 @@ its sum with that of the output layer."""
 SOLVED_TOKENS = 16_384
 """Maximum tokens that least squares see (compression/modalities/sampling.py)."""
 
+CALIBRATION_BATCH = 32
+"""Rows whose importance is scored at once, fewer of a language model (compression/pruning/scores.py)."""
+TOGETHER = 8192
+"""About the most tokens of these (compression/modalities/text/causal_lm/packed_examples.py)."""
+
 Products = Literal["float32", "bfloat16", "int8"]
 """What the linear layers of a training multiply. int8: simulated integers; what lies between them is float32."""
 
@@ -121,6 +126,7 @@ def cut_bytes(job: "PlannedJob") -> int:
     if prune is None:
         return 0
     models = HELD_BYTES * (before.parameters.total * (1 + job.recipe.has_teacher) + after.parameters.total)
+    models = max(models, scored_bytes(job))
     if not prune.reconstruct:
         return models
     tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)
@@ -128,6 +134,20 @@ def cut_bytes(job: "PlannedJob") -> int:
     widths = 4 * before.shape.hidden + 2 * units_of(before.shape) + 4 * (units_of(after.shape) + before.shape.hidden)
     # The products of a layer's inputs with each other, in double precision: as summed, as solved, and what solving needs.
     return models + 4 * tokens * widths + 3 * 8 * before.shape.ffn**2
+
+
+def scored_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of a backward pass over calibration rows, which Taylor importance takes, beside the teacher."""
+    prune, model, recipe = job.recipe.prune, job.model, job.recipe
+    if prune is None or prune.importance != "taylor":
+        return 0
+    rows = max(min(CALIBRATION_BATCH, TOGETHER // job.longest), 1) if job.is_language else CALIBRATION_BATCH
+    train = recipe.train.model_copy(update={"batch": rows, "recompute": False})
+    simulated: Products = "float32" if recipe.quantize is None else "int8"
+    step = step_bytes(model.shape, train, job.longest, model.network, simulated)
+    passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden if job.is_language else 0
+    held = HELD_BYTES * (1 + recipe.has_teacher) + GRADIENT_BYTES
+    return held * model.parameters.total + step + passing
 
 
 def units_of(shape: Shape) -> int:

@@ -2,7 +2,7 @@
 
 `l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` and `l2_weight` of its weights (Li et al.
 2017), `bn_scale` is the factor of its batch normalization (Liu et al. 2017), and `taylor` the first-order estimate of the
-change in loss without it (Molchanov et al. 2017, 2019). On encoders activations preserve far more of the model than weights
+change in loss without it (Molchanov et al. 2017, 2019). In transformers activations preserve far more of the model than weights
 (docs/method.md). Layers are scored by block influence (Men et al. 2024, ShortGPT), and where they take different times, by
 the influence lost for each millisecond saved.
 """
@@ -63,6 +63,31 @@ def expert_scores(
         weighted = activations_of(number, inputs[tokens]) * weights[tokens, places, None].to(inputs.dtype)
         units[number] = weighted.float().abs().sum(dim=0)
         experts[number] = functional.linear(weighted, down[number]).float().norm(dim=1).sum()
+    return experts, units
+
+
+def expert_first_order(
+    inputs: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    gradients: Tensor,
+    rows: Tensor,
+    activations_of: Callable[[int, Tensor], Tensor],
+    down: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return `first_order` of a layer's experts and of their units: what the loss changes without them.
+
+    inputs, chosen, weights, activations_of, down: as in `expert_scores`; gradients: (tokens, hidden), of the sum over rows with
+    respect to what all experts add to the stream; rows: (tokens,), each token's row -> (experts,), (experts, units).
+    """
+    experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
+    for number in sorted(set(chosen.flatten().tolist())):
+        tokens, places = torch.where(chosen == number)
+        weighted = activations_of(number, inputs[tokens]) * weights[tokens, places, None].to(inputs.dtype)
+        changes = (weighted * (gradients[tokens].to(down.dtype) @ down[number])).float()
+        of_rows = changes.new_zeros(int(rows.max()) + 1, changes.shape[1]).index_add_(0, rows[tokens], changes)
+        units[number] = of_rows.abs().sum(dim=0)
+        experts[number] = of_rows.sum(dim=1).abs().sum()
     return experts, units
 
 

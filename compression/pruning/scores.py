@@ -135,8 +135,6 @@ def score_units(
     size = micro_batch_size(CALIBRATION_BATCH, parts)
     if settings.importance in ("l1", "l2"):
         return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
-    if is_decoder(model):
-        raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
     units = _by_loss(model, rows, size) if settings.importance == "taylor" else _by_weights(model, settings)
     influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
     return ImportanceScores(units, influence)
@@ -222,8 +220,10 @@ class UnitObserver:
         return positions, self.mask if is_tokens else self.mask[:, :1].expand(-1, positions.shape[1])
 
     def units(self) -> dict[str, Tensor]:
-        """Return each group's scores: (units,), or (units of the outer group, units) for a nested group."""
-        scores = {}
+        """Return each group's scores: (units,), or (units of the outer group, units) for a nested group. Those that were added
+        of experts are whole.
+        """
+        scores = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
         for key, points in self.points.items():
             seen, units = [self.sums[key, number] for number in range(len(points))], self.counts[key]
             if axis_and_layer(key)[0] in WITHIN:
@@ -250,9 +250,8 @@ class ActivationCollector(UnitObserver):
         for number, (before, after) in enumerate(self.streams):
             observe_tap(hooks, before, partial(self._before, number, before))
             observe_tap(hooks, after, partial(self._turn, number, after))
-        for number, layer in enumerate(self.family.layers(self.model)):
-            if isinstance(layer, DecoderLayer) and layer.experts is not None:
-                hooks.enter_context(layer.experts.register_forward_pre_hook(partial(self._routed, number)))
+        for number, module in experts_of(self.model).items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(self._routed, number)))
 
     def forget(self, module: nn.Module) -> None:
         """Discard the scores of the residual stream collected at a module so far."""
@@ -262,10 +261,9 @@ class ActivationCollector(UnitObserver):
 
     def scores(self) -> ImportanceScores:
         """Return the scores of all observed units and layers."""
-        of_experts = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
         # Means, not sums: layers of one model may have different numbers of positions.
         influence = [found / self.positions[number] for number, found in sorted(self.influence.items())]
-        return ImportanceScores({**self.units(), **of_experts}, torch.stack(influence).cpu() if influence else None)
+        return ImportanceScores(self.units(), torch.stack(influence).cpu() if influence else None)
 
     def _measured(self, key: str, number: int, seen: Tensor) -> None:
         self.add(key, number, self.measure(*self.masked(self.points[key][number], seen.float())))
@@ -285,15 +283,36 @@ class ActivationCollector(UnitObserver):
 
     def _routed(self, number: int, module: Any, given: tuple[Tensor, ...]) -> None:
         inputs, chosen, weights = (each[self.mask.flatten().bool()] for each in given)
+        found = importance.expert_scores(inputs, chosen, weights, activations_in(module), module.down_proj)
+        add_experts(self, number, *found)
 
-        def activations_of(expert: int, tokens: Tensor) -> Tensor:
-            gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
-            activations: Tensor = module.act_fn(gates) * ups
-            return activations
 
-        experts, units = importance.expert_scores(inputs, chosen, weights, activations_of, module.down_proj)
-        self.add(key_of("experts", number), 0, experts)
-        self.add(key_of("expert_ffn", number), 0, units)
+def experts_of(model: PreTrainedModel) -> dict[int, Any]:
+    """Return the fused experts of each layer that has some, by the layer's number."""
+    layers = enumerate(adapter_of(model).layers(model))
+    return {number: one.experts for number, one in layers if isinstance(one, DecoderLayer) and one.experts is not None}
+
+
+def experts_in(model: PreTrainedModel) -> int:
+    """Return how many routed experts a layer has."""
+    return units_at(adapter_of(model).shape_of(model.config), "experts")
+
+
+def activations_in(module: Any) -> Callable[[int, Tensor], Tensor]:
+    """Return a function that computes an expert's units for its tokens: (number, (tokens, hidden)) -> (tokens, units)."""
+
+    def activations_of(expert: int, tokens: Tensor) -> Tensor:
+        gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
+        activations: Tensor = module.act_fn(gates) * ups
+        return activations
+
+    return activations_of
+
+
+def add_experts(seen: UnitObserver, number: int, experts: Tensor, units: Tensor) -> None:
+    """Add a batch's scores of a layer's experts, (experts,), and of their units, (experts, units)."""
+    seen.add(key_of("experts", number), 0, experts)
+    seen.add(key_of("expert_ffn", number), 0, units)
 
 
 def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Tensor]:
@@ -312,8 +331,23 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
         activations.register_hook(learn)  # type: ignore[no-untyped-call]
 
+    def observe_experts(number: int, module: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
+        # No module shows what is in fused experts: it is computed again from what they were given.
+        real = seen.mask.flatten().bool()
+        rows = torch.arange(len(seen.mask), device=real.device).repeat_interleave(seen.mask.shape[1])[real]
+        inputs, chosen, weights = (each.detach()[real] for each in given)
+
+        def learn(gradient: Tensor) -> None:
+            asked = (inputs, chosen, weights, gradient.flatten(0, -2)[real], rows)
+            with torch.no_grad():
+                add_experts(seen, number, *importance.expert_first_order(*asked, activations_in(module), module.down_proj))
+
+        out.register_hook(learn)  # type: ignore[no-untyped-call]
+
     with ExitStack() as hooks:
         seen.observe(hooks, observe)
+        for number, module in experts_of(model).items():
+            hooks.enter_context(module.register_forward_hook(partial(observe_experts, number)))
         for batch in rows.by_length(size):
             here = batch.to(device)
             seen.mask = here.mask
@@ -328,10 +362,12 @@ def _by_weights(model: PreTrainedModel, settings: Prune) -> dict[str, Tensor]:
     """Score units by the norm of their weights (l1_weight, l2_weight), or by the factors of the normalizations with running
     statistics (bn_scale). Raises ValueError if units of the recipe's axes have no such factors; others then count alike.
     """
-    family, seen, kind = adapter_of(model), UnitObserver(model), settings.importance
+    family, kind = adapter_of(model), settings.importance
     norm: Literal["l1", "l2"] = "l2" if kind == "l2_weight" else "l1"
-    scores = {}
-    for key, units in seen.counts.items():
+    counts, scores = UnitObserver(model).counts, {}
+    for number in experts_of(model):
+        counts |= dict.fromkeys((key_of("experts", number), key_of("expert_ffn", number)), experts_in(model))
+    for key, units in counts.items():
         axis = axis_and_layer(key)[0]
         if kind == "bn_scale":
             norms = [scales.abs() for scales in family.scales(model, key)]

@@ -16,7 +16,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compression.models.adapters.cutting import Cut, same_count
 from compression.models.adapters.structure import Attention, Feed, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
-from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
+from compression.models.architectures.pruning_groups import (
+    WITHIN,
+    PruningGroup,
+    Slice,
+    Tensors,
+    Width,
+    axis_and_layer,
+    groups_of,
+    shape_with,
+)
 from compression.models.architectures.shapes import total_of
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import Parameters, Shape
@@ -95,13 +104,12 @@ class ArchitectureAdapter(ABC):
         """
         own = dict(model.named_parameters())
 
-        def reads(name: str, dim: int) -> bool:
-            return dim == 1 and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+        def reads(member: Slice) -> bool:
+            return member.dim == 1 and not isinstance(model.get_submodule(member.tensor.rpartition(".")[0]), nn.Embedding)
 
-        members = sorted(
-            ((each.tensor, each.dim) for each in self.groups(model)[key].members), key=lambda member: reads(*member)
-        )
-        return [(own[name], dim) for name, dim in members if own[name].ndim > 1]
+        tensors = self.tensors(model)
+        members = (each for each in groups_of(tensors)[key].members if each.tensor in own and own[each.tensor].ndim > 1)
+        return [side_by_side(own[each.tensor], each.dim, tensors[each.tensor]) for each in sorted(members, key=reads)]
 
     def scales(self, model: PreTrainedModel, key: str) -> list[Tensor]:  # noqa: ARG002 (networks' own)
         """Return the factors of a group's units in normalizations with running statistics, a unit's side by side."""
@@ -261,6 +269,24 @@ def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
     if getattr(model, "generation_config", None) is not None:
         small.generation_config = copy.deepcopy(model.generation_config)
     return small.to(next(model.parameters()).device).train(model.training)
+
+
+def side_by_side(weight: Tensor, dim: int, widths: Sequence[int]) -> tuple[Tensor, int]:
+    """Return a weight with the dimension along which a unit's indices are side by side: without indices that always stay, units
+    that occur several times together, and units within others behind these. dim: of the units; widths: the weight's, declared.
+    """
+    width = widths[dim]
+    if not isinstance(width, Width):
+        raise ValueError(f"dimension {dim} of {tuple(widths)} has no units")
+    whole = width.repeats * width.units * width.unit_size
+    if (axis := WITHIN.get(width.axis)) is not None:
+        outer = next(number for number, one in enumerate(widths) if isinstance(one, Width) and one.axis == axis)
+        own = weight.movedim((outer, dim), (0, 1))
+        return own.reshape(len(own), width.repeats, width.units, -1).transpose(1, 2).flatten(0, 1), 0
+    if width.repeats == 1:
+        return weight.narrow(dim, 0, whole), dim
+    apart = weight.narrow(dim, 0, whole).movedim(dim, 0).reshape(width.repeats, width.units, width.unit_size, -1)
+    return apart.transpose(0, 1).flatten(0, 2), 0
 
 
 def prefix(model: PreTrainedModel) -> str:

@@ -87,9 +87,6 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
         raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
     if family.coupled:
         _check_coupled(family, prune)
-    if family.decodes and prune.importance not in ("l1", "l2"):
-        cause = f"units of decoders are scored by their outputs on calibration rows, not by {prune.importance}"
-        raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
 
 
 def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:

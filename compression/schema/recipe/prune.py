@@ -113,7 +113,7 @@ class Prune(Config):
     """l1, l2: norm of a unit's activations on calibration rows. l1_weight, l2_weight: L1 or L2 norm of its weights. bn_scale:
     size of its batch normalization's factors, in networks that have them (Liu et al. 2017). taylor: first-order change of the
     loss without it. Layers are always chosen by how much they change their input; residual blocks of a network
-    of images by that for each millisecond that they take. Decoders: l1 or l2."""
+    of images by that for each millisecond that they take."""
     multiple: Annotated[Multiple | Literal["auto"], WrapValidator(_multiple_or_auto)] = USUAL_MULTIPLE
     """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
     network of images are rounded to a multiple of 8, or of this if it is less. auto: the smallest from which on the worker's

@@ -108,7 +108,7 @@ def test_a_language_model_is_foretold_as_a_classifier(service: Service, http: ht
     assert found["parameters"]["total"] == 49152 * 480 + 30 * layer + 480 + 2 * 480
     wrong: list[tuple[Json, str, str]] = [
         ({"axes": ["experts"]}, "unsupported_shape", "recipe.prune.axes"),
-        ({"importance": "taylor"}, "invalid_spec", "recipe.prune.importance"),
+        ({"importance": "bn_scale"}, "invalid_spec", "recipe.prune.importance"),
         ({"ratio": 0.99}, "unsupported_shape", "recipe.prune.ratio"),
     ]
     for settings, code, param in wrong:
