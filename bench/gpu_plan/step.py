@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from bench.gpu_plan.shapes import SHAPES, Published
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
-from compression.distillation.teacher import FeatureRequest, StatesTeacher
+from compression.distillation.states_teacher import StatesTeacher
+from compression.distillation.teacher import FeatureRequest
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Examples, FixedRows, label_loss
 from compression.modalities.registry import task_of

@@ -223,8 +223,7 @@ class DistillationObjective:
         given = request_features(self.student, batch, task, self.feature_losses.comparison.student)
         terms: dict[str, Tensor] = {}
         if task.packed is not None:
-            both = (self.student, given.logits), (self.teacher.model, wanted.logits)
-            terms = task.packed.terms(asked, *both, batch, temperature, self.targets)
+            terms = task.packed.terms(asked, (self.student, given.logits), wanted.states, batch, temperature, self.targets)
         else:
             if "soft" in asked:
                 terms["soft"] = task.soft_loss(given.logits, wanted.logits, batch, temperature)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression.distillation.feature_cache import HALF, DiskFeatureStore, FeatureStore, MemoryFeatureStore
-from compression.modalities.base import Batch, Examples, TaskAdapter
+from compression.modalities.base import Batch, Examples, StatesOf, TaskAdapter
 from compression.modalities.logit_store import store_logits, stored_logits
 from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.models.adapters.registry import adapter_of
@@ -51,6 +51,7 @@ class TeacherOutputs:
     scores: Tensor | None = None  #: queries and keys, (layers, 2, rows, tokens, width), if requested
     relations: Tensor | None = None  #: queries, keys and values of one layer, (3, rows, tokens, width), if requested
     maps: tuple[Tensor, ...] = ()  #: (rows, channels, height, width) each
+    states: tuple[StatesOf, ...] = ()  #: of all teachers of a `packed` task, if their output layers make the targets
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
@@ -95,7 +96,8 @@ class Teacher:
     """A frozen model with cached outputs: always the logits, other features if there is room. Call `precompute` first.
 
     rows: as this model's preprocessor reads them, cut like the student's. logits: (rows, ...) if they are known already, as for
-    several teachers. cache_file: path of a cache file and its byte limit. half: whether to multiply in bfloat16 for all that is
+    several teachers. cache_file: path of a cache file and its byte limit; taken: bytes of memory that other
+    teachers' features take of TEACHER_BYTES. half: whether to multiply in bfloat16 for all that is
     asked; otherwise only features that are asked again are rounded so, as the recipe's precision says.
     """
 
@@ -111,6 +113,7 @@ class Teacher:
         logits: Tensor | None = None,
         cache_file: tuple[Path, float] | None = None,
         half: bool = False,
+        taken: int = 0,
     ) -> None:
         if self.states_answer:
             states = (*look.states, model.config.num_hidden_layers)
@@ -122,7 +125,7 @@ class Teacher:
         self.width = width = max(shape.hidden * bool(look.states), shape.attended * (len(look) > len(look.states)))
         self.bytes = HALF * sum(lengths) * width * len(look)
         self.store: FeatureStore | None = None
-        if len(look) and self.bytes <= TEACHER_BYTES:
+        if len(look) and self.bytes <= TEACHER_BYTES - taken:
             self.store = MemoryFeatureStore(len(rows))
         elif len(look) and cache_file is not None and self.bytes <= cache_file[1]:
             self.store = DiskFeatureStore(cache_file[0], lengths, len(look), width)
@@ -235,15 +238,3 @@ class Teacher:
         """Free the cached features."""
         if self.store is not None:
             self.store.close()
-
-
-class StatesTeacher(Teacher):
-    """A frozen model of a `packed` task that caches last hidden states; the output layer computes logits from them."""
-
-    states_answer = True
-
-    def outputs(self, batch: Batch) -> TeacherOutputs:
-        """Return the outputs for a batch of the student; `logits` are the last states at the scored positions."""
-        assert self.task.packed is not None, "the caller has looked"  # noqa: S101
-        found = super().outputs(batch)
-        return replace(found, logits=self.task.packed.scored(found.hidden[-1], batch), hidden=found.hidden[:-1])

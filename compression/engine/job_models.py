@@ -108,8 +108,6 @@ def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list
         for number, one in enumerate(spec.teachers)
     ]
     rules.check_models(recipe, student=student is not None, teachers=len(teachers))
-    if data.task.packed is not None:
-        rules.check_one_teacher(recipe, len(teachers))
     if student is not None:
         pupil = _looked_at(models, student, STUDENT, recipe)
         models = replace(models, student=pupil, base=_aligned(models, own, pupil))
@@ -155,10 +153,7 @@ def _check(models: JobModels, recipe: Recipe, student: Shape) -> None:
     seeds = (models.base,) if settings.teachers.seeds else ()
     if models.task.packed is not None:
         wide = (models.student or models.base).config.vocab_size
-        for who in (*seeds, *models.teachers):
-            if who.config.vocab_size != wide:
-                cause = f"{who.param} has a vocabulary of {who.config.vocab_size} tokens, and the student's has {wide}"
-                raise InvalidSpec(cause, param=who.param, remedy="Name models with vocabularies of the same size.")
+        rules.check_vocabularies({who.param: who.config.vocab_size for who in (*seeds, *models.teachers)}, wide)
     for who in (*seeds, *models.teachers):
         if not who.aligned and TASKS[models.task.name].per_token:
             raise InvalidSpec(

@@ -8,7 +8,7 @@ from __future__ import annotations  # processes that must not load torch import 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from compression.schema.recipe.base import Task as Name
 
@@ -228,6 +228,10 @@ class Targets(Protocol):
         """Close and remove the file."""
 
 
+StatesOf: TypeAlias = "tuple[PreTrainedModel, Tensor, float]"
+"""A teacher, its last hidden states of the scored positions, (asked, width), and the weight of its distribution."""
+
+
 class PackedLanguageModel(Protocol):
     """Next-token prediction on texts that share rows.
 
@@ -261,14 +265,14 @@ class PackedLanguageModel(Protocol):
         self,
         asked: Collection[str],
         student: tuple[PreTrainedModel, Tensor],
-        teacher: tuple[PreTrainedModel, Tensor],
+        teachers: Sequence[StatesOf],
         batch: Batch,
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
         """Return those of the terms `soft` and `hard` that `asked` names.
 
-        student, teacher: a model and its states.
+        student: a model and its states. targets: of the soft term, in place of the teachers' states.
         """
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
@@ -279,7 +283,7 @@ class PackedLanguageModel(Protocol):
 
     def keep(
         self,
-        teacher: PreTrainedModel,
+        teachers: Sequence[tuple[PreTrainedModel, float]],
         rows: Examples,
         path: Path,
         kept: int,
@@ -288,9 +292,10 @@ class PackedLanguageModel(Protocol):
         *,
         half: bool = False,
     ) -> tuple[Targets, Iterator[int]]:
-        """Open a file of a teacher's top `kept` tokens -> the file, and an iterator that fills it.
+        """Open a file of the top `kept` tokens of teachers -> the file, and an iterator that fills it.
 
-        The iterator yields the number of rows of each batch. half: multiply in bfloat16.
+        teachers: models with the weight of each one's distribution. The iterator yields the number of rows of each batch.
+        half: multiply in bfloat16.
         """
 
 

@@ -1,5 +1,6 @@
 """Rules of distillation: what a student learns, and which models a recipe may name. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from compression.models.architectures import heads
@@ -90,12 +91,15 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Give prepare epochs, or choose 1.")
 
 
-def check_one_teacher(recipe: Recipe, teachers: int) -> None:
-    """Refuse several teachers of a language model. Raises InvalidSpec. teachers: the number that the job names."""
-    own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
-    if own + teachers > 1:
-        cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"
-        raise InvalidSpec(cause, param="models.teachers", remedy="Name one teacher and set distill.teachers.seeds to 0.")
+def check_vocabularies(teachers: Mapping[str, int], student: int) -> None:
+    """Check that a language model's teachers, by their names in the job, predict as many tokens as the student. Raises
+    InvalidSpec: distributions over other tokens are neither compared nor averaged.
+    """
+    for param, wide in teachers.items():
+        if wide != student:
+            cause = f"{param} has a vocabulary of {wide} tokens, and the student's has {student}: their next tokens differ"
+            remedy = "Name teachers with the student's tokenizer and a vocabulary of the same size."
+            raise InvalidSpec(cause, param=param, remedy=remedy)
 
 
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:

@@ -105,12 +105,21 @@ class PlannedJob:
         """Return the teacher whose features are compared; of named teachers only, the most expensive one."""
         return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
 
+    @property
+    def others(self) -> list[Counted]:
+        """Return the teachers beside the guide."""
+        every = [*[self.model] * self.originals, *self.named]
+        if self.guide in every:
+            every.remove(self.guide)
+        return every
+
     @cached_property
     def objectives(self) -> TeacherCosts:
         """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
         maps = self.guide.network is not None
-        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language, maps=maps)
+        beside = sum(each.shape.hidden for each in self.others)
+        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language, maps=maps, beside=beside)
 
     @property
     def originals(self) -> int:
@@ -233,7 +242,9 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
     if objectives.task and not recipe.train.varies:
-        outputs += job.forward(job.guide) * (objectives.task.passes - 1)
+        # A language model's other teachers answer by their states too, which are kept or not as the guide's are.
+        again = [job.guide, *(job.others if job.is_language and distill.kept is None else ())]
+        outputs += job.forward(*again) * (objectives.task.passes - 1)
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
     work = job.trained(DISTILLED, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)

@@ -185,7 +185,10 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         models = 2 if distill.general.teacher == "base" else 1
         yield one("general", after, simulated, models * teacher, asked.general)
     if distill is not None:
-        yield one("distill", after, simulated, taught, asked.task)
+        # On a card, a language model's other teachers stay where their states are not kept; the host's memory has them anyway.
+        stay = job.is_language and device == "cuda" and asked.task is not None and asked.task.place is None
+        beside = HELD_BYTES * sum(each.parameters.total for each in job.others) if stay else 0
+        yield one("distill", after, simulated, taught + beside, asked.task)
 
 
 def _first_cut(before: "Counted", after: "Counted", steps: int) -> "Counted":
@@ -201,7 +204,10 @@ def _training(job: "PlannedJob", name: str, model: "Counted", products: Products
     count, train, passing = model.parameters.total, job.recipe.train, 0
     if job.is_language:
         passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden
-        if name == "distill" and job.recipe.distill is not None and "attention" in job.recipe.distill.weights():
+        distill = job.recipe.distill
+        general = distill.general if distill is not None else None
+        compared = {"distill": distill and "attention" in distill.weights(), "general": general and general.attention}
+        if compared.get(name):
             passing += RELATIONS_FLOATS * 4 * model.shape.heads * job.longest**2
     copied = kept_by(model.shape)[products].weight * (model.parameters.other - model.spoken)
     step = step_bytes(model.shape, train, job.longest, model.network, products)

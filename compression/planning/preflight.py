@@ -11,7 +11,7 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.counted import Counted
-from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
+from compression.planning.distillation_rules import check_feature_terms, check_models, check_teacher, check_vocabularies
 from compression.planning.estimator import Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
@@ -125,15 +125,10 @@ def _check_language(recipe: Recipe) -> None:
     distill = recipe.distill
     if distill is None:
         return
-    if "attention" in distill.weights() and distill.attention_by == "scores":
+    compared = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
+    if compared and distill.attention_by == "scores":
         cause = "decoders' queries and keys are turned by their positions before they are scores"
         raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy="Choose relations or auto.")
-    if distill.general is not None:
-        cause = f"the general phase is for texts without labels, and all texts of {GENERATING} are such"
-        raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")
-    if distill.teachers.seeds > 1:
-        cause = "distributions over a vocabulary are not averaged: a language model has one teacher"
-        raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose 1, or 0 and name one teacher.")
 
 
 def check_kept(recipe: Recipe, vocabulary: int) -> None:
@@ -249,8 +244,11 @@ def _checked(
     evaluation_settings(evaluate, 0, 1, data.task, data.labels)
     check_task(data.task, recipe, evaluate)
     if TASKS[data.task].generates:
-        check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
+        if recipe.distill is not None:
+            wide = {f"models.teachers.{number}": each.shape.vocabulary for number, each in enumerate(teachers)}
+            own = {"models.base": model.shape.vocabulary} if recipe.distill.teachers.seeds else {}
+            check_vocabularies(own | wide, (student or model).shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
     check_formats(recipe.artifacts, (student or model).family, data.task)
     if model.network is not None:

@@ -56,8 +56,10 @@ class TeacherCosts:
         *,
         language: bool,
         maps: bool = False,
+        beside: int = 0,
     ) -> "TeacherCosts":
-        """Return the trainings of a recipe. guide: the teacher whose features the task phase compares. maps: whether they are
+        """Return the trainings of a recipe. guide: the teacher whose features the task phase compares. beside: hidden channels
+        of a language model's other teachers, whose last states are kept too. maps: whether they are
         feature maps, which are not kept. Nothing is kept where rows vary: all teachers run in each epoch.
         """
         distill, recovery, general, task = recipe.distill, None, None, None
@@ -76,6 +78,7 @@ class TeacherCosts:
             live = varies or (maps and not terms.isdisjoint(INSIDES))
             speaks = language and "soft" in terms and distill.kept is None
             found = 0 if live else _feature_bytes(distill, terms, tokens.taught, guide, student, last=speaks)
+            found += round(2 * tokens.taught * beside) if speaks and not live else 0
             # A few outputs per row, or the likeliest tokens, are computed once and kept, whatever else is compared.
             again = distill.epochs + (not language or distill.kept is not None)
             task = TeacherCost(found, cache_file, distill.epochs if live else 1, again)

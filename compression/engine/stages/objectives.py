@@ -6,7 +6,8 @@ import torch
 
 from compression.distillation.live_teacher import LiveTeacher, Member
 from compression.distillation.objective import AnyTeacher, DistillationObjective, FeatureAlignment
-from compression.distillation.teacher import StatesTeacher, Teacher
+from compression.distillation.states_teacher import StatesTeacher
+from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
 from compression.engine.stages.teacher_ensemble import EnsembleOutputs
 from compression.engine.stages.teacher_precision import asks_in_half
@@ -29,22 +30,26 @@ def objective_for(
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
     parts, cache_file, targets = context.parts, context.cache_file("task"), None
     half = asks_in_half(context, settings)
+    members = (Member(guide, theirs, outputs.weight), *outputs.others)
     if rows.varies or comparison.teacher.maps:
-        members = (Member(guide, theirs, outputs.weight), *outputs.others)
         teacher: AnyTeacher = LiveTeacher(members, comparison.teacher, settings.temperature, logits=outputs.logits)
     elif packed is not None and "soft" in terms and settings.kept is None:
-        teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file, half=half)
+        teacher = StatesTeacher.of(members, comparison.teacher, parts=parts, cache_file=cache_file, half=half)
     else:
         known = outputs.logits if packed is None else torch.zeros((len(theirs), 0))
         teacher = Teacher(guide, theirs, comparison.teacher, parts=parts, logits=known, cache_file=cache_file, half=half)
-    precomputed = [teacher.precompute()] if teacher.asks else []
+    asked, precomputed = teacher.asks, [teacher.precompute()]
     if packed is not None and "soft" in terms and settings.kept is not None:
         if context.scratch is None:
             raise ValueError("a folder is needed for a teacher's saved targets")
         path = context.scratch / TARGETS
-        targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts, half=half)
-        precomputed.append(more)
-    yield from count_rows(context.check_pause, len(theirs) * max(len(precomputed), 1), *precomputed)
+        taught = [(member.model.to(context.device), member.weight) for member in members]
+        targets, more = packed.keep(taught, theirs, path, settings.kept, settings.temperature, parts, half=half)
+        asked, precomputed = asked + len(theirs), [*precomputed, more]
+    yield from count_rows(context.check_pause, max(asked, 1), *precomputed)
+    if targets is not None:
+        for member in outputs.others:  # the file has what they said
+            member.model.cpu()
     return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=parts, targets=targets)
 
 

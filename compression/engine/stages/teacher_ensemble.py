@@ -14,7 +14,7 @@ from compression.distillation.teacher import LOGITS_ALONE, Teacher
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
 from compression.engine.stages.teacher_precision import asks_in_half
-from compression.evaluation.validate import validate
+from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples
 from compression.planning.distillation_rules import compares_states
 from compression.schema.events import Event, Log
@@ -38,7 +38,7 @@ class TeacherMember:
 class EnsembleOutputs:
     """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
     fused, None of a single teacher. asked: how many teachers have run on all rows. weight: the guide's, beside the `others`
-    that run with it on each batch, if rows vary.
+    whose answers are fused with its later: batch by batch, if rows vary, or if answers are as wide as a vocabulary.
     """
 
     guide: PreTrainedModel
@@ -72,21 +72,23 @@ def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
     """Run every teacher on all rows and fuse the logits; a single teacher is left to the caller to run. Raises Pause. The guide
-    and the weights are chosen on validation; test is not read. If rows vary, no teacher is run on train.
+    and the weights are chosen on validation; test is not read. If rows vary, or if answers are distributions over a vocabulary,
+    no teacher is run on train.
     """
     found, half = members(context, settings), asks_in_half(context, settings)
     if len(found) == 1:
         return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
-    scores: list[float] = []
+    scores: list[Validation] = []
+    later = rows.varies or context.task.packed is not None
     answers: list[Tensor] = []
     live: list[Member] = []
     guide: tuple[float, int, PreTrainedModel, Examples] | None = None
     for number, member in enumerate(found):
         model = member.open().to(context.device).eval().requires_grad_(False)
         own, validation = rows_of(context, member.who, rows, made)
-        score = validate(model, validation, context.parts).score
-        scores.append(score)
-        if rows.varies:
+        scores.append(validate(model, validation, context.parts))
+        score = scores[-1].score
+        if later:
             live.append(Member(model, own))
         else:
             teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts, half=half)
@@ -95,18 +97,18 @@ def ensemble_outputs(
             answers.append(teacher.logits)
         if guide is None or (member.who.aligned, score) > (guide[0] > float("-inf"), guide[0]):
             guide = (score if member.who.aligned else float("-inf"), number, model, own)
-        elif model is not context.teacher and not rows.varies:
+        elif model is not context.teacher and not rows.varies:  # all run beside the guide if rows vary
             model.cpu()
-    weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
+    weights = [1.0 if settings.teachers.fusion == "mean" else max(found.score, LEAST_SCORE) for found in scores]
     assert guide is not None, "there is a teacher"  # noqa: S101
     each = zip(found, scores, weights, strict=True)
-    parts = (f"{member.name} {score:.4f} × {weight / sum(weights):.3f}" for member, score, weight in each)
+    parts = (f"{member.name} {score} × {weight / sum(weights):.3f}" for member, score, weight in each)
     whose = f"; hidden states and the like are those of {found[guide[1]].name}" if compares_states(settings) else ""
     note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
     context.notes.append(note)
     yield Log(message=note[:4000])
     context.originals.clear()  # all their outputs have been computed, or `others` has them
-    if rows.varies:
+    if later:
         weighted = [replace(member, weight=weight) for member, weight in zip(live, weights, strict=True)]
         first = weighted.pop(guide[1])
         return EnsembleOutputs(first.model, first.rows, None, 0, first.weight, tuple(weighted))

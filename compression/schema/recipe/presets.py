@@ -102,10 +102,7 @@ def preset(name: str, task: str) -> Recipe:
         return own[name]
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
-    plain: dict[str, Any] = {"augment": None}
-    if task in TASKS and TASKS[task].generates:
-        plain |= {"general": None, "teachers": Teachers()}
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"augment": None})})
 
 
 def merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,8 +189,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
     ("recipe", "evaluate_at", "param"),
     [
         ({"distill": {"attention": 1.0, "attention_by": "scores"}}, {}, "recipe.distill.attention_by"),
-        ({"distill": {"general": {"attention": 0}}}, {}, "recipe.distill.general"),
-        ({"distill": {"teachers": {"seeds": 2}}}, {}, "recipe.distill.teachers.seeds"),
+        ({"distill": {"general": {}, "attention_by": "scores"}}, {}, "recipe.distill.attention_by"),
         ({"prune": {"axes": ["ffn", "vocabulary"]}}, {}, "recipe.prune.axes"),
         ({}, {"metric": "f1"}, "evaluate.metric"),
         ({}, {"window": 65}, "evaluate.window"),

@@ -1,6 +1,6 @@
 """Losses of a language model against the text and a teacher: of tokens, and of relations within documents."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,21 +17,24 @@ TERMS = ("soft", "hard")
 
 @dataclass(frozen=True)
 class FullTargets:
-    """A teacher's full distributions. states: (asked, width), which `head` turns into logits over the student's vocabulary."""
+    """Full distributions of teachers. states: (asked, width) each, which its head turns into logits over the student's
+    vocabulary; weights: (teachers,), of the mean of their softened distributions; None if there is one.
+    """
 
-    states: Tensor
-    head: Head
+    states: tuple[Tensor, ...]
+    heads: tuple[Head, ...]
     temperature: float
+    weights: Tensor | None = None
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
         """Return the states."""
-        return (self.states,)
+        return self.states
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
         """Return KL(teacher ‖ student) × τ² over the vocabulary, in nats, mean over positions."""
         with torch.no_grad():
-            wanted = chunked_head.widen(self.head(columns[0]))
+            wanted = fused_logits(self.heads, columns, self.weights, self.temperature)
         return losses.soft_target_loss(logits, wanted, self.temperature)
 
 
@@ -52,6 +55,19 @@ class TopKTargets:
         """Return KL(teacher ‖ student) × τ² over the stored tokens, and all others as one class."""
         known, ids = columns
         return losses.top_k_target_loss(logits, known, ids, self.temperature)
+
+
+def fused_logits(heads: Sequence[Head], states: Sequence[Tensor], weights: Tensor | None, temperature: float) -> Tensor:
+    """Return logits whose softmax at τ is the weighted mean of all teachers' distributions, (tokens, vocabulary).
+
+    states: (tokens, width) of each teacher; weights: (teachers,). A single teacher's logits are as they are.
+    """
+    each = [chunked_head.widen(head(own)) for head, own in zip(heads, states, strict=True)]
+    if len(each) == 1:
+        return each[0]
+    if weights is None:
+        raise ValueError(f"{len(each)} teachers need weights")
+    return losses.fuse_teachers(torch.stack(each), weights, temperature)
 
 
 NextTokenTargets = FullTargets | TopKTargets

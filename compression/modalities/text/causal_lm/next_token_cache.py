@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.modalities import losses
-from compression.modalities.text.causal_lm import chunked_head, hidden_states
-from compression.modalities.text.causal_lm.losses import TopKTargets
+from compression.modalities.text.causal_lm import hidden_states
+from compression.modalities.text.causal_lm.losses import TopKTargets, fused_logits
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.system.row_file import RowFile
 
@@ -77,18 +77,28 @@ class TopKTargetFile:
 
 @torch.no_grad()
 def keeping(
-    model: PreTrainedModel, rows: Packed, store: TopKTargetFile, *, batch: int, size: int, half: bool = False
+    teachers: Sequence[tuple[PreTrainedModel, float]],
+    rows: Packed,
+    store: TopKTargetFile,
+    *,
+    batch: int,
+    size: int,
+    half: bool = False,
 ) -> Iterator[int]:
-    """Store a teacher's targets on every row, `size` tokens at a time; yield the number of rows of each batch. half: multiply
-    in bfloat16.
+    """Store the targets of teachers, each with its weight, on every row, `size` tokens at a time; yield the number of rows of
+    each batch. half: multiply in bfloat16.
     """
-    device = next(model.parameters()).device
-    head = hidden_states.output_layer(model)
+    device = next(teachers[0][0].parameters()).device
+    heads = [hidden_states.output_layer(model) for model, _ in teachers]
+    weights = torch.tensor([weight for _, weight in teachers], device=device)
     for sequences in rows.in_order(batch):
         here = sequences.to(device)
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            states = torch.split(hidden_states.scored_states(model, here), size)
-            found = [losses.top_k_targets(chunked_head.widen(head(some)), store.temperature, store.kept) for some in states]
+            states = [torch.split(hidden_states.scored_states(model, here), size) for model, _ in teachers]
+            found = [
+                losses.top_k_targets(fused_logits(heads, some, weights, store.temperature), store.temperature, store.kept)
+                for some in zip(*states, strict=True)
+            ]
         known, ids = (torch.cat(column) for column in zip(*found, strict=True))
         counts = here.asked.sum(dim=1).tolist()
         for row, *one in zip(sequences.rows.tolist(), torch.split(known, counts), torch.split(ids, counts), strict=True):

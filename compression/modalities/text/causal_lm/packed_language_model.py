@@ -1,6 +1,6 @@
 """Training and scoring of next tokens on packed texts (`modalities.base.PackedLanguageModel`)."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.base import Batch, Examples, Targets
+from compression.modalities.base import Batch, Examples, StatesOf, Targets
 from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.modalities.text.causal_lm import chunked_head, hidden_states, losses, next_token_cache
 from compression.modalities.text.causal_lm.batches import PackedBatch
@@ -83,7 +83,7 @@ class PackedTexts:
         self,
         asked: Collection[str],
         student: tuple[PreTrainedModel, Tensor],
-        teacher: tuple[PreTrainedModel, Tensor],
+        teachers: Sequence[StatesOf],
         batch: Batch,
         temperature: float,
         targets: Targets | None,
@@ -94,7 +94,9 @@ class PackedTexts:
         if "soft" in asked and targets is not None:
             wanted = targets.get(own.rows.tolist(), own.ids.device)
         elif "soft" in asked:
-            wanted = losses.FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
+            heads = tuple(hidden_states.output_layer(teacher) for teacher, *_ in teachers)
+            weights = torch.tensor([weight for *_, weight in teachers], device=states.device)
+            wanted = losses.FullTargets(tuple(own for _, own, _ in teachers), heads, temperature, weights)
         size, head = chunked_head.chunk_size(model.config.vocab_size), hidden_states.output_layer(model)
         return losses.next_token_terms(states, head, own.wanted, wanted, asked, size=size)
 
@@ -104,7 +106,7 @@ class PackedTexts:
 
     def keep(
         self,
-        teacher: PreTrainedModel,
+        teachers: Sequence[tuple[PreTrainedModel, float]],
         rows: Examples,
         path: Path,
         kept: int,
@@ -114,11 +116,11 @@ class PackedTexts:
         half: bool = False,
     ) -> tuple[TopKTargetFile, Iterator[int]]:
         """Open a file of the most likely tokens -> the file, and an iterator that fills it."""
-        own, vocabulary = packed_split(rows), teacher.config.vocab_size
+        own, vocabulary = packed_split(rows), teachers[0][0].config.vocab_size
         store = TopKTargetFile(path, own.packed.asked, vocabulary, kept, temperature)
         batch = max(micro_batch_size(BATCH, parts) * TOGETHER // (BATCH * own.length), 1)
         size = chunked_head.chunk_size(vocabulary)
-        return store, next_token_cache.keeping(teacher, own.packed, store, batch=batch, size=size, half=half)
+        return store, next_token_cache.keeping(teachers, own.packed, store, batch=batch, size=size, half=half)
 
 
 PACKED_TEXTS = PackedTexts()

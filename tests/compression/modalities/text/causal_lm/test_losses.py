@@ -35,7 +35,7 @@ class Places:
 
     @property
     def whole(self) -> FullTargets:
-        return FullTargets(self.theirs, self.teacher, TEMPERATURE)
+        return FullTargets((self.theirs,), (self.teacher,), TEMPERATURE)
 
     def kept(self, kept: int) -> TopKTargets:
         return TopKTargets(*losses.top_k_targets(self.teacher(self.theirs).detach(), TEMPERATURE, kept), TEMPERATURE)
@@ -125,7 +125,7 @@ def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
     at = Places()
     states, theirs = at.states.detach().bfloat16().requires_grad_(), at.theirs.bfloat16()
     head, teacher = at.head.bfloat16(), at.teacher.bfloat16()
-    found = next_token_terms(states, head, at.following, FullTargets(theirs, teacher, TEMPERATURE), size=4)
+    found = next_token_terms(states, head, at.following, FullTargets((theirs,), (teacher,), TEMPERATURE), size=4)
     plain = losses.soft_target_loss(head(states).float(), teacher(theirs).float(), TEMPERATURE)
     assert found["soft"].dtype == found["hard"].dtype == torch.float32
     torch.testing.assert_close(found["soft"], plain)
@@ -153,7 +153,7 @@ def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     network, batch = model(), Packed(documents(), 40).batch([0])
     silent = replace(batch, labels=torch.full_like(batch.labels, -100))
     states, head = hidden_states.scored_states(network, silent), hidden_states.output_layer(network)
-    found = next_token_terms(states, head, silent.wanted, FullTargets(states, head, 3.0), size=8)
+    found = next_token_terms(states, head, silent.wanted, FullTargets((states,), (head,), 3.0), size=8)
     assert found["soft"].item() == found["hard"].item() == 0
     (found["soft"] + found["hard"]).backward()
     assert network.model.norm.weight.grad.abs().max() == 0
@@ -168,7 +168,7 @@ def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
 @pytest.mark.parametrize("kept", [None, 16])
 def test_no_tensor_of_all_tokens_by_the_vocabulary_is_there_forward_or_backward(kept: int | None) -> None:
     states, head, theirs, teacher, following = big()
-    wanted: Any = FullTargets(theirs, teacher, 2.0)
+    wanted: Any = FullTargets((theirs,), (teacher,), 2.0)
     if kept is not None:
         wanted = TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
     with Largest() as seen:
@@ -195,7 +195,10 @@ def test_the_graph_keeps_no_logits_until_the_backward_pass() -> None:
         return max(sizes, default=0)
 
     assert most(lambda: losses.soft_target_loss(head(states), teacher(theirs).detach(), 2.0)) == 96 * 2003
-    assert most(lambda: next_token_terms(states, head, following, FullTargets(theirs, teacher, 2.0), size=8)["soft"]) < 8 * 2003
+    assert (
+        most(lambda: next_token_terms(states, head, following, FullTargets((theirs,), (teacher,), 2.0), size=8)["soft"])
+        < 8 * 2003
+    )
 
 
 def test_what_is_computed_again_on_a_devices_own_thread_keeps_the_precision_asked_for() -> None:

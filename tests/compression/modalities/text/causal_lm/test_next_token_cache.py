@@ -18,14 +18,14 @@ HERE = torch.device("cpu")
 def test_a_student_learns_of_the_file_what_it_learns_of_the_teacher(tmp_path: Path) -> None:
     rows, teacher, student = Packed(documents(), 24), model(initializer_range=0.1), model()
     store = TopKTargetFile(tmp_path / "spill" / "kept", rows.asked, VOCABULARY, VOCABULARY - 1, 2.0)
-    assert sum(keeping(teacher, rows, store, batch=2, size=7)) == len(rows)
+    assert sum(keeping([(teacher, 1.0)], rows, store, batch=2, size=7)) == len(rows)
     size = sum(rows.asked) * TopKTargetFile.of_each(VOCABULARY, VOCABULARY - 1)
     assert store.bytes == (tmp_path / "spill" / "kept").stat().st_size == size
     for batch in rows.shuffled(2, seed=1):  # in another order than was written
         with torch.no_grad():
             theirs = hidden_states.scored_states(teacher, batch)
         states, head = hidden_states.scored_states(student, batch), hidden_states.output_layer(student)
-        both = (store.get(batch.rows.tolist(), HERE), FullTargets(theirs, hidden_states.output_layer(teacher), 2.0))
+        both = (store.get(batch.rows.tolist(), HERE), FullTargets((theirs,), (hidden_states.output_layer(teacher),), 2.0))
         kept, whole = (next_token_terms(states, head, batch.wanted, each, ("soft",), size=5)["soft"] for each in both)
         assert kept.item() == pytest.approx(whole.item(), rel=5e-3)
         assert whole.item() > 0.1
@@ -38,7 +38,7 @@ def test_what_is_kept_in_bfloat16_is_nearly_what_float32_says(tmp_path: Path) ->
     kept = []
     for half in (False, True):
         store = TopKTargetFile(tmp_path / f"kept-{half}", rows.asked, VOCABULARY, VOCABULARY - 1, 1.0)
-        assert sum(keeping(teacher, rows, store, batch=2, size=7, half=half)) == len(rows)
+        assert sum(keeping([(teacher, 1.0)], rows, store, batch=2, size=7, half=half)) == len(rows)
         found = store.get([0], HERE)
         kept.append(torch.zeros(len(found.ids), VOCABULARY).scatter(1, found.ids, found.known[:, :-1].exp()))
         store.close()

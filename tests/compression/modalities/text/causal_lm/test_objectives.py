@@ -9,7 +9,8 @@ import torch
 
 from compression.distillation import objective
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
-from compression.distillation.teacher import FeatureRequest, StatesTeacher, request_features
+from compression.distillation.states_teacher import StatesTeacher
+from compression.distillation.teacher import FeatureRequest, request_features
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.losses import document_relation_loss

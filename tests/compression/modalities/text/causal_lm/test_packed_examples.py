@@ -11,7 +11,8 @@ import torch
 
 from bench.language.windows import document_losses
 from compression.distillation import teacher
-from compression.distillation.teacher import FeatureRequest, StatesTeacher, Teacher
+from compression.distillation.states_teacher import StatesTeacher
+from compression.distillation.teacher import FeatureRequest, Teacher
 from compression.engine.stages import quantize
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss

@@ -23,7 +23,7 @@ ROWS = Packed(FOUND, 48)
 
 def objective(student: torch.nn.Module, teacher: torch.nn.Module, batch: PackedBatch) -> Tensor:
     with torch.no_grad():
-        wanted = FullTargets(hidden_states.scored_states(teacher, batch), hidden_states.output_layer(teacher), 2.0)
+        wanted = FullTargets((hidden_states.scored_states(teacher, batch),), (hidden_states.output_layer(teacher),), 2.0)
     found = next_token_terms(
         hidden_states.scored_states(student, batch), hidden_states.output_layer(student), batch.wanted, wanted, size=16
     )
