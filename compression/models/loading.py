@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PretrainedConfig, PreTra
 
 from compression.models.adapters.registry import adapter_named, adapter_of, is_decoder
 from compression.models.architectures import heads
+from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.architectures.families import architecture_of, check_served, needed_files
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint, listed
 from compression.schema.recipe.base import Task
@@ -197,6 +199,10 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
         # Another task's head may have the same tensor names with other shapes.
         other = any(heads.of_architecture(str(name)) for name in config.get("architectures") or ())
         settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
+    # A stock reader may give the bare model's tensors another prefix than the other classes do.
+    layout = FAMILIES.get(config["model_type"])
+    if not headed and layout is not None and (prefix := layout.prefix_of(head.suffix)) != layout.prefix:
+        settings["key_mapping"] = {f"^{re.escape(layout.prefix)}": prefix}
     model, report = open_stock(folder, head, **settings)
     if headed:
         labels = own_labels(model.config, labels, task, some=some)
@@ -213,8 +219,8 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
         if f"{name}.weight" in missing or (part is outer.out and not headed):
             initialise_head(part, model.config.initializer_range)
     name_labels(model.config, labels, task)
-    if is_decoder(model) and head == heads.CLASSIFIER:
-        _read_last_token(model.config, folder)
+    if is_decoder(model):
+        _read_rows(model.config, folder)
     return model
 
 
@@ -230,10 +236,10 @@ def _language_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
-    """Set the padding token of a decoder's stock classifier, and turn its cache off.
+def _read_rows(config: PretrainedConfig, folder: Path) -> None:
+    """Set the padding token of a decoder that reads rows of texts, and turn its cache off.
 
-    The classifier reads the last token that is not padding. The padding token comes from the tokenizer, because it pads the
+    A stock classifier reads the last token that is not padding. The padding token comes from the tokenizer, because it pads the
     rows: if the config named another or none, a row's prediction would depend on the other rows of its batch.
     """
     config.pad_token_id = load_tokenizer(folder).pad_token_id

@@ -324,9 +324,10 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
     if model.network is not None:
         return counted_parameters(model.network, shape, None if has_head(model, data.task) else outputs)
     family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
-    dense = heads.of_task(data.task) == heads.CLASSIFIER
+    head = heads.of_task(data.task)
+    dense, biased = head == heads.CLASSIFIER, head == heads.READER
     outputs = model.shape.vocabulary if _spoken(model, data) else outputs
-    return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
+    return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases, biased=biased)
 
 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:

@@ -151,11 +151,13 @@ def counter(model: PreTrainedModel) -> shapes.Count:
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     rows = shapes.table_rows(family.parameters_of(model), known)
     outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
+    biased = head.out is not None and head.out.bias is not None
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
     if head.out is not None and any(head.out.weight is table.weight for table in tables):
         outputs = None  # a tied output layer is the embedding table
     biases = family.biases(model.config)
-    return lambda shape: shapes.parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
+    options: dict[str, Any] = {"rows": rows, "outputs": outputs, "dense": dense, "biases": biases, "biased": biased}
+    return lambda shape: shapes.parameters_at(kind, shape, **options).total
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:

@@ -23,14 +23,15 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.export.onnx import decoder_layers
-from compression.export.onnx.classifier_head import Classifier
 from compression.export.onnx.decoder_graph import Body, Read
 from compression.export.onnx.graph_writer import GraphWriter
+from compression.export.onnx.one_pass import Classifier, Reader
 from compression.models.architectures import heads
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import UnsupportedArchitecture
 
 FILE, DATA = "model.onnx", "model.onnx_data"
+GRAPHS: dict[heads.Head, type[Body]] = {heads.LANGUAGE: Body, heads.CLASSIFIER: Classifier, heads.READER: Reader}
 
 
 def hindrance(config: PretrainedConfig) -> str | None:
@@ -47,14 +48,15 @@ def write(
 ) -> tuple[Path, ...]:
     """Write folder/model.onnx and the weights beside it, without changing the model; return both paths.
 
-    model: a stock …ForCausalLM, GPT2LMHeadModel or decoder classifier; its simulated integers are ignored. simulation: the
-    integers to write, None for float32. read: reads the weights, by default from the model. Raises UnsupportedArchitecture if
-    the config is not supported, RuntimeError if a parameter was not written.
+    model: a stock …ForCausalLM, GPT2LMHeadModel, decoder classifier or reader; its simulated integers are ignored. simulation:
+    the integers to write, None for float32. read: reads the weights, by default from the model. Raises
+    UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
     """
     states = decoder_layers.writer_of(model.config)
     with (folder / DATA).open("xb") as data:
-        made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
-        body = made(model, data, simulation, read)
+        head = heads.of_architecture(type(model).__name__)
+        assert head is not None, "what is shipped has a head"  # noqa: S101
+        body = GRAPHS[head](model, data, simulation, read)
         body.logits(states(body))
         proto = body.proto()
     if body.left:

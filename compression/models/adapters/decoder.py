@@ -101,6 +101,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return {
             **{f"{prefix}{name}": widths for name, widths in bare.items()},
             **{f"{name}.weight": (rows, hidden) for name, rows in outputs.items()},
+            "qa_outputs.bias": (2,),
         }
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ MOST_LAYERS = 256
 MOST_AHEAD = 8
 """Layers for the prediction of several tokens; their authors have one."""
 MOST_POSITIONS = 1 << 24
-BARE, LANGUAGE, CLASSIFIER = "Model", "ForCausalLM", "ForSequenceClassification"
+BARE, LANGUAGE, CLASSIFIER, READER = "Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering"
 FRACTIONS = ("rms_norm_eps", "attention_dropout", "initializer_range")
 ROTARY: dict[str, tuple[str, int | None, int]] = {
     "hidden": ("hidden_size", None, MOST_CHANNELS),
@@ -251,11 +251,12 @@ class TensorLayout:
     more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]  #: numbers that follow from others if null
     layer: Callable[[Shape, int, Biases], Tensors]  #: the tensors of one layer, without its prefix
     outer: Callable[[Shape, int], Tensors] = _rotary_outer  #: those outside of layers; int: positions
-    prefix: str = "model."
+    prefix: str = "model."  #: in all classes with a head but the reader
     block: str = "layers"
     final_norm: str = "norm"
     tables: tuple[str, ...] = ("embed_tokens.weight",)
     language: str = LANGUAGE  #: the suffix of the language model's class
+    reader: str | None = None  #: the prefix in the class that answers questions; None if the family has no such class
     tied: bool = False
     activation: str = "hidden_act"
     fractions: tuple[str, ...] = FRACTIONS
@@ -267,15 +268,23 @@ class TensorLayout:
     def heads(self) -> dict[str, str]:
         """Return the stock classes that Lathe accepts, each with its purpose."""
         suffixes = {BARE: BARE, self.language: LANGUAGE, CLASSIFIER: CLASSIFIER}
+        suffixes |= {} if self.reader is None else {READER: READER}
         return {f"{self.stem}{suffix}": purpose for suffix, purpose in suffixes.items()}
 
+    def prefix_of(self, purpose: str) -> str:
+        """Return the prefix that a class of this purpose gives the names of the bare model's tensors."""
+        return self.reader if purpose == READER and self.reader is not None else self.prefix
 
+
+BODY, TRANSFORMER = "model.", "transformer."  #: prefixes of the bare model's tensors in classes with a head
 _qwen_numbers = partial(_grouped, null_head=True, num_key_value_heads=32)
 FAMILIES: dict[str, TensorLayout] = {
-    "llama": TensorLayout("Llama", ROTARY, _grouped, _rotary, fixed={"pretraining_tp": 1}, divided=True),
-    "mistral": TensorLayout("Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _rotary),
-    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, partial(_rotary, query_bias=True)),
-    "qwen3": TensorLayout("Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), partial(_rotary, head_norms=True)),
+    "llama": TensorLayout("Llama", ROTARY, _grouped, _rotary, fixed={"pretraining_tp": 1}, divided=True, reader=TRANSFORMER),
+    "mistral": TensorLayout("Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _rotary, reader=BODY),
+    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, partial(_rotary, query_bias=True), reader=TRANSFORMER),
+    "qwen3": TensorLayout(
+        "Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), partial(_rotary, head_norms=True), reader=TRANSFORMER
+    ),
     "gpt2": TensorLayout(
         "GPT2",
         {
@@ -288,7 +297,8 @@ FAMILIES: dict[str, TensorLayout] = {
         _gpt2_numbers,
         _gpt2,
         _gpt2_outer,
-        prefix="transformer.",
+        prefix=TRANSFORMER,
+        reader=TRANSFORMER,
         block="h",
         final_norm="ln_f",
         tables=("wte.weight", "wpe.weight"),

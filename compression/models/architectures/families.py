@@ -49,8 +49,8 @@ EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary"
 OF_EXPERTS: tuple[Axis, ...] = (*EVERYWHERE[:-1], "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary")
 TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
 """Tasks of the encoder families."""
-OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
-"""Tasks of the decoder families: those of the two heads that all stock decoders have."""
+OF_DECODERS = (heads.CLASSIFIER, heads.LANGUAGE)
+"""The two heads that all stock decoders have; some have a reader's too."""
 OF_NETWORKS: tuple[Axis, ...] = ("channels", "heads", "ffn", "hidden", "layers")
 TASKS_OF_NETWORKS: tuple[Task, ...] = tuple(name for name, task in ALL_TASKS.items() if task.head == IMAGE_CLASSIFIER)
 SAME_WIDTHS = "every layer has the same widths."
@@ -78,7 +78,10 @@ def _encoder(kind: str, pretraining: tuple[str, ...] = ("ForMaskedLM",), limits:
 
 
 def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, coupled: bool = False) -> ArchitectureSpec:
-    return _spec(kind, FAMILIES[kind].heads(), limits, axes=axes, tasks=OF_DECODERS, decodes=True, coupled=coupled)
+    known = FAMILIES[kind]
+    served = (*OF_DECODERS, *(() if known.reader is None else (heads.READER,)))
+    tasks = tuple(task.name for task in TEXT.tasks if task.head in served)
+    return _spec(kind, known.heads(), limits, axes=axes, tasks=tasks, decodes=True, coupled=coupled)
 
 
 def network_spec(kind: str, architectures: Iterable[str], limits: str) -> ArchitectureSpec:

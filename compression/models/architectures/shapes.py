@@ -238,18 +238,26 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 
 
 def parameters_at(
-    family: ArchitectureSpec, shape: Shape, *, rows: int = 0, outputs: int | None, dense: bool = True, biases: Biases = ()
+    family: ArchitectureSpec,
+    shape: Shape,
+    *,
+    rows: int = 0,
+    outputs: int | None,
+    dense: bool = True,
+    biases: Biases = (),
+    biased: bool = False,
 ) -> Parameters:
     """Count the parameters of a family's model at a shape; tied ones count once. outputs: of its head, if it has one.
 
     rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its output
-    layer, as in stock classes for sequences, not in those for tokens and spans. biases: of a decoder; its head has none.
+    layer, as in stock classes for sequences, not in those for tokens and spans. biases: of a decoder; biased: whether its
+    head has one too, as a reader's alone has.
     """
     if family.name in INSTALLED:
         return INSTALLED[family.name].parameters_at(shape, outputs or 0)
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)
-        tables, head = FAMILIES[family.model_type].tables, (outputs or 0) * shape.hidden
+        tables, head = FAMILIES[family.model_type].tables, (outputs or 0) * (shape.hidden + biased)
     else:
         tensors, tables = encoder_tensors(family.model_type, shape, rows, 0), TABLES
         head = ((outputs or 0) + dense * shape.hidden) * (shape.hidden + 1)

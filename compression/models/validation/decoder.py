@@ -13,6 +13,7 @@ from compression.models.architectures.decoder_tensor_names import (
     FAMILIES,
     LANGUAGE,
     MOST_AHEAD,
+    READER,
     Numbers,
     TensorLayout,
     decoder_tensors,
@@ -21,7 +22,7 @@ from compression.models.architectures.decoder_tensor_names import (
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.pruning_groups import Tensors
 from compression.models.architectures.shapes import parameters_at
-from compression.models.architectures.tensor_names import ExpectedTensors
+from compression.models.architectures.tensor_names import ExpectedTensors, pair
 from compression.models.files.safetensors_header import Tensor, alike
 from compression.models.validation.config import labels_of, refused, take_number
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
@@ -55,6 +56,11 @@ class DecoderDescription:
     ahead: int  #: layers that predict tokens further ahead
     tied: bool
     labels: tuple[str, ...] | None  #: None if its head has none
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the bare model's tensors in a checkpoint of its class."""
+        return FAMILIES[self.kind].prefix_of(self.head)
 
 
 def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list[CompressionError]]:
@@ -163,10 +169,12 @@ def expected(described: DecoderDescription) -> ExpectedTensors:
     behind = known.behind(shape, described.ahead, described.biases)
     speaks: Tensors = {OUTPUT: (shape.vocabulary, shape.hidden)}
     answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), shape.hidden)}
+    if described.head == READER:
+        answers = pair("qa_outputs", (2, shape.hidden))
     if described.head == LANGUAGE and not described.tied:
-        return ExpectedTensors(known.prefix, needed, beside, speaks, {}, behind)
+        return ExpectedTensors(described.prefix, needed, beside, speaks, {}, behind)
     # A tied output layer is the token table; under another head, or without a head, it is dropped.
-    return ExpectedTensors(known.prefix, needed, beside, answers, speaks, behind)
+    return ExpectedTensors(described.prefix, needed, beside, answers, speaks, behind)
 
 
 def speaks(described: DecoderDescription, tensors: Iterable[str]) -> bool:
@@ -178,7 +186,7 @@ def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Te
     """Yield an error if config.json ties the output layer to the token table but their weights differ."""
     # Stock code opens such a model with its own layer. Written again, the layer would be tied: it would predict with the table.
     known = FAMILIES[described.kind]
-    found = {tensor.name.removeprefix(known.prefix): tensor for tensor in tensors}
+    found = {tensor.name.removeprefix(described.prefix): tensor for tensor in tensors}
     table, head = found.get(known.tables[0]), found.get(OUTPUT)
     if described.tied and table is not None and head is not None and not alike(folder, table, head):
         cause = f"config.json ties {OUTPUT} to {known.tables[0]}, and their weights differ"
@@ -189,5 +197,7 @@ def parameters(described: DecoderDescription) -> Parameters:
     """Count the elements of unique weights; tied weights count once."""
     speaks = described.head == LANGUAGE and not described.tied
     outputs = described.shape.vocabulary if speaks else len(described.labels or ())
-    family = ARCHITECTURE_SPECS[described.kind]
-    return parameters_at(family, described.shape, rows=described.max_positions, outputs=outputs, biases=described.biases)
+    biased = described.head == READER
+    family, rows = ARCHITECTURE_SPECS[described.kind], described.max_positions
+    outputs = 2 if biased else outputs
+    return parameters_at(family, described.shape, rows=rows, outputs=outputs, biases=described.biases, biased=biased)

@@ -14,7 +14,7 @@ from compression.modalities.text.batches import tokenize
 from compression.models import loading
 from compression.schema import errors
 from compression.schema.errors import ConfigMismatch, MissingFile, UnsafeCheckpoint
-from tests.support import decoder_models as decoders
+from tests.support import decoder_models as decoders, tiny_language
 from tests.support.tiny_bert import BAD, FILLER, GOOD, tiny_config, write_tokenizer
 
 TASK = task_of("text-classification")
@@ -161,9 +161,8 @@ def test_a_decoder_gets_a_head_without_bias_whose_answers_can_be_put_in_order(tm
     assert one.model.embed_tokens.weight.equal(sent.model.embed_tokens.weight)
     before = one.score.weight.clone()
     assert loading.in_order(one, ("a", "b")).score.weight.equal(before[[1, 0]])
-    for task in ("token-classification", "question-answering"):
-        with pytest.raises(errors.UnsupportedTask, match="llama"):
-            loading.load_model(tmp_path, ("a", "b"), task, seed=0)
+    with pytest.raises(errors.UnsupportedTask, match="llama"):
+        loading.load_model(tmp_path, ("a", "b"), "token-classification", seed=0)
 
 
 def test_weights_of_16_bits_are_loaded_as_they_are_in_float32(tmp_path: Path) -> None:
@@ -172,3 +171,32 @@ def test_weights_of_16_bits_are_loaded_as_they_are_in_float32(tmp_path: Path) ->
     model = loading.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.model.norm.weight.equal(sent.model.norm.weight.float())
+
+
+@pytest.mark.parametrize("head", ["Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "gpt2"])
+def test_a_decoder_of_any_head_becomes_a_reader(kind: str, head: str, tmp_path: Path) -> None:
+    """Stock readers call the bare model otherwise than other classes of some families do."""
+    sent = decoders.tiny(kind, head, vocab_size=tiny_language.VOCABULARY)
+    sent.save_pretrained(tmp_path)
+    tiny_language.tokenizer().save_pretrained(tmp_path)
+    opened = loading.load_model(tmp_path, (), "question-answering", seed=0)
+    assert type(opened).__name__.endswith("ForQuestionAnswering")
+    theirs = opened.base_model.state_dict()
+    assert all(theirs[name].equal(value) for name, value in sent.base_model.state_dict().items())
+    if head == "ForQuestionAnswering":
+        assert opened.qa_outputs.weight.equal(sent.qa_outputs.weight)
+    else:
+        again = loading.load_model(tmp_path, (), "question-answering", seed=0)
+        assert opened.qa_outputs.weight.equal(again.qa_outputs.weight)
+        assert opened.qa_outputs.weight.std() > 0
+        assert not opened.qa_outputs.bias.any()
+    assert opened.config.use_cache is False
+    assert opened.config.pad_token_id == tiny_language.tokenizer().eos_token_id
+
+
+def test_a_family_without_a_stock_reader_answers_no_questions(tmp_path: Path) -> None:
+    decoders.tiny("deepseek_v3").save_pretrained(tmp_path)
+    decoders.write_tokenizer(tmp_path, TOKENS)
+    with pytest.raises(errors.UnsupportedTask, match="not question-answering"):
+        loading.load_model(tmp_path, (), "question-answering", seed=0)

@@ -31,7 +31,7 @@ from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.schemes import Scheme
-from tests.compression.export.onnx.test_classifier_head import alone, answers, opened, padded
+from tests.compression.export.onnx.test_one_pass import alone, answers, opened, padded
 from tests.support import decoder_models as decoders
 from tests.support.decoder_families import IDS, tiny_classifier
 from tests.support.shipments import Wrapped

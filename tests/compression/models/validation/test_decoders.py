@@ -35,8 +35,13 @@ def upload(folder: Path, kind: str, head: str = "ForCausalLM", *, largest: int =
     return model
 
 
-@pytest.mark.parametrize("head", ["Model", "ForCausalLM", "ForSequenceClassification"])
-@pytest.mark.parametrize(("kind", "changes"), FORMS)
+HEADS = ["Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "head"),
+    [(*form, head) for form in FORMS for head in HEADS if head != HEADS[-1] or FAMILIES[form[0]].reader is not None],
+)
 def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict[str, Any], head: str, tmp_path: Path) -> None:
     model = upload(tmp_path, kind, head, **changes)
     described, problems = decoder.describe(json.loads((tmp_path / "config.json").read_text()))

@@ -1,4 +1,4 @@
-"""Graphs of classifiers made of decoders say what the engine says, of a row alone as beside others, however it is padded."""
+"""Graphs of classifiers and readers made of decoders say what the engine says, of a row alone as beside others."""
 
 import copy
 from pathlib import Path
@@ -7,17 +7,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedModel
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import FILE, compare_interface, write_onnx
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.inputs import Batch
+from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.linear_layers import is_linear
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from tests.compression.export.onnx.test_decoder import SCHEMES
-from tests.support.decoder_families import COMMON, IDS, KINDS, PADDING, tiny_classifier, tiny_config
+from tests.support.decoder_families import COMMON, IDS, KINDS, PADDING, tiny, tiny_classifier, tiny_config
 
 LENGTHS = (11, 5, 8)
 
@@ -67,6 +68,28 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, scheme
         assert alone(runner, batch, row) == pytest.approx(found, abs=near)
     if simulation is not None:
         assert np.abs(runner.logits(batch) - answers(model, batch)).max() > 1e-4
+
+
+@pytest.mark.parametrize("scheme", ["float32", "dynamic-int8"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if FAMILIES[kind.partition("-")[0]].reader is not None])
+def test_a_reader_points_at_the_places_that_the_engine_points_at(kind: str, scheme: str, tmp_path: Path) -> None:
+    model = tiny(kind, AutoModelForQuestionAnswering)
+    decoder.write(model, tmp_path, simulation=SCHEMES[scheme])
+    twin = copy.deepcopy(model)
+    if (simulation := SCHEMES[scheme]) is not None:
+        insert_fake_quantization(twin, simulation=simulation)
+    runner, ends = OnnxRunner(tmp_path / FILE, threads=1), ("start_logits", "end_logits")
+    compare_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ends)
+    batch = padded()
+    ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+    with torch.no_grad():
+        out = twin(input_ids=ids, attention_mask=mask, use_cache=False)
+    wanted = torch.stack([out[name] for name in ends], dim=-1)
+    assert wanted.shape == (*IDS.shape, 2)
+    off = np.abs(runner.logits(batch) - wanted.numpy())[batch.attention_mask == 1]
+    assert off.max() < (1e-5 if scheme == "float32" else 3e-2)
+    row = int(batch.attention_mask[1].sum())
+    assert alone(runner, batch, 1) == pytest.approx(runner.logits(batch)[1, :row], abs=1e-5 if scheme == "float32" else 3e-2)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
