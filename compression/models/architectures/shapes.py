@@ -233,8 +233,20 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
     for ratios, found in candidates(family, shape, prune):
         smallest = count(found)
         if smallest <= most:
-            return ratios, found
+            return _widened(shape, prune, ratios, found, most, count)
     raise _out_of_reach(prune, "target_params", most, smallest)
+
+
+def _widened(whole: Shape, prune: Prune, ratios: Ratios, found: Shape, most: int, count: Count) -> tuple[Ratios, Shape]:
+    """Return a cut with as many feed-forward units as a target allows: heads and channels go in coarse steps, and the last of
+    them may take more than was asked. most: parameters to keep; `found` keeps no more.
+    """
+    if "ffn" not in prune.axes or not ratios["ffn"]:
+        return ratios, found
+    step, ffn = prune.rounding, found.ffn
+    while ffn + step <= whole.ffn and count(found.model_copy(update={"ffn": ffn + step})) <= most:
+        ffn += step
+    return {**ratios, "ffn": 1 - ffn / whole.ffn}, found.model_copy(update={"ffn": ffn})
 
 
 def parameters_at(

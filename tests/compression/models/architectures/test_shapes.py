@@ -5,7 +5,15 @@ from itertools import pairwise
 import pytest
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, ArchitectureSpec
-from compression.models.architectures.shapes import candidates, parameters_at, planned_shape, stepped, steps_to
+from compression.models.architectures.shapes import (
+    candidates,
+    parameters_at,
+    planned,
+    planned_shape,
+    shape_at,
+    stepped,
+    steps_to,
+)
 from compression.planning.preflight import preflight
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.presets import QUICK, STANDARD
@@ -115,3 +123,37 @@ def test_no_step_has_narrower_heads_or_fewer_of_them_than_a_later_one() -> None:
             for before, after in pairwise([SHAPE, *steps_to(BERT, SHAPE, prune, prune.ratios, end)]):
                 assert after.heads <= before.heads
                 assert after.hidden // after.heads <= before.hidden // before.heads
+
+
+REAL = {
+    "SmolLM2-135M": ("llama", {"layers": 30, "hidden": 576, "heads": 9, "groups": 3, "ffn": 1536, "vocabulary": 49152}, 64),
+    "R1-Distill-Qwen-1.5B": (
+        "qwen2",
+        {"layers": 28, "hidden": 1536, "heads": 12, "groups": 2, "ffn": 8960, "vocabulary": 151936},
+        128,
+    ),
+    "Llama-3.1-8B": (
+        "llama",
+        {"layers": 32, "hidden": 4096, "heads": 32, "groups": 8, "ffn": 14336, "vocabulary": 128256},
+        128,
+    ),
+}
+
+
+@pytest.mark.parametrize("outputs", ["classes", "vocabulary"])
+@pytest.mark.parametrize("name", REAL)
+def test_a_decoder_is_cut_to_the_accounts_figure_within_a_quarter_of_a_point(name: str, outputs: str) -> None:
+    kind, widths, size = REAL[name]
+    shape, family = Shape(**widths, head_size=size), ARCHITECTURE_SPECS[kind]
+    spoken = 2 if outputs == "classes" else None if name.startswith("SmolLM2") else shape.vocabulary
+
+    def count(one: Shape) -> int:
+        return parameters_at(family, one, outputs=spoken).total
+
+    ratios, found = planned(family, shape, Prune(target_params=0.305, multiple=8), count=count)
+    assert 0.305 <= 1 - count(found) / count(shape) < 0.3075
+    assert found.hidden < shape.hidden
+    assert found.heads <= shape.heads
+    assert found.ffn < shape.ffn
+    # An attempt that resumes makes the same shape of the ratios that were saved.
+    assert shape_at(family, shape, Prune(target_params=0.305, multiple=8), ratios) == found
