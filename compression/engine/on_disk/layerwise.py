@@ -19,6 +19,7 @@ from compression.modalities.base import Batch
 from compression.models.adapters.adapter import prefix, stored
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures import heads
 from compression.models.architectures.decoder_tensor_names import stored_parts
 from compression.models.files.uploaded import uploaded
 from compression.models.sharded_checkpoint import LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
@@ -92,15 +93,16 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels), which as in stock
-        code follow a row's last token that is not padding. cache_file: as above.
+        """Return each batch's logits: of real tokens, (tokens, vocabulary or 2), of a classifier (rows, labels), which as in
+        stock code follow a row's last token that is not padding. cache_file: as above.
         """
         states: list[Tensor] = []
         for _, _, outputs in self._through(batches, cache_file, lambda _: None):
             states = outputs
         out = self.model.get_output_embeddings() or self.family.head(self.model).out
         head = next(name for name, module in self.model.named_modules() if module is out)
-        asked = self._last if self.model.get_output_embeddings() is None else (lambda batch: batch.mask.bool())
+        by_row = heads.of_architecture(type(self.model).__name__) is heads.CLASSIFIER
+        asked = self._last if by_row else (lambda batch: batch.mask.bool())
         with self.filled(head) as last:
             return [last(each[asked(batch)]) for batch, each in zip(batches, states, strict=True)]
 

@@ -90,6 +90,24 @@ def test_several_teachers_come_to_the_device_in_turns(tmp_path: Path) -> None:
         assert any(note.startswith("Teachers, with validation") for note in state.notes)
 
 
+@pytest.mark.parametrize(("room", "kept"), [(True, None), (False, None), (False, 8)])
+def test_several_teachers_of_a_language_model_come_to_the_device(
+    room: bool, kept: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not room:
+        monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
+    train = Train(batch=4, max_length=placement.LENGTH, precision="float32")
+    distill = Distill(epochs=1, attention=1.0, kept=kept)
+    recipe = Recipe(prepare=Prepare(epochs=1, rate=1e-3), distill=distill, train=train)
+    with second_device() as device:
+        state = placement.decoder(device, recipe)
+        state.scratch = tmp_path
+        list(placement.prepare(state))
+        list(placement.distill(placement.seeds_of(state)))
+        assert not placement.misplaced(state, device)
+        assert any(note.startswith("Teachers, with validation perplexity") for note in state.notes)
+
+
 @pytest.mark.parametrize("source", ["embeddings", "masked-lm"])
 def test_words_are_looked_for_on_the_device(source: Any, tmp_path: Path) -> None:
     helper = placement.write_helper(tmp_path / "helper")

@@ -177,7 +177,7 @@ def test_weights_of_16_bits_are_loaded_as_they_are_in_float32(tmp_path: Path) ->
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "gpt2"])
 def test_a_decoder_of_any_head_becomes_a_reader(kind: str, head: str, tmp_path: Path) -> None:
     """Stock readers call the bare model otherwise than other classes of some families do."""
-    sent = decoders.tiny(kind, head, vocab_size=tiny_language.VOCABULARY)
+    sent = decoders.tiny(kind, head, vocab_size=tiny_language.VOCABULARY + 4)
     sent.save_pretrained(tmp_path)
     tiny_language.tokenizer().save_pretrained(tmp_path)
     opened = loading.load_model(tmp_path, (), "question-answering", seed=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from compression.engine import shipping
 from compression.engine.on_disk import backend, onnx_writer, shipping_on_disk
@@ -20,16 +20,24 @@ from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import ConfigMismatch, ExportMismatch
 from compression.schema.events import StageFinished
 from compression.schema.manifest import Manifest
+from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency
 from compression.schema.schemes import Scheme
 from compression.system.progress import Step
 from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, done, model_into, spec_of
+from tests.support import toy_tasks
 from tests.support.decoder_models import saved, tiny
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import write_tokenizer
 
 ROOMY = 8 << 30
+HEADS: dict[str, tuple[Task, Any, str]] = {
+    "ForCausalLM": ("causal-lm", AutoModelForCausalLM, "perplexity"),
+    "ForSequenceClassification": ("text-classification", AutoModelForSequenceClassification, "accuracy"),
+    "ForQuestionAnswering": ("question-answering", AutoModelForQuestionAnswering, "f1"),
+}
+"""Task, class that opens it and metric."""
 CUT = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
 
 
@@ -71,22 +79,26 @@ def onnx_files(folder: Path) -> dict[str, bytes]:
         ("deepseek_v3", "ForCausalLM", "weight-only-int4"),
         ("qwen3", "ForSequenceClassification", "dynamic-int8"),
         ("deepseek_v3", "ForSequenceClassification", "dynamic-int8"),
+        ("llama", "ForQuestionAnswering", "dynamic-int8"),
     ],
 )
 def test_an_onnx_file_is_as_of_memory_and_rows_are_of_it(kind: str, head: str, scheme: Scheme, tmp_path: Path) -> None:
     model, speaks = model_into(tmp_path / "model", kind, head), head == "ForCausalLM"
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
-    asked = {"task": "causal-lm" if speaks else "text-classification", "memory_bytes": ROOMY}
-    report = done(spec_of(tmp_path, model, recipe={**ONLY_QUANTIZE, "quantize": quantize, "prune": CUT}, **asked), tmp_path)
+    task, auto, metric = HEADS[head]
+    asked = {"task": task, "memory_bytes": ROOMY}
+    spec = spec_of(tmp_path, model, recipe={**ONLY_QUANTIZE, "quantize": quantize, "prune": CUT}, **asked)
+    if task == "question-answering":
+        toy_tasks.write(task, tmp_path, 40, 12)
+    report = done(spec, tmp_path)
     names = ["baseline-onnx-float32", f"quantized-onnx-{scheme[-4:]}", f"pruned-onnx-{scheme[-4:]}"]
     assert [row.artifact for row in report.rows] == names
     for row in report.rows:
         assert (row.latency.generation is not None) == speaks
-        assert (row.score.metric, row.score.rows) == ("perplexity" if speaks else "accuracy", 12)
+        assert (row.score.metric, row.score.rows) == (metric, 12)
         assert not any(note.startswith("There is no ONNX") for note in row.notes), row.notes
     simulation = Simulation.of(Quantize.model_validate(quantize))
     cut = tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16"
-    auto = AutoModelForCausalLM if speaks else AutoModelForSequenceClassification
     for name, place, simulated in zip(names, (model, model, cut), (None, simulation, simulation), strict=True):
         (tmp_path / name).mkdir()
         decoder.write(auto.from_pretrained(place, dtype=torch.float32), tmp_path / name, simulation=simulated)
