@@ -150,9 +150,11 @@ def test_changes_reach_the_recipe_and_wrong_ones_are_named(live: Live, command: 
 def test_a_preset_with_changes_is_had_for_a_task_as_the_preset_alone_is(live: Live, command: Command) -> None:
     texts = {"task": "causal-lm", "labels": [], "label_counts": {"train": {}}, "characters": {"train": 90_000, "test": 9_000}}
     model, dataset = live.ready(LLAMA_FACTS, {**DATA_FACTS, **texts})
-    here = ("submit", "--model", model, "--data", dataset, "--recipe", "standard", "--json")
+    here = ("submit", "--model", model, "--data", dataset, "--recipe", "article", "--json")
     plain, changed = document(command(*here)), document(command(*here, "--set", "distill.epochs=2"))
-    assert plain["recipe"]["distill"]["general"] is None
+    distill = plain["recipe"]["distill"]
+    assert distill["augment"] is None
+    assert (distill["teachers"]["seeds"], distill["general"]["epochs"]) == (3, 3)
     assert changed["recipe"] == {**plain["recipe"], "distill": {**plain["recipe"]["distill"], "epochs": 2}}
     for job in (plain, changed):
         command("cancel", job["id"])
