@@ -196,6 +196,12 @@ class DistillationObjective:
         return self.feature_losses.projections
 
     @property
+    def reads_layers(self) -> bool:
+        """Whether it compares what is computed within a layer, which it reads by hooks: queries, keys and values."""
+        look = self.feature_losses.comparison.student
+        return bool(look.scores) or look.relations is not None
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters that are trained beside the student."""
         return [*self.projections, *self.weighting.parameters]

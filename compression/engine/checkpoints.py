@@ -126,6 +126,9 @@ ADDED_KEYS: dict[str, Any] = {
     "prune.refresh_statistics": True,
     "prune.stock": False,
     "quantize.symmetric": False,
+    "train.compile": "auto",
+    "train.micro_batch": "auto",
+    "train.optimizer": "adamw",
     "train.views": None,
 }
 """Keys of a recipe that were added later: a fingerprint has them only if they are not at these defaults."""
@@ -140,6 +143,7 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     added = {spec.recipe_key for spec in STAGE_SPECS.values() if spec.settings is not None}
     found = {key: value for key, value in found.items() if value is not None or key not in added}
     found["remedy"] = recipe.remedy or "report"
+    found["train"]["recompute"] = found["train"].pop("checkpointing") == "on"  # as it was named
     if found["distill"] is not None:
         found["distill"].setdefault("gate", None)
     _drop_defaults(found, ADDED_KEYS)

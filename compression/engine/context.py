@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.job_models import JobModels
 from compression.engine.stage_result import StageResult
+from compression.engine.training_memory import checkpoints_gradients
 from compression.evaluation.measure import Saving
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples, TaskAdapter
@@ -18,6 +20,7 @@ from compression.models.tensors import Tensors
 from compression.planning.device_times import ShapeTimes
 from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.base import Split
+from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.stages import Stage
@@ -28,7 +31,7 @@ from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.save import ResumableTraining, TrainingCheckpointer
 from compression.training.trainer import TrainingHooks, train
 
-COMMON = ("batch", "seed", "warmup", "decay", "accumulate", "precision", "recompute")
+COMMON = ("batch", "micro_batch", "seed", "warmup", "decay", "accumulate", "optimizer", "compile", "precision")
 """Settings of all trainings of a recipe, as `Train` and `TrainingConfig` name them."""
 UNMEASURED = NotMeasured(not_measured="there is no baseline artifact")
 
@@ -76,6 +79,7 @@ class StageContext:
     device_times: Callable[[], Generator[Event, None, ShapeTimes | None]] = unpredicted
     timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Saving | NotMeasured]] = unmeasured
     memory: int | None = None
+    cache_bytes: int | None = None  #: most bytes of a file of teachers' outputs, if the recipe leaves it to the machine
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property
@@ -100,9 +104,16 @@ class StageContext:
         """The model's device."""
         return cast(torch.device, next(self.model.parameters()).device)
 
-    def plan(self, name: str, *, epochs: int, rate: float, **own: Any) -> TrainingConfig:
-        """Return the config of one training: the recipe's common settings and its own, which come first."""
+    def plan(self, name: str, *, epochs: int, rate: float, reads_layers: bool = False, **own: Any) -> TrainingConfig:
+        """Return the config of one training: the recipe's common settings and its own, which come first. reads_layers: whether
+        its loss reads what layers compute by hooks, which compiled layers do not run.
+        """
         common = {key: getattr(self.recipe.train, key) for key in COMMON}
+        common["recompute"], common["remarks"] = checkpoints_gradients(self, name)
+        if reads_layers and common["compile"] == "on":
+            common["remarks"] += (f"{name} runs without torch.compile, since it compares attention.",)
+        if reads_layers:
+            common["compile"] = "off"
         return TrainingConfig(name=name, epochs=epochs, rate=rate, parts=self.parts, **common | own)
 
     def begin(self, stage: Stage) -> None:
@@ -145,11 +156,17 @@ class StageContext:
             raise Pause
 
     def cache_file(self, name: str) -> tuple[Path, float] | None:
-        """Return the path and byte limit of the teacher-output cache, or None if disk caching is off."""
-        distill = self.recipe.distill
-        if self.scratch is None or distill is None or not distill.spill_gib:
+        """Return the path and byte limit of the teacher-output cache, or None if disk caching is off. A recipe that does not
+        distil has the usual one. `auto`: no more than half of what is free now, since all else of the job is written there too.
+        """
+        if self.scratch is None:
             return None
-        return self.scratch / f"teacher-{name}.float16", distill.spill_gib * 2**30
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        asked = (self.recipe.distill or Distill()).spill_gib
+        most = asked * 2**30 if asked != "auto" else float(disk_usage(self.scratch).free // 2)
+        if asked == "auto" and self.cache_bytes is not None:
+            most = min(most, self.cache_bytes)
+        return (self.scratch / f"teacher-{name}.float16", most) if most else None
 
     def validate(self) -> Validation:
         """Score the current model on validation."""

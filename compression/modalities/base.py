@@ -41,8 +41,19 @@ YieldedBatch = TypeVar("YieldedBatch", covariant=True, bound=TrainingBatch)
 class TrainingRows(Protocol[YieldedBatch]):
     """Rows that a model can be trained on."""
 
+    @property
+    def lengths(self) -> list[int]:
+        """Number of positions of each row."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether `shuffled` shows a row otherwise each time."""
+
     def __len__(self) -> int:
         """Return the number of rows."""
+
+    def batch(self, rows: list[int]) -> YieldedBatch:
+        """Return a batch of the rows with these indices."""
 
     def shuffled(self, size: int, seed: int) -> Iterator[YieldedBatch]:
         """Yield every row once in batches of `size`, in an order that `seed` determines."""

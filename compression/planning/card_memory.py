@@ -6,9 +6,9 @@ from compression.planning.memory import (
     COPIED_BYTES,
     HELD_BYTES,
     KEPT_FREED,
-    MOMENT_BYTES,
     PROCESS_BYTES,
     cut_bytes,
+    saved_bytes,
     shipped_bytes,
     step_bytes,
     teachers_bytes,
@@ -23,9 +23,6 @@ CONTEXT_BYTES = 600_000_000
 """What CUDA and its libraries take of a card before the first tensor. As others report it: Lathe has measured none."""
 LIBRARIES_BYTES = 1_500_000_000
 """What they take of the host beside what a process without a card has; not measured either."""
-SAVED_BYTES = HELD_BYTES + MOMENT_BYTES + COPIED_BYTES
-"""Bytes per parameter on the host during a save: what the card holds is copied there before it is written, and the weights of
-the last good and of the best epoch are there always."""
 
 
 def card_memory(job: "PlannedJob") -> tuple[int, int]:
@@ -42,7 +39,8 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     named = [HELD_BYTES * each.parameters.total for each in job.named]
     card += sum(named) if job.recipe.train.varies else max(named, default=0)
     pixels = pixel_bytes(job.model.network, job.data.rows)[0] if job.model.network is not None else 0
-    saves = (one.states + SAVED_BYTES * one.parameters for one in known)
+    # A save is copied to the host before it is written; the weights of the last good and of the best epoch are there always.
+    saves = (one.states + saved_bytes(job.recipe.train.optimizer, one.parameters) for one in known)
     beside = pixels + teachers_bytes(job) + max([shipped_bytes(job), *saves])
     return CONTEXT_BYTES + round(KEPT_FREED * card), LIBRARIES_BYTES + round(KEPT_FREED * (PROCESS_BYTES + beside))
 
@@ -50,4 +48,6 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
 def _pass_bytes(job: "PlannedJob") -> int:
     """Return the bytes of a pass without gradients: of one layer at a time."""
     model, train = job.model, job.recipe.train
-    return step_bytes(model.shape, train, job.longest, model.network) // max(model.shape.layers, 1)
+    recompute = train.checkpointing == "on"
+    kept = step_bytes(model.shape, train.batch, job.longest, model.network, recompute=recompute)
+    return kept // max(model.shape.layers, 1)

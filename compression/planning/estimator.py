@@ -12,7 +12,15 @@ from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
 from compression.planning.counted import Counted
-from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, largest_part, may_hold, teachers_bytes
+from compression.planning.memory import (
+    HELD_BYTES,
+    KEPT_FREED,
+    PROCESS_BYTES,
+    largest_part,
+    may_hold,
+    saved_bytes,
+    teachers_bytes,
+)
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.rates import REFERENCE
 from compression.planning.teacher_cost import TeacherCosts
@@ -27,9 +35,6 @@ from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, ST
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
-SAVED_BYTES = 2 * 20
-"""Bytes per parameter of a training checkpoint: weight, AdamW's two moments, the weights of the last good and of the best
-epoch. Twice, since the old checkpoint is removed only once the next is written."""
 LARGEST_GRAPH = 2**31
 """Maximum bytes of an ONNX file in one piece (a protobuf message); the float32 baseline must fit."""
 INT8_OVERHEAD = 1.05
@@ -188,7 +193,8 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     """Yield the memory that the job needs at once, and the disk of its checkpoints."""
     model, before, after = job.model, job.model.parameters, job.result.parameters
     yield CostItem("process", memory=PROCESS_BYTES)
-    yield CostItem("training", memory=largest_part(job), disk=SAVED_BYTES * max(before.total, after.total))
+    saved = saved_bytes(job.recipe.train.optimizer, max(before.total, after.total))
+    yield CostItem("training", memory=largest_part(job), disk=2 * saved)  # the old one is removed once the next is written
     if model.network is not None:
         kept, written = pixel_bytes(model.network, job.data.rows)
         yield CostItem("pixels", memory=kept, disk=written)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from compression.schema.recipe.base import OptimizerName
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
@@ -23,6 +24,12 @@ HELD_BYTES, GRADIENT_BYTES, MOMENT_BYTES, COPIED_BYTES = 4, 4, 8, 8
 """Bytes per parameter, all in float32: of a weight, its gradient, AdamW's two moments, and the weights of the last good and of
 the best epoch. A parameter that is only in memory (the teacher's) has the first alone."""
 TRAINED_BYTES = HELD_BYTES + GRADIENT_BYTES + MOMENT_BYTES + COPIED_BYTES
+MOMENT_BLOCK, SMALLEST_ROUNDED = 256, 4096
+"""Values of a moment in 8 bits that share a float32 scale, and the fewest values of a parameter whose moments are so held."""
+CHUNK = 2**22
+"""Values that an optimizer with moments in 8 bits steps at a time."""
+STEPPED_BYTES = 40 * CHUNK
+"""What such a step takes for a while (by count)."""
 UNTRAINED_BYTES = 32
 """Bytes per parameter while a model becomes an artifact, is reopened and is measured, with the process that measures it: of
 SmolLM2-135M 31 (18 of them the engine's) before KEPT_FREED."""
@@ -167,7 +174,7 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
 
     def one(name: str, model: "Counted", products: Products, teachers: int, known: "TeacherCost | None" = None) -> Memory:
         states = known.bytes if known is not None and known.place == "memory" else 0
-        return _training(job, name, model, products, teachers, states)
+        return _training(job, name, model, products, teachers, states, on_card=device == "cuda")
 
     if recipe.prepare.trains:
         # Further originals train beside the first, which is the model and its teacher by then.
@@ -200,7 +207,41 @@ def _first_cut(before: "Counted", after: "Counted", steps: int) -> "Counted":
     return replace(before, parameters=Parameters(total=total, embedding=tables, other=total - tables))
 
 
-def _training(job: "PlannedJob", name: str, model: "Counted", products: Products, teachers: int, states: int) -> Memory:
+def moment_bytes(optimizer: OptimizerName, parameters: int) -> int:
+    """Return the bytes of an optimizer's moments of so many parameters."""
+    return MOMENT_BYTES * parameters if optimizer == "adamw" else 2 * (parameters + 4 * parameters // MOMENT_BLOCK)
+
+
+def saved_bytes(optimizer: OptimizerName, parameters: int) -> int:
+    """Return the bytes of a training checkpoint: weights, moments, the weights of the last good and of the best epoch."""
+    return (HELD_BYTES + COPIED_BYTES) * parameters + moment_bytes(optimizer, parameters)
+
+
+def _training(
+    job: "PlannedJob", name: str, model: "Counted", products: Products, teachers: int, states: int, *, on_card: bool
+) -> Memory:
+    """Return the memory of a training. On a card the least with which it runs: layers are computed again, and a single row goes
+    through the model at a time, if the recipe leaves both to the engine.
+    """
+    train = job.recipe.train
+    recompute = train.checkpointing == "on" or (train.checkpointing == "auto" and on_card and model.network is None)
+    each = {train.rows(least=False), train.rows(least=on_card)}
+    found = [_training_of(job, name, model, products, teachers, states, rows, recompute=recompute) for rows in each]
+    return min(found, key=lambda one: one.total)
+
+
+def _training_of(
+    job: "PlannedJob",
+    name: str,
+    model: "Counted",
+    products: Products,
+    teachers: int,
+    states: int,
+    rows: int,
+    *,
+    recompute: bool,
+) -> Memory:
+    """Return the memory of a training with so many rows at a time."""
     count, train, passing = model.parameters.total, job.recipe.train, 0
     if job.is_language:
         passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden
@@ -210,16 +251,17 @@ def _training(job: "PlannedJob", name: str, model: "Counted", products: Products
         if compared.get(name):
             passing += RELATIONS_FLOATS * 4 * model.shape.heads * job.longest**2
     copied = kept_by(model.shape)[products].weight * (model.parameters.other - model.spoken)
-    step = step_bytes(model.shape, train, job.longest, model.network, products)
+    step = step_bytes(model.shape, rows, job.longest, model.network, products, recompute=recompute)
+    stepped = STEPPED_BYTES if train.optimizer == "adamw-8bit" else 0
     return Memory(
         name=name,
         parameters=count,
-        weights=(TRAINED_BYTES - GRADIENT_BYTES) * count,
-        gradients=GRADIENT_BYTES * count + TIED_BYTES * model.tied * model.shape.vocabulary * model.shape.hidden,
+        weights=(HELD_BYTES + COPIED_BYTES) * count + moment_bytes(train.optimizer, count),
+        gradients=stepped + GRADIENT_BYTES * count + TIED_BYTES * model.tied * model.shape.vocabulary * model.shape.hidden,
         teachers=teachers,
-        step=step + copied // (model.shape.layers if train.recompute else 1),
+        step=step + copied // (model.shape.layers if recompute else 1),
         passing=passing,
-        added=train.accumulate > 1,
+        added=train.accumulate > 1 or rows < train.batch,
         states=states,
     )
 
@@ -246,11 +288,19 @@ def may_hold(recipe: Recipe) -> bool:
 
 
 def step_bytes(
-    shape: Shape, train: Train, longest: int, network: NetworkFacts | None = None, products: Products = "float32"
+    shape: Shape,
+    rows: float,
+    longest: int,
+    network: NetworkFacts | None = None,
+    products: Products = "float32",
+    *,
+    recompute: bool = False,
 ) -> int:
-    """Return the bytes that a step keeps for its backward pass: a network's values. longest: tokens of the longest row."""
+    """Return the bytes that a step keeps for its backward pass: a network's values. rows: those that go through the model
+    together; longest: tokens of the longest; recompute: whether layers are computed again.
+    """
     if network is not None:
-        return 4 * network.values * train.batch
+        return round(4 * network.values * rows)
     kept, experts = kept_by(shape)[products], shape.experts
     stream = kept.hidden * shape.hidden + kept.attended * shape.attended + kept.scores * shape.heads * longest
     layers = [stream + kept.units * shape.ffn] * (shape.layers if experts is None else experts.dense_layers)
@@ -258,6 +308,6 @@ def step_bytes(
         units = kept.units * (experts.chosen * experts.ffn + experts.shared) + 8 * experts.chosen * shape.hidden
         layers += [stream + units] * (shape.layers - experts.dense_layers)
     token = sum(layers)
-    if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
+    if recompute:  # only the input of each layer is kept, and the activations inside one layer
         token = HELD_BYTES * shape.layers * shape.hidden + max(layers)
-    return round(token * train.batch * longest)
+    return round(token * rows * longest)

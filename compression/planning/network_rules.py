@@ -48,9 +48,10 @@ def check_without_network(recipe: Recipe) -> None:
 def _of_training(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.distill is not None:
         cause = "a teacher's maps are not kept: it runs on each batch that compares them"
-        yield recipe.distill.spill_gib > 0, "distill.spill_gib", cause, "Leave it out."
+        yield recipe.distill.spill_gib not in ("auto", 0), "distill.spill_gib", cause, "Leave it out."
     cause = "networks of images keep all values of a step: only layers of transformers of text are computed again"
-    yield recipe.train.recompute, "train.recompute", cause, "Choose a smaller batch, and train.accumulate."
+    yield recipe.train.compile == "on", "train.compile", "only layers of transformers of text are compiled", "Leave it out."
+    yield recipe.train.checkpointing == "on", "train.checkpointing", cause, "Choose a smaller batch, and train.accumulate."
 
 
 def _of_integers(quantize: Quantize) -> Iterator[Refusal]:

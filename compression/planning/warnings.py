@@ -23,6 +23,8 @@ DEEP = 0.4
 """A decoder that loses a larger share is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
 MOST_STEPS = 20
 """The maximum number of cuts in a recipe."""
+ROUNDED_SECONDS = 2.4e-7
+"""Processor time that a step with moments in 8 bits takes for a parameter, on a CPU (measured, while other work ran)."""
 SPILL_MARGIN = 1.2
 """Factor on the estimated bytes of a teacher's hidden states, for the disk that a warning proposes."""
 
@@ -94,6 +96,13 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows:
         yield "There is no unlabelled split: the general phase takes train's texts."
     planned = planned_steps(job)
+    if job.recipe.train.optimizer == "adamw-8bit":
+        steps = planned if most is None else min(planned, most)
+        minutes = ROUNDED_SECONDS * job.model.parameters.total * steps / 60
+        yield (
+            "train.optimizer: adamw-8bit is for GPUs whose memory is short: on a CPU its steps take about "
+            f"{minutes:,.0f} minutes more than adamw's, which the forecast does not count."
+        )
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
 
@@ -134,6 +143,11 @@ def _unknown(family: ArchitectureSpec, model: ModelFacts, prune: Prune, count: C
 def _repeated_teacher(job: PlannedJob) -> Iterator[str]:
     """Warn of a teacher that runs again in each epoch, and propose a way to keep its hidden states."""
     unkept, distill = job.objectives.unkept, job.recipe.distill
+    if (spare := job.objectives.spare) is not None:
+        yield (
+            f"The teacher's states take about {spare.bytes / 2**30:.1f} GiB: they are kept on the worker's disk if it has as "
+            "much to spare, as the forecast of time supposes; else the teacher runs again in each epoch."
+        )
     if unkept is None:
         return
     gib, remedy = unkept.bytes / 2**30, "send fewer texts, or distil too, which may keep them on the worker's disk"

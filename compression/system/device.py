@@ -14,6 +14,13 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def release_device_memory() -> None:
+    """Free what nothing refers to any more, on the host and on a GPU, where the allocator keeps it."""
+    process.release_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextmanager
 def on_cpu(model: nn.Module) -> Iterator[None]:
     """Move a model to the CPU within this context: artifacts are for it, and are written from and compared with its tensors."""

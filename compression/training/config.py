@@ -1,13 +1,14 @@
 """Configuration and outcome of one training, and its learning-rate schedules."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from compression.evaluation.validate import Validation
 from compression.quantization.precision import has_bfloat16
 from compression.schema.errors import UnsupportedPrecision
-from compression.schema.recipe.base import Precision
+from compression.schema.recipe.base import OptimizerName, Precision
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class TrainingConfig:
     dropout: bool = False  #: running statistics follow training either way (`set_training_mode`)
     parts: int = 1  #: micro-batches per batch, whose gradients are accumulated (`_Run.gradients`): the same step in less memory
     accumulate: int = 1  #: batches whose gradients are accumulated before each step
+    micro_batch: int | Literal["auto"] = "auto"  #: most rows of a micro-batch; auto: as many as the device's memory takes
+    optimizer: OptimizerName = "adamw"
+    compile: Literal["auto", "on", "off"] = "off"  #: torch.compile of layers; auto: on a GPU in a long training
     precision: Precision = "auto"
     patience: int | None = None  #: epochs without a better one before training ends
     patience_from: int = 0  #: epochs up to this one do not count against the patience
@@ -36,6 +40,7 @@ class TrainingConfig:
     least_gain: float = 0.0  #: a better epoch gains more than this over the best one, on a plateau schedule
     first_gain: float = 0.0  #: the same over the initial model
     head_factor: float = 1.0  #: factor on the learning rate of the head
+    remarks: tuple[str, ...] = ()  #: what was decided for this training before it began
 
 
 @dataclass(frozen=True)

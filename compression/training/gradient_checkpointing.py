@@ -11,6 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+def has_layers(model: nn.Module) -> bool:
+    """Return whether a model has layers that can be computed again: those of stock transformers of text."""
+    return any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+
+
 @contextmanager
 def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     """Use gradient checkpointing in a stock model's layers within this context, which must include the backward pass.
@@ -19,13 +24,17 @@ def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     twice.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    before = [vars(layer).get("forward") for layer in layers]  # a compiled one
     for layer in layers:
         layer.forward = partial(_again, layer.forward)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, own in zip(layers, before, strict=True):
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own
 
 
 def _again(forward: Any, *given: Any, **named: Any) -> Any:

@@ -61,6 +61,7 @@ class TrainerState:
     curve: list[Validation] = field(default_factory=list)
     gain_epoch: int = 0  #: the last epoch with a gain in score or loss, if the rate falls on a plateau
     least_loss: float | None = None  #: the lowest validation loss so far
+    parts: int = 0  #: micro-batches of a batch; 0: not chosen yet
 
 
 class TrainingCheckpoint(Config):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +26,11 @@ from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.system.progress import Step
 from compression.training.budget import Budget
+from compression.training.compiled_layers import CompiledLayers
 from compression.training.config import TrainingConfig, TrainingOutcome, rate_share, warm_share
 from compression.training.gradient_checkpointing import recomputed
+from compression.training.micro_batches import MicroBatches
+from compression.training.optimizers import like, make_optimizer, saved_state
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
 
 HOST = torch.device("cpu")
@@ -115,11 +117,6 @@ def train(
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
-def _like(weight: Tensor, values: Tensor, device: torch.device | None = None) -> Tensor:
-    # In the weight's own memory layout: the fused optimizer walks both tensors in memory order.
-    return torch.empty_like(weight, device=device, requires_grad=False).copy_(values)
-
-
 class _Run:
     """State of one call of `train`: scalars (`where`), weights (parameters, buffers), optimizer, and weights to restore."""
 
@@ -139,6 +136,8 @@ class _Run:
         self.parameters = [*model.parameters(), *extra]
         self.weights: list[Tensor] = [*self.parameters, *saved_buffers(model)]
         self.head = {id(parameter) for parameter in head} if plan.head_factor != 1 else set()
+        self.layers = CompiledLayers(model, plan)
+        self.micro_batches = MicroBatches(plan, self.parameters, self.weights[len(self.parameters) :])
 
     @property
     def shapes(self) -> Shapes:
@@ -149,7 +148,7 @@ class _Run:
         """Start at the first step. before: validation of the model before training."""
         total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
         self.where = TrainerState(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
-        self.where.ranges = input_ranges(self.model)
+        self.where.ranges, self.where.remarks = input_ranges(self.model), list(self.plan.remarks)
         self.good = self.best_weights = self.snapshot()
         self.optimizer = self._optimizer()
 
@@ -177,27 +176,15 @@ class _Run:
             self.good = self._saved("good", tensors)
             self.best_weights = self._saved("best", tensors) if "best.0" in tensors else self.good
             for i, parameter in enumerate(self.parameters):
-                if f"step.{i}" in tensors:  # a parameter that was always frozen has no state
-                    step = tensors[f"step.{i}"].to(parameter.device, copy=True)
-                    moments = {name: _like(parameter, tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")}
-                    self.optimizer.state[parameter] = {"step": step, **moments}
+                if found := saved_state(parameter, tensors, i):
+                    self.optimizer.state[parameter] = found
         set_random_state(tensors)
 
     def _saved(self, name: str, tensors: Tensors) -> list[Tensor]:
-        return [_like(weight, tensors[f"{name}.{i}"], HOST) for i, weight in enumerate(self.weights)]
+        return [like(weight, tensors[f"{name}.{i}"], HOST) for i, weight in enumerate(self.weights)]
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        # No weight decay on biases, norms and tables: a table's row that no text uses must keep its pre-trained values.
-        tables = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        groups: list[dict[str, Any]] = []
-        for of_head, factor in ((False, 1.0), (True, self.plan.head_factor)):
-            own = [p for p in self.parameters if (id(p) in self.head) == of_head]
-            plain = [p for p in own if p.ndim < 2 or id(p) in tables]
-            decayed = [p for p in own if p.ndim >= 2 and id(p) not in tables]
-            groups.append({"params": decayed, "weight_decay": self.where.decay, "decays": True, "factor": factor})
-            groups.append({"params": plain, "weight_decay": 0.0, "decays": False, "factor": factor})
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.plan, self.model, self.parameters, self.head, self.where.decay)
 
     def rate(self) -> float:
         """Return the learning rate of the next step."""
@@ -255,6 +242,9 @@ class _Run:
     ) -> Generator[Step | TrainingSaved | Log, None, bool]:
         """Train on this epoch's remaining rows, within the budget; return whether all losses and gradients were finite."""
         where, plan = self.where, self.plan
+        compute = partial(self._accumulate, loss)
+        yield from self.micro_batches.choose(where, rows, compute)
+        yield from self.layers.begin(where, lambda: self.micro_batches.try_few(where, rows, compute))
         batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
         for step in islice(grouped(batches, plan.accumulate), where.done, None):
             if self.budget.reached() is not None:
@@ -262,7 +252,10 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate() * group["factor"]
             before_step(where.step, where.total)
-            if not self.gradients(step, loss):
+            told = len(where.remarks)
+            healthy = self.gradients(step, loss)
+            yield from (Log(level="warning", message=remark) for remark in where.remarks[told:])
+            if not healthy:
                 return False
             norm = nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
             if not math.isfinite(norm.item()):
@@ -278,7 +271,11 @@ class _Run:
         return True
 
     def gradients(self, batches: list[AnyBatch], loss: Callable[[AnyBatch], Tensor]) -> bool:
-        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite.
+        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite."""
+        return self.micro_batches.compute(self.where, partial(self._accumulate, loss, batches))
+
+    def _accumulate(self, loss: Callable[[AnyBatch], Tensor], batches: list[AnyBatch], parts: int) -> bool:
+        """Add up the gradients of batches, each in `parts` micro-batches; return whether the loss was finite.
 
         Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
         equals the loss of the whole batch, up to rounding, dropout's other numbers, normalizations over rows, and losses of
@@ -288,10 +285,11 @@ class _Run:
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
-        for part in (part for batch in batches for part in batch.split(self.plan.parts)):
+        for part in (part for batch in batches for part in batch.split(parts)):
             with (
                 gradient_precision(self.plan.precision),
                 fast_float32(device),
+                self.layers.in_place(),
                 recomputed(self.model, wanted=self.plan.recompute),
             ):
                 # Simulated integers must stay exact, so only plain training uses bfloat16 (2.3 times as fast there).

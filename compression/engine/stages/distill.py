@@ -136,7 +136,8 @@ def _task_phase(
     context: StageContext, settings: Distill, rows: Examples, objective: DistillationObjective, known: Tensors, beside: Tensors
 ) -> Iterator[Event]:
     """Train on the task and add the notes. known, beside: extra tensors of an earlier attempt's save and for this one's."""
-    plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
+    reads, patience = objective.reads_layers, settings.patience
+    plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, reads_layers=reads, patience=patience)
     first = objective.weighting.weights()
     kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
 

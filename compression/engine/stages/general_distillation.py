@@ -48,7 +48,8 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     objective = DistillationObjective(
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
-    plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, patience=asked.patience)
+    reads, patience = objective.reads_layers, asked.patience
+    plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
     hooks = TrainingHooks(extra=objective.parameters)
     validate = partial(_validate, context, objective, judge)
     ticks = context.train(PHASE, plan, objective, hooks, rows=student_rows, judge=validate)

@@ -3,22 +3,17 @@
 from collections.abc import Generator
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
-from compression.models.adapters.registry import adapter_of
-from compression.planning.memory import COPIED_BYTES, HELD_BYTES, TRAINED_BYTES, Products, step_bytes
-from compression.quantization.fake_quantize import is_simulated
+from compression.engine.training_memory import GIB, free, needed
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
 from compression.quantization.precision import has_bfloat16
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
-from compression.system import memory
 
-GIB = 2**30
 NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"  #: key under which a training's save records that its teacher is in int8
 FILE = "teacher-weights.safetensors"
@@ -77,29 +72,3 @@ def _place(context: StageContext) -> Path:
     if context.scratch is None:
         raise ValueError("a folder is needed for the weights of a teacher that is quantized for a while")
     return context.scratch / FILE
-
-
-def needed(context: StageContext) -> int:
-    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations, and on a CPU two
-    copies of its weights, which are in the host's memory.
-    """
-    trained: int = sum(parameter.numel() for parameter in context.model.parameters())
-    family, config = adapter_of(context.model), context.model.config
-    longest = max(context.rows["train"].lengths)
-    products: Products = "int8" if is_simulated(context.model) else "float32"
-    kept = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config), products)
-    step: int = kept // context.parts
-    elsewhere = 0 if context.device.type == "cpu" else COPIED_BYTES
-    return (TRAINED_BYTES - HELD_BYTES - elsewhere) * trained + step
-
-
-def free(context: StageContext) -> int | None:
-    """Return the bytes that are free for training on its device; None if unknown."""
-    if context.device.type == "cuda":
-        kept: int = torch.cuda.memory_reserved(context.device) - torch.cuda.memory_allocated(context.device)
-        unused: int = torch.cuda.mem_get_info(context.device)[0]
-        return unused + kept
-    rooms = [memory.available()]
-    if context.memory is not None:
-        rooms.append(max(context.memory - memory.resident(), 0))
-    return min((room for room in rooms if room is not None), default=None)

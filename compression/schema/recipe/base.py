@@ -27,6 +27,7 @@ Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "que
 """heads: in decoders whole groups, a KV head with the query heads that read it. From experts on: only in decoders that have
 them. channels: of convolutions, only in networks of images."""
 Precision = Literal["auto", "float32", "bfloat16"]
+OptimizerName = Literal["adamw", "adamw-8bit"]
 Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 MOST_EPOCHS = 200

@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
-from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Precision
+from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, OptimizerName, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
@@ -19,6 +19,7 @@ from compression.schema.stages import STAGE_SPECS, STAGES
 
 MOST_ACCUMULATED = 1024
 MOST_MINUTES = 1e6
+MOST_ROWS = 4096
 PREPARE_RATE, PREPARE_PATIENCE = 5e-5, 3
 
 
@@ -65,7 +66,10 @@ class Prepare(Config):
 class Train(Config):
     """The settings and limits that all training in the job shares."""
 
-    batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
+    batch: Annotated[int, Field(ge=1, le=MOST_ROWS, description="Rows whose mean loss the optimizer follows.")] = 32
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_ROWS)] = "auto"
+    """The most rows of a batch that go through the model together; their gradients are added up to the batch's. auto: all that
+    the device's memory takes, found by a trial step on a GPU. If memory does not suffice later, half as many from there on."""
     accumulate: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
     """Batches whose gradients are added up before each step of the optimizer."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
@@ -76,11 +80,18 @@ class Train(Config):
     """Share of a training's steps over which the rate rises to its peak; then it falls to 0."""
     decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """AdamW's weight decay of matrices; recovery adapts it from here if adapt_l2."""
+    optimizer: OptimizerName = "adamw"
+    """adamw-8bit: AdamW's moments in 8 bits (torchao), 2 bytes of each parameter in place of 8."""
     precision: Precision = "auto"
     """Type of the products of training and of Taylor importance; simulated integers stay exact. auto: bfloat16 if the device
     has it, else float32. bfloat16: refused if the device lacks it."""
-    recompute: bool = False
-    """Gradient checkpointing (Chen et al. 2016): far less memory if rows are long, for about a third more time."""
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Gradient checkpointing (Chen et al. 2016): layers keep their inputs alone and are computed again in the backward pass,
+    with far less memory if rows are long, for about a third more time. auto: if a training would not fit its device's free
+    memory."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of a text model's layers in training. Those that simulate integers, and trainings that compare attention,
+    run without. auto: on a GPU in trainings of 1,000 steps and more. If it fails, training goes on without and says so."""
     views: Annotated[Views | None, Field(exclude_if=lambda value: value is None)] = None
     """Of images: how training varies them. null: not at all."""
     max_steps: Annotated[int | None, Field(ge=1)] = None
@@ -88,6 +99,22 @@ class Train(Config):
     max_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
     """Minutes of all training with its validation, without export and measuring; shared equally by datasets. Work that a dead
     attempt had not saved does not count. Results then depend on the machine's speed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_key(cls, given: Any) -> Any:
+        """Read `recompute`, the earlier key of checkpointing: true is on, and false left it out."""
+        if not isinstance(given, dict) or "checkpointing" in given or not isinstance(given.get("recompute"), bool):
+            return given
+        return {key: value for key, value in given.items() if key != "recompute"} | (
+            {"checkpointing": "on"} if given["recompute"] else {}
+        )
+
+    def rows(self, *, least: bool) -> int:
+        """Return the most rows that go through a model together. least: the fewest that `auto` may choose."""
+        if self.micro_batch == "auto":
+            return 1 if least else self.batch
+        return min(self.batch, self.micro_batch)
 
     @property
     def varies(self) -> bool:

@@ -32,8 +32,9 @@ RECIPES: list[Json] = json.loads("""
       "copies": 3, "synonyms": {"source": "masked-lm", "share": 0.2, "candidates": 7, "model": "bert"},
       "back_translation": {"models": ["there", "back"]}, "splices": 4}},
   "train": {
-    "batch": 24, "accumulate": 3, "max_length": 96, "seed": 5, "warmup": 0.05, "decay": 0.02, "precision": "float32",
-    "recompute": true, "max_steps": 4000, "max_minutes": 30.5},
+    "batch": 24, "micro_batch": 6, "accumulate": 3, "max_length": 96, "seed": 5, "warmup": 0.05, "decay": 0.02,
+    "optimizer": "adamw-8bit", "compile": "on", "precision": "float32", "checkpointing": "on",
+    "max_steps": 4000, "max_minutes": 30.5},
   "artifacts": ["onnx"]},
  {"quantize": {"scheme": "weight-only-int4", "group_size": 64},
   "prune": {

@@ -24,6 +24,9 @@ USED: dict[str, dict[str, Any]] = {
     "prune.refresh_statistics": {"prune": {"ratio": {"ffn": 0.3}, "refresh_statistics": False}},
     "prune.stock": {"prune": {"ratio": {"ffn": 0.3}, "stock": True}},
     "quantize.symmetric": {"quantize": {"scheme": "static-int8", "symmetric": True}, "prune": {"ratio": {"ffn": 0.3}}},
+    "train.compile": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"compile": "on"}},
+    "train.micro_batch": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"micro_batch": 8}},
+    "train.optimizer": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"optimizer": "adamw-8bit"}},
     "train.views": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"views": {"flip": True}}},
 }
 

@@ -21,7 +21,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "steps": {"prune": {"ratio": {"ffn": 0.5}, "steps": 3, "recovery": {"epochs": 4, "by": "teacher"}}},
     "qat and curves": {"quantize": {"qat": {}}, "prune": {"axes": ["ffn"], "sensitivity": True}, "train": {"max_steps": 400}},
     "latency": {"prune": {"axes": ["ffn", "layers"], "target_latency": {"speed_up": 2}}, "train": {"max_minutes": 90}},
-    "insides": {"distill": {"attention": 1.0, "embedding": 1.0, "spill_gib": 40}, "train": {"recompute": True, "batch": 8}},
+    "insides": {"distill": {"attention": 1.0, "embedding": 1.0, "spill_gib": 40}, "train": {"checkpointing": "on", "batch": 8}},
     "teachers": {"distill": {"teachers": {"seeds": 3}, "general": {}, "augment": {"synonyms": {}, "splices": 1}}},
     "one teacher": {"distill": {"kept": 64, "teachers": {"precision": "float32"}}},
 }

@@ -9,6 +9,7 @@ from compression.planning.estimator import Counted, PlannedJob, estimate
 from compression.planning.memory import (
     KEPT_FREED,
     PROCESS_BYTES,
+    STEPPED_BYTES,
     UNTRAINED_BYTES,
     Memory,
     cut_bytes,
@@ -49,7 +50,7 @@ def test_a_job_has_the_trainings_of_its_recipe_in_their_order() -> None:
 
 def test_each_setting_about_memory_changes_the_training_that_it_is_about() -> None:
     plain = one("distill")
-    assert one("distill", train={"recompute": True}).total < plain.total - 0.7 * plain.step
+    assert one("distill", train={"checkpointing": "on"}).total < plain.total - 0.7 * plain.step
     assert one("distill", train={"batch": 16}).step == pytest.approx(2 * plain.step, rel=0.05)
     added = one("distill", train={"accumulate": 4})
     assert added.total - plain.total == min(plain.gradients, plain.step + plain.passing)
@@ -58,7 +59,38 @@ def test_each_setting_about_memory_changes_the_training_that_it_is_about() -> No
     assert one("distill", quantize=None).step != plain.step
     tuned = {value: one("tune", train={"precision": value}).step for value in ("float32", "bfloat16", "auto")}
     assert tuned["bfloat16"] < 0.8 * tuned["float32"] == 0.8 * tuned["auto"]
-    assert one("tune", "cuda").step == tuned["bfloat16"]
+    whole = {"micro_batch": 32, "checkpointing": "off"}
+    assert one("tune", "cuda", train=whole).step == tuned["bfloat16"]
+
+
+def test_an_optimizer_with_moments_in_8_bits_takes_a_quarter_of_theirs() -> None:
+    plain, rounded = one("distill"), one("distill", train={"optimizer": "adamw-8bit"})
+    assert plain.weights - rounded.weights == pytest.approx(5.97 * plain.parameters, rel=1e-3)
+    assert rounded.gradients - plain.gradients == STEPPED_BYTES
+    assert estimate(job()).disk_bytes - estimate(job(train={"optimizer": "adamw-8bit"})).disk_bytes > 11 * plain.parameters
+
+
+def test_moments_in_8_bits_are_warned_of_on_a_cpu() -> None:
+    facts = decoder_facts("llama", SMOLLM2)
+    recipes = (Recipe.model_validate({**LANGUAGE, "train": {"optimizer": each}}) for each in ("adamw", "adamw-8bit"))
+    plain, rounded = (preflight(facts, TEXTS, recipe, Evaluate()) for recipe in recipes)
+    (said,) = set(rounded.warnings) - set(plain.warnings)
+    assert "is for GPUs" in said
+
+
+def test_a_card_needs_no_more_than_the_least_that_the_engine_may_choose() -> None:
+    whole = {"micro_batch": 32, "checkpointing": "off"}
+    sizes = [
+        one("tune", "cuda", train=each).total
+        for each in (whole, whole | {"micro_batch": 4}, whole | {"checkpointing": "auto"}, {})
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 0.7 * sizes[0]
+    assert one("tune").total == one("tune", train=whole).total  # on a CPU nothing is tried
+    # Whole batches where they take less than gradients that stay beside parts of them.
+    few = next(trainings(job(LLAMA3, LLAMA3.vocabulary, train={"batch": 2}), "cuda"))
+    assert few.total == few.weights + few.gradients
+    assert not few.added
 
 
 def test_gradients_take_the_place_of_activations() -> None:
@@ -101,7 +133,7 @@ def test_a_card_holds_what_trains_and_the_host_what_is_read_and_written() -> Non
     assert card > CONTEXT_BYTES + 16 * parameters  # what AdamW steps with; the best weights are on the host
     assert LIBRARIES_BYTES + UNTRAINED_BYTES * parameters < host < 1.2 * 30 * parameters
     assert (card, host) == (estimate(large).card_bytes, estimate(large).host_bytes_with_card)
-    assert card_memory(job(LLAMA3, LLAMA3.vocabulary, train={"recompute": True}))[0] < card
+    assert card_memory(job(LLAMA3, LLAMA3.vocabulary, train={"checkpointing": "on"}))[0] <= card
     untrained = job(LLAMA3, LLAMA3.vocabulary, prepare={"epochs": 0}, distill=None)
     assert 4 * parameters < card_memory(untrained)[0] < 12 * parameters
 

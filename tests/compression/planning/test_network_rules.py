@@ -86,7 +86,7 @@ def test_minutes_and_memory_follow_from_multiply_adds_rows_and_values() -> None:
     assert many.minutes - few.minutes == pytest.approx(2 * 10**6 * 10 / 32 * step / 60, rel=0.02)
     small, large = (plan(recipe | {"train": {"batch": batch}}).estimate for batch in (32, 1024))
     assert large.memory_bytes - small.memory_bytes == pytest.approx(1.1 * 4 * FACTS.values * (1024 - 32), abs=2)
-    assert step_bytes(model_of().shape, Recipe().train, 1, FACTS) == 4 * FACTS.values * 32
+    assert step_bytes(model_of().shape, 32, 1, FACTS) == 4 * FACTS.values * 32
 
 
 def test_pixels_of_a_small_split_are_in_memory_and_those_of_a_large_one_on_disk() -> None:
@@ -146,7 +146,8 @@ def test_data_may_have_some_of_a_head_s_labels_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("recipe", "param"),
     [
-        ({"train": {"recompute": True}}, "recipe.train.recompute"),
+        ({"train": {"compile": "on"}}, "recipe.train.compile"),
+        ({"train": {"checkpointing": "on"}}, "recipe.train.checkpointing"),
         ({"train": {"max_length": 64}}, "recipe.train.max_length"),
         ({"quantize": {"scheme": "weight-only-int8"}}, "recipe.quantize.scheme"),
         ({"quantize": {"smoothing": "search"}}, "recipe.quantize.smoothing"),

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 
 from compression.modalities.base import label_loss
 from compression.modalities.text.batches import Batch
-from compression.planning.estimator import SAVED_BYTES
+from compression.planning.memory import saved_bytes
 from compression.quantization.fake_quantize import simulation_of
 from compression.schema.events import Log, Progress
 from compression.schema.recipe.distill import Distill, Teachers, Weights
@@ -39,7 +39,7 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
     last = len(listener.saves)
     if stage == "baseline":  # the others train more than the model
         largest = max(file.size for save in listener.saves for file in save.files)
-        held = SAVED_BYTES / 2 * sum(weight.numel() for weight in weights(saved))
+        held = saved_bytes("adamw", sum(weight.numel() for weight in weights(saved)))
         assert 0.75 * held < largest < held + RANDOM_STATE_AND_NAMES, "not as forecast"
     assert last > 2 * conftest.STEPS_AN_EPOCH
     assert [save.step for save in listener.saves] == [*range(1, last), last - 1]

@@ -11,6 +11,7 @@ import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from compression.distillation.teacher import FeatureRequest, Teacher
+from compression.engine import training_memory
 from compression.engine.context import StageContext
 from compression.engine.stages import teacher_precision
 from compression.evaluation.validate import Validation, logits
@@ -156,7 +157,7 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
 
 
 def test_what_training_needs_is_no_less_than_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teacher_precision, "step_bytes", lambda *_: 0)
+    monkeypatch.setattr(training_memory, "step_bytes", lambda *_, **__: 0)
     held, judged = list[int](), trainer._Run.judged
 
     def counted(run: trainer._Run, now: Validation) -> float:

@@ -117,7 +117,7 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     assert preflight(MODEL, other, recipe, Evaluate()).estimate == found.estimate
     assert preflight(MODEL, DATA, recipe, Evaluate(tokens=4096)).estimate.minutes < found.estimate.minutes
     assert preflight(MODEL, DATA, recipe, Evaluate(threads=2)).estimate == found.estimate  # of the engine's are scores
-    less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
+    less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, checkpointing="on")})
     assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
 

@@ -1,0 +1,66 @@
+"""What a training needs of its device's memory beside the models that are there, what is free, and what follows from both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from compression.models.adapters.registry import adapter_of
+from compression.planning.memory import COPIED_BYTES, GRADIENT_BYTES, Products, moment_bytes, step_bytes
+from compression.quantization.fake_quantize import is_simulated
+from compression.system import memory
+from compression.training.gradient_checkpointing import has_layers
+
+if TYPE_CHECKING:
+    from compression.engine.context import StageContext
+
+GIB = 2**30
+
+
+def needed(context: StageContext, *, recompute: bool | None = None) -> int:
+    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations, and on a CPU two
+    copies of its weights, which are in the host's memory.
+
+    recompute: whether layers are computed again. None: the least that the recipe allows; a device beside the CPU may then also
+    take a single row at a time.
+    """
+    train = context.recipe.train
+    trained: int = sum(parameter.numel() for parameter in context.model.parameters())
+    family, config = adapter_of(context.model), context.model.config
+    on_card, least = context.device.type != "cpu", recompute is None
+    if least:
+        recompute = train.checkpointing != "off" and has_layers(context.model)
+    products: Products = "int8" if is_simulated(context.model) else "float32"
+    rows = train.rows(least=least and on_card) / context.parts
+    longest, network = max(context.rows["train"].lengths), family.network(config)
+    step = step_bytes(family.shape_of(config), rows, longest, network, products, recompute=bool(recompute))
+    copies = 0 if on_card else COPIED_BYTES
+    return (GRADIENT_BYTES + copies) * trained + moment_bytes(train.optimizer, trained) + step
+
+
+def free(context: StageContext) -> int | None:
+    """Return the bytes that are free for training on its device; None if unknown."""
+    if context.device.type == "cuda":
+        kept: int = torch.cuda.memory_reserved(context.device) - torch.cuda.memory_allocated(context.device)
+        unused: int = torch.cuda.mem_get_info(context.device)[0]
+        return unused + kept
+    rooms = [memory.available()]
+    if context.memory is not None:
+        rooms.append(max(context.memory - memory.resident(), 0))
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def checkpoints_gradients(context: StageContext, name: str) -> tuple[bool, tuple[str, ...]]:
+    """Return whether a training computes its layers again in the backward pass, and a remark if memory decided so.
+
+    name: of the training. With `train.checkpointing: auto` it does if its forecast exceeds the free memory of its device.
+    """
+    asked = context.recipe.train.checkpointing
+    if asked != "auto" or not has_layers(context.model):
+        return asked == "on", ()
+    room, need = free(context), needed(context, recompute=False)
+    if room is None or need <= room:
+        return False, ()
+    why = f"training needs about {need / GIB:.1f} GiB more without, and {room / GIB:.1f} are free"
+    return True, (f"{name} computes layers again in the backward pass (gradient checkpointing): {why}.",)

@@ -1,0 +1,130 @@
+"""Layers compiled for a training's steps: the same weights, and training goes on where compiling fails."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from shutil import which
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from compression.modalities.base import label_loss
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.events import Log
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.system.progress import Returning
+from compression.training import compiled_layers
+from compression.training.config import TrainingConfig, TrainingOutcome
+from compression.training.trainer import train
+from tests.support.stage_runs import distill
+from tests.support.tiny_bert import encoded, sentences, state_of
+
+TRAIN, VALIDATION = encoded(sentences(96, 1)), encoded(sentences(32, 3))
+PLAN = TrainingConfig("prepare", 1, 3e-3, 16, 0, precision="float32", compile="on")
+needs_compiler = pytest.mark.skipif(which("g++") is None, reason="inductor compiles for a CPU with g++, and there is none")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Leave torch's settings as they were."""
+    before = torch._dynamo.config.suppress_errors
+    yield
+    torch._dynamo.config.suppress_errors = before
+    torch._dynamo.reset()
+
+
+def trained(
+    model: BertForSequenceClassification, plan: TrainingConfig = PLAN
+) -> tuple[list[torch.Tensor], TrainingOutcome, list[str]]:
+    events = list(each := Returning(train(model, plan, TRAIN, VALIDATION, label_loss(TRAIN.task, model))))
+    logs = [event.message for event in events if isinstance(event, Log)]
+    return [value.detach().clone() for value in model.parameters()], each.result, logs
+
+
+def compiled_by(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: plain(forward, backend=backend, **options))
+
+
+@needs_compiler
+def test_a_compiled_training_ends_with_the_same_weights(model: BertForSequenceClassification) -> None:
+    start = copy.deepcopy(model.state_dict())
+    plain, _, logs = trained(model, replace(PLAN, compile="off", dropout=False))
+    assert not logs
+    model.load_state_dict(start)
+    compiled, outcome, logs = trained(model)
+    assert not outcome.remarks
+    assert "runs 2 layers compiled" in logs[0]
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(plain, compiled, strict=True))
+    assert not any("forward" in vars(module) for module in model.modules())  # validation and export run it as it is
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_steps_and_only_they_run_the_compiled_layers(
+    model: BertForSequenceClassification, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            seen.append(True)
+            return graph(*inputs)
+
+        return run
+
+    start = copy.deepcopy(model.state_dict())
+    plain, _, _ = trained(model, replace(PLAN, compile="off"))
+    model.load_state_dict(start)
+    compiled_by(backend, monkeypatch)
+    compiled, outcome, _ = trained(model, replace(PLAN, recompute=recompute))
+    assert not outcome.remarks
+    assert len(seen) >= 2 * 6 * (1 + recompute)  # layers and steps; what is computed again is compiled too
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(plain, compiled, strict=True))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_compiler_that_fails_costs_a_remark(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = copy.deepcopy(model.state_dict())
+    plain, _, _ = trained(model, replace(PLAN, compile="off", dropout=True))
+    model.load_state_dict(start)
+
+    def backend(*_: Any) -> Any:
+        raise FileNotFoundError("no C++ compiler")
+
+    compiled_by(backend, monkeypatch)
+    found, outcome, logs = trained(model, replace(PLAN, dropout=True))
+    (remark,) = outcome.remarks
+    assert "no C++ compiler" in remark
+    assert logs == [remark]
+    assert all(one.equal(other) for one, other in zip(plain, found, strict=True))  # nothing of the trial stays
+
+
+def test_what_simulates_integers_and_what_hooks_read_is_not_compiled(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", None)
+    state = state_of(model, Recipe(distill=Distill(epochs=1, attention=1.0), train=Train(batch=64, compile="on")))
+    state.teacher = copy.deepcopy(model).requires_grad_(False)
+    list(distill(state))
+    assert any("since it compares attention" in note for note in state.notes)
+    insert_fake_quantization(model)
+    _, outcome, _ = trained(model)
+    assert "while it simulates integers" in outcome.remarks[0]
+
+
+def test_auto_compiles_long_trainings_on_a_gpu_alone(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: calls.append(forward) or forward)
+    trained(model, replace(PLAN, compile="auto"))
+    assert not calls
+    monkeypatch.setattr(compiled_layers, "on_gpu", lambda _: True)
+    trained(model, replace(PLAN, compile="auto"))
+    assert not calls  # six steps
+    monkeypatch.setattr(compiled_layers, "LONG_STEPS", 6)
+    trained(model, replace(PLAN, compile="auto"))
+    assert len(calls) == 2
