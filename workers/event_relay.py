@@ -41,7 +41,7 @@ from workers.device_table_check import check_table
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
-from workers.job_inputs import needed_bytes
+from workers.job_inputs import cache_bytes, needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_disk, taken_bytes
 from workers.usage import find_excess
@@ -99,7 +99,7 @@ class EventRelay:
         self.pausing: float | None = None
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
-        self.most_disk = fetched + self.most_written
+        self.most_disk = fetched + self.most_written + cache_bytes(claim.job, settings)
         self.has_table = False
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 

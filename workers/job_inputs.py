@@ -16,10 +16,11 @@ from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.resources import StoredFile, stored_files
 from app.store.storage import Storage
 from compression.schema.job_spec import Data, DatasetSpec, Resolved, Spec
+from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.system.processor import processor
 from workers.device_probe import choose_device
-from workers.limits import engine_memory
+from workers.limits import cache_room, engine_memory
 
 log = structlog.get_logger()
 UNKNOWN = 1 << 30
@@ -29,6 +30,13 @@ UNKNOWN = 1 << 30
 def needed_bytes(job: Job) -> int:
     """Return the bytes that a job may write besides its inputs, as forecast when it was accepted."""
     return job.disk_bytes or UNKNOWN
+
+
+def cache_bytes(job: Job, settings: Settings) -> int:
+    """Return the bytes of teachers' outputs that a job may keep on disk besides, if its recipe leaves it to the worker."""
+    recipe = Recipe.model_validate(job.recipe)
+    is_open = recipe.has_teacher and (recipe.distill or Distill()).spill_gib == "auto"
+    return cache_room(settings) if is_open else 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ def write_inputs(
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),
+        cache_bytes=cache_bytes(job, settings),
         device=choose_device(settings)[0].kind,
         emulate_seconds=settings.emulate_seconds or None,
         wordnet=str(settings.wordnet) if settings.wordnet else None,

@@ -65,8 +65,14 @@ def engine_memory(settings: Settings) -> int:
 
 
 def engine_disk(settings: Settings, needed: int) -> int:
-    """Return the bytes above which an engine with a forecast of `needed` is stopped, since a forecast may be wrong."""
+    """Return the bytes of kept files above which an engine with a forecast of `needed` is stopped: a forecast may be wrong."""
     return 2 * needed + settings.engine_disk_bytes
+
+
+def cache_room(settings: Settings) -> int:
+    """Return the bytes of teachers' outputs that an engine may keep on disk beside what this host's jobs have reserved."""
+    promised = sum(_outstanding(other) for other in settings.scratch.glob(f"*{RESERVED}"))
+    return max(min(settings.teacher_cache_bytes, (disk_usage(settings.scratch).free - promised) // 2), 0)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
+    teacher_cache_bytes: Annotated[
+        int,
+        Field(ge=0, description="Most of a teacher's outputs that an engine keeps on disk unasked, and half of what is free."),
+    ] = 64 * 2**30
     engine_processes: Annotated[int, Field(gt=0, description="An engine that has more processes at once is stopped.")] = 256
     engine_tasks: Annotated[int, Field(gt=0, description="So is one whose processes have more threads together.")] = 8192
     measure_hold_seconds: Annotated[

@@ -22,7 +22,11 @@ ROOT = Path(__file__).parent / "records"
 
 
 def _as_it_was(recipe: Any) -> Any:
-    """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127."""
+    """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127. Where teachers' states were kept
+    is left to the machine, as it is now by default: it changes no more than their rounding.
+    """
+    if isinstance(recipe, dict) and (distill := recipe.get("distill")) and distill.get("spill_gib") == 0.0:
+        recipe = {**recipe, "distill": {key: value for key, value in distill.items() if key != "spill_gib"}}
     quantize = recipe.get("quantize") if isinstance(recipe, dict) else None
     if not quantize or "portable" in quantize or not SCHEMES[quantize.get("scheme", "dynamic-int8")].rounds_activations:
         return recipe

@@ -123,6 +123,7 @@ class DatasetRun:
             scratch=data.scratch,
             input_pruner=pruner,
             memory=spec.memory_bytes,
+            cache_bytes=spec.cache_bytes,
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
         part = cls(data, state, kind)
@@ -310,6 +311,11 @@ class DatasetRun:
         generates = TASKS[self.data.task.name].generates
         whole = [(kind, False) for kind in exporters if kind != self.kind]
         return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]
+
+    def leave_device(self) -> None:
+        """Move the models to the CPU: nothing of the job needs the device any more."""
+        for model in filter(None, (self.state.model, self.state.teacher)):
+            model.cpu()
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""

@@ -13,6 +13,8 @@ from compression.schema.report.measurements import Shape
 TEACHER_BYTES = 2 * 2**30
 """The teacher's hidden states of a training are kept in memory if they take no more than this. If they take more, they are
 kept on disk if the recipe allows that much; else none is kept, and the teacher runs again in each epoch."""
+SPARE_BYTES = 64 * 2**30
+"""If the recipe leaves it to the worker, as many are kept on disk as it has to spare. Forecasts of time count on so much."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,17 @@ class TeacherCost:
     """The teacher outputs that a training needs, beyond a few logits per row."""
 
     bytes: int  #: of its hidden states and similar outputs, in float16
-    cache_file: float  #: maximum bytes of a file of them
+    cache_file: float | None  #: maximum bytes of a file of them; None: what the worker has to spare
     kept: int  #: how often the teacher reads all rows if they are kept
     repeated: int  #: and if they are not
 
     @property
-    def place(self) -> Literal["memory", "disk"] | None:
-        """Return where they are kept; None if nowhere."""
+    def place(self) -> Literal["memory", "disk", "spare"] | None:
+        """Return where they are kept; None if nowhere. spare: on disk, if the worker has room that no forecast asks for."""
         if self.bytes <= TEACHER_BYTES:
             return "memory"
+        if self.cache_file is None:
+            return "spare" if self.bytes <= SPARE_BYTES else None
         return "disk" if self.bytes <= self.cache_file else None
 
     @property
@@ -63,7 +67,8 @@ class TeacherCosts:
         feature maps, which are not kept. Nothing is kept where rows vary: all teachers run in each epoch.
         """
         distill, recovery, general, task = recipe.distill, None, None, None
-        varies, cache_file = recipe.train.varies, distill.spill_gib * 2**30 if distill is not None else 0.0
+        varies, spilled = recipe.train.varies, (distill or Distill()).spill_gib
+        cache_file = None if spilled == "auto" else spilled * 2**30
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
             # Only outputs, after each cut: a language model's are computed from its last hidden states.
             states, epochs = round(2 * tokens.train * baseline.hidden) if language else 0, recipe.prune.recovery.epochs
@@ -92,6 +97,11 @@ class TeacherCosts:
     def bytes_in(self, place: Literal["memory", "disk"]) -> int:
         """Return the maximum bytes that are kept in a place at once."""
         return max((each.bytes for each in self.each if each.place == place), default=0)
+
+    @property
+    def spare(self) -> TeacherCost | None:
+        """Return the largest of those that are kept if the worker has the room."""
+        return max((each for each in self.each if each.place == "spare"), key=lambda each: each.bytes, default=None)
 
     @property
     def unkept(self) -> TeacherCost | None:

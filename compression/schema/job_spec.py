@@ -115,6 +115,8 @@ class Spec(Config):
     split_batches: Annotated[int, Field(ge=1, le=64, description="Micro-batches per batch, if memory was too small.")] = 1
     memory_bytes: Annotated[int | None, Field(ge=1)] = None
     """Limit of the engine's resident memory; null: unknown. A job without training runs on disk if its model takes more."""
+    cache_bytes: Annotated[int | None, Field(ge=0)] = None
+    """Most bytes of a file of teachers' outputs if `distill.spill_gib` is auto; null: half of the disk's free space."""
     device: DeviceKind | None = None
     """What the job was claimed for: an engine that finds no GPU then fails with device_lost; null: the one that is there."""
     emulate_seconds: Annotated[float | None, Field(ge=0)] = None

@@ -74,7 +74,7 @@ Opened = Callable[[torch.device, Recipe], StageContext]
 def scenarios(precision: Precision = "auto") -> dict[str, tuple[Opened, Recipe]]:
     """Return the jobs by name. precision: of their training.
 
-    cached: what the teacher says is kept. asked: it is asked for each batch, if `TEACHER_BYTES` is 0.
+    cached: what the teacher says is kept. asked: it is asked for each batch, if `TEACHER_BYTES` is 0, and nothing is on disk.
     """
     text = Train(batch=16, max_length=LENGTH, precision=precision)
     recovery = Recovery(epochs=2, rate=1e-3)
@@ -83,7 +83,12 @@ def scenarios(precision: Precision = "auto") -> dict[str, tuple[Opened, Recipe]]
     static = Quantize(scheme="static-int8", calibration_rows=16, smoothing="search", qat=QAT)
     dynamic = Quantize(calibration_rows=16, smoothing=0.5, qat=QAT)
     held = Distill(
-        epochs=1, attention=1.0, weighting="uncertainty", general=General(epochs=1), teachers=Teachers(precision="int8")
+        epochs=1,
+        attention=1.0,
+        weighting="uncertainty",
+        general=General(epochs=1),
+        teachers=Teachers(precision="int8"),
+        spill_gib=0.0,
     )
     packed = Train(batch=4, max_length=LENGTH, precision=precision)
     ffn = cut.model_copy(update={"recovery": by_teacher})

@@ -72,6 +72,18 @@ def test_what_is_fetched_takes_nothing_of_what_was_promised(places: Places, monk
             pass
 
 
+def test_teachers_outputs_get_half_of_what_nobody_was_promised(
+    places: Places, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, (first, _), storage = places
+    here = settings.model_copy(update={"scratch": scratch, "teacher_cache_bytes": 10**9})
+    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=10**9, total=10**10))
+    assert limits.cache_room(here) == 5 * 10**8
+    with reserve_disk(scratch, first, storage, 6 * 10**8):
+        assert limits.cache_room(here) == 2 * 10**8
+    assert limits.cache_room(here.model_copy(update={"teacher_cache_bytes": 10**6})) == 10**6
+
+
 def test_more_than_there_is_is_refused(places: Places) -> None:
     scratch, (first, _), storage = places
     with pytest.raises(InsufficientDisk), reserve_disk(scratch, first, storage, disk_usage(scratch).total):

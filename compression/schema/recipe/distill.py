@@ -103,8 +103,9 @@ class Distill(Config):
     kept: Annotated[int | None, Field(ge=1, le=4096)] = None
     """For causal-lm: the number of the teacher's likeliest next tokens that are saved on the scratch disk, with the probability
     of all others. null: its last hidden states are saved, and its head runs on them."""
-    spill_gib: Annotated[float, Field(ge=0, le=1024)] = 0.0
-    """GiB of scratch disk for the teacher's hidden states beyond memory; states beyond this are computed in each epoch."""
+    spill_gib: Literal["auto"] | Annotated[float, Field(ge=0, le=1024)] = "auto"
+    """GiB of scratch disk for the teacher's hidden states beyond memory; states beyond this are computed in each epoch. auto:
+    as many as the worker has to spare."""
 
     def answers_alone(self) -> "Distill":
         """Return the same settings without the terms that compare internal features."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from compression.planning.estimator import Estimate
 from compression.planning.preflight import preflight
 from compression.planning.rates import REFERENCE
 from compression.planning.teacher_cost import TeacherCosts
@@ -39,7 +40,7 @@ def test_a_teacher_whose_states_are_kept_nowhere_is_asked_in_each_epoch() -> Non
         plan = preflight(MODEL, of_characters(40 * 10**6), recipe, Evaluate(tokens=256))
         return plan.estimate.minutes, [warning for warning in plan.warnings if "runs again" in warning]
 
-    again, (said,) = found()
+    again, (said,) = found(spill_gib=0.0)
     assert "distill.spill_gib: 13 " in said  # a fifth more than 10.7 GiB
     assert "distill.kept" in said
     flops = 2 * MODEL.parameters.total * 1e7 / 60
@@ -48,13 +49,37 @@ def test_a_teacher_whose_states_are_kept_nowhere_is_asked_in_each_epoch() -> Non
         kept, nothing = found(**keeping)
         assert not nothing
         assert again - kept == pytest.approx(2 * forward, rel=0.01)  # three epochs, and not once
-    assert found(epochs=6)[0] - again == pytest.approx(3 * (trained + forward), rel=0.05)  # and what a step reads and writes
-    _, (said,) = found(hidden=1.0)
+    assert found(epochs=6, spill_gib=0.0)[0] - again == pytest.approx(
+        3 * (trained + forward), rel=0.05
+    )  # and what a step reads and writes
+    _, (said,) = found(hidden=1.0, spill_gib=0.0)
     assert "distill.kept" not in said
 
 
+def test_what_the_worker_may_have_to_spare_is_supposed_in_time_and_asked_of_no_disk() -> None:
+    def found(millions: int, **changes: object) -> tuple[Estimate, list[str]]:
+        distill = preset("language", "causal-lm").distill
+        recipe = Recipe(prepare=Prepare(epochs=0), prune=None, distill=distill.model_copy(update=changes))
+        plan = preflight(MODEL, of_characters(millions * 10**6), recipe, Evaluate(tokens=256))
+        return plan.estimate, [warning for warning in plan.warnings if "states take" in warning]
+
+    (spare, (said,)), (asked, nothing) = found(40), found(40, spill_gib=13.0)
+    assert "about 10.7 GiB" in said
+    assert "if it has as much to spare" in said
+    assert not nothing
+    assert spare.minutes == asked.minutes
+    assert asked.disk_bytes - spare.disk_bytes == pytest.approx(2 * 576 * 1e7, rel=1e-3)
+    assert spare.memory_bytes == asked.memory_bytes
+    assert not found(7)[1]
+    (said,) = found(4000)[1]
+    assert "runs again in each epoch; " in said  # more than any worker keeps unasked
+
+
 def test_what_is_asked_of_teachers_in_other_phases_may_be_asked_again_too() -> None:
-    plain, texts = Distill(), CLASSES.model_copy(update={"rows": {**CLASSES.rows, "train": 60_000, "unlabelled": 600_000}})
+    plain, texts = (
+        Distill(spill_gib=0.0),
+        CLASSES.model_copy(update={"rows": {**CLASSES.rows, "train": 60_000, "unlabelled": 600_000}}),
+    )
     own = ENCODER.parameters.other
 
     def minutes(distill: Distill, data: DataFacts = texts) -> float:
@@ -69,9 +94,10 @@ def test_what_is_asked_of_teachers_in_other_phases_may_be_asked_again_too() -> N
     saved = minutes(first, unlabelled) - minutes(first.model_copy(update={"spill_gib": 1000.0}), unlabelled)
     assert saved == pytest.approx(4 * 2 * own * of_texts / REFERENCE.float32 / 60, rel=0.05)
     recovered = Recipe(prepare=Prepare(epochs=0), prune=Prune(recovery=Recovery(epochs=5, by="teacher")), distill=None)
-    few, many = (preflight(MODEL, of_characters(10**6 * n), recovered, Evaluate()).warnings for n in (7, 8))
+    few, many, more = (preflight(MODEL, of_characters(10**6 * n), recovered, Evaluate()).warnings for n in (7, 8, 4000))
     assert not any("runs again" in warning for warning in few)
-    assert any("runs again" in warning and "distil too" in warning for warning in many)
+    assert any("to spare" in warning for warning in many)
+    assert any("runs again" in warning and "distil too" in warning for warning in more)
 
 
 def test_teachers_of_rows_that_vary_and_of_feature_maps_run_in_each_epoch_and_nothing_is_kept() -> None:
