@@ -1,4 +1,4 @@
-"""The engine's command: `python -m compression run|validate|measure|predict|profile|probe|lm-eval-job SPEC.json`.
+"""The engine's command: `python -m compression run|validate|measure|measure-card|predict|profile|probe|lm-eval-job SPEC.json`.
 
 `python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact,
 `python -m compression device-table --out FILE` measures what single layers cost here.
@@ -23,6 +23,7 @@ MODULES = {
     "validate": "compression.engine.commands.validate",
     "probe": "compression.engine.commands.probe",
     "measure": "compression.evaluation.measure",
+    "measure-card": "compression.evaluation.on_card.measure",
     "predict": "compression.evaluation.predict",
     "profile": "compression.evaluation.profiling.command",
     "profile-part": "compression.evaluation.profiling.part",
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("validate", "check the files of a model or a dataset"),
         ("probe", "try the device that a worker's engines will have"),
         ("measure", "measure an artifact in this fresh process"),
+        ("measure-card", "time models on the GPU in each runtime"),
         ("predict", "let a job's model before and after answer one row"),
         ("profile", "measure what an artifact costs on this machine"),
         ("profile-part", "open an artifact in this fresh process for its profile"),

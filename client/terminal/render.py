@@ -311,6 +311,8 @@ def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple
     yield "", [(report.choice, "")] if report.choice else []
     if (best := report.recommended) is not None:
         yield f"Recommended, {quote}{best.artifact}{quote}:", [(best.why, ""), *_judged(best.verdicts)]
+    if (card := report.card) is not None:
+        yield f"On the worker's {card.device}:", [*((row.text, "") for row in card.rows), (card.conditions, "")]
     yield "On devices:", [(row.text, "") for row in report.devices]
     yield "To try:", [(line, "") for line in remedies(report)]
     yield "Notes:", [(line, "") for line in notes(report)]

@@ -55,6 +55,9 @@ class ModelBackend(Protocol):
     def simulation(self) -> Simulation | None:
         """The quantization that the model of a checkpoint simulates."""
 
+    def leave_device(self) -> None:
+        """Move all models to the CPU: nothing of the job needs its device any more."""
+
     def summary(self) -> DatasetSummary:
         """Return the report's facts about the dataset."""
 

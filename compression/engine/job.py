@@ -28,6 +28,7 @@ from compression.schema.errors import CompressionError
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.report.averages import mean_row
+from compression.schema.report.card_rows import CardReport
 from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
 from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.report.report import Artifact, File, Report
@@ -56,6 +57,7 @@ class Job:
     part: ModelBackend | None
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    card: CardReport | None = None  #: what models cost on the GPU, if that was measured
 
     @classmethod
     def open(
@@ -239,7 +241,7 @@ class Job:
     def report(self) -> Report:
         """Write report.json and return it."""
         output = self.base / self.spec.output
-        report = job_report(self.spec, self.rows, self.artifacts, self.about, self._sent)
+        report = job_report(self.spec, self.rows, self.artifacts, self.about, self._sent).model_copy(update={"card": self.card})
         durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(output / "scratch", ignore_errors=True)
         return report

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from compression.engine.card_measurement import measure_on_card
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.job import Job
 from compression.engine.on_disk.backend import OnDiskRun, fits_on_disk_only
@@ -37,4 +38,5 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
         if pause_asked():
             raise Pause
     yield from job.ship_more()
+    job.card = yield from measure_on_card(job)
     yield Finished(report=job.report())

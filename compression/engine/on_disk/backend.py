@@ -151,6 +151,9 @@ class OnDiskRun:
         """Set the job's tracker, and how a pause is requested. There is no training to save."""
         self.tracker, self.pause_asked = tracker, checkpointer.pause_asked
 
+    def leave_device(self) -> None:
+        """Do nothing: no model is on a device between layers."""
+
     def summary(self) -> DatasetSummary:
         """Return the report's facts about the dataset."""
         dataset, samples = self.data.dataset, tuple(self.data.samples.values())

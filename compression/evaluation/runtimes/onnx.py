@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """Session option that makes x86 without VNNI multiply weights within ±127 exactly. With VNNI it only costs time (three quarters
 more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
+CPU_PROVIDER = "CPUExecutionProvider"
 PAST = "past_key_values."  #: prefix of the names of the cache's inputs
 DTYPES = {
     **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "int32", "int64", "bool", "float16")},
@@ -35,7 +37,9 @@ class OnnxRunner:
     times: the beginning of the path of a file that gets the time of each node, which slows the session.
     """
 
-    def __init__(self, path: Path, *, threads: int, times: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, times: Path | None = None, providers: Sequence[str] = (CPU_PROVIDER,)
+    ) -> None:
         self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -48,7 +52,7 @@ class OnnxRunner:
         options.log_severity_level = 3
         if times is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(times)
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
@@ -144,9 +148,9 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
     return f"onnxruntime {onnxruntime.__version__} {opened.get_providers()[0]}"
 
 
-def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
+def open_folder(folder: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
-    return _as_decoder(OnnxRunner(folder / FILE, threads=threads))
+    return _as_decoder(OnnxRunner(folder / FILE, threads=threads, providers=providers))
 
 
 def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:

@@ -11,6 +11,7 @@ from compression.schema.config import Config
 from compression.schema.file_names import portable
 from compression.schema.recipe.base import JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.card_rows import CardReport
 from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
@@ -190,6 +191,8 @@ class Report(Config):
     notes: tuple[str, ...] = ()
     devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()
     """What evaluate.devices measured of the shipped artifacts."""
+    card: Annotated[CardReport | None, Field(exclude_if=lambda value: value is None)] = None
+    """What the original and the headline's model cost on the GPU that the job trained on, by runtime."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
     """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
 

@@ -1,0 +1,90 @@
+"""Timing on the GPU at a job's end: of which models, and what becomes of it where it fails or there is no GPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compression.engine import card_measurement
+from compression.engine.card_measurement import measure_on_card
+from compression.engine.job import Job
+from compression.evaluation.on_card.measure import CardSpec
+from compression.schema.events import Log
+from compression.schema.report.card_rows import CardReport, CardRow, CardState
+from compression.system.child_process import ChildFailed, Step
+from compression.system.progress import Returning
+from tests.support.engine_jobs import spec_of
+from tests.support.second_device import DEVICE, second_device
+from tests.support.unmeasured import unmeasured
+
+FOUND = CardReport(
+    device="A card",
+    before=CardState(sm_mhz=1980),
+    after=CardState(sm_mhz=1980),
+    rows=(CardRow(stage="baseline", runtime="vLLM", not_measured="vLLM is not installed."),),
+)
+
+
+@pytest.fixture
+def job(encoder: Path, reviews: Path, tmp_path: Path) -> Job:
+    opened = Job.open(spec_of(encoder, reviews, output=str(tmp_path / "out")), tmp_path)
+    opened.rows = [unmeasured()]
+    return opened
+
+
+def measured(job: Job) -> tuple[CardReport | None, list[Any]]:
+    events = list(each := Returning(measure_on_card(job)))
+    return each.result, events
+
+
+def test_on_a_cpu_nothing_is_timed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_measurement, "child_lines", None)
+    assert measured(job) == (None, [])
+
+
+def test_the_headline_and_the_original_are_timed_once_their_device_is_free(
+    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(card_measurement, "training_device", lambda: torch.device("cuda"))
+    asked: list[CardSpec] = []
+    onnx = tmp_path / "out/artifacts" / job.rows[0].artifact
+    onnx.mkdir(parents=True)
+    (onnx / "model.onnx").touch()
+
+    def answers(command: str, spec: CardSpec, **_: Any) -> Iterator[str]:
+        assert command == "measure-card"
+        asked.append(spec)
+        assert job.part is not None
+        assert job.part.state.model.device.type == "cpu"  # type: ignore[attr-defined]
+        yield Step(done=1, total=2).model_dump_json()
+        yield FOUND.model_dump_json()
+
+    monkeypatch.setattr(card_measurement, "child_lines", answers)
+    with second_device():
+        job.part.state.model.to(DEVICE)  # type: ignore[union-attr]
+        found, events = measured(job)
+    assert found == FOUND
+    assert "Timed 1 of 2 on the GPU." in [event.message for event in events]
+    ((model,),) = [spec.models for spec in asked]
+    assert (model.stage, model.onnx) == ("baseline", str(onnx))
+    assert model.folder.endswith("checkpoints/baseline")
+    job.card = found
+    assert "1980 MHz" in found.conditions
+
+
+def test_a_process_that_fails_costs_these_figures_alone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_measurement, "training_device", lambda: torch.device("cuda"))
+
+    def fails(*_: Any, **__: Any) -> Iterator[str]:
+        raise ChildFailed("measure-card ended with 1: no driver")
+        yield ""
+
+    monkeypatch.setattr(card_measurement, "child_lines", fails)
+    found, events = measured(job)
+    assert found is None
+    last = events[-1]
+    assert isinstance(last, Log)
+    assert last.level == "warning"
+    assert "no driver" in last.message
