@@ -71,6 +71,7 @@ def engine_disk(settings: Settings, needed: int) -> int:
 
 def cache_room(settings: Settings) -> int:
     """Return the bytes of teachers' outputs that an engine may keep on disk beside what this host's jobs have reserved."""
+    settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     promised = sum(_outstanding(other) for other in settings.scratch.glob(f"*{RESERVED}"))
     return max(min(settings.teacher_cache_bytes, (disk_usage(settings.scratch).free - promised) // 2), 0)
 

@@ -66,7 +66,13 @@ class Case:
         usual = preset("language", "causal-lm")
         assert usual.distill is not None, "the preset distils"
         again: Literal["on", "off"] = "on" if self.recompute else "off"
-        own = {"batch": self.batch, "max_length": self.length, "checkpointing": again, "precision": self.precision}
+        own = {
+            "batch": self.batch,
+            "micro_batch": self.batch,
+            "max_length": self.length,
+            "checkpointing": again,
+            "precision": self.precision,
+        }
         teachers = usual.distill.teachers.model_copy(update={"precision": self.teacher})
         distill = usual.distill.model_copy(update={"teachers": teachers})
         return usual.model_copy(update={"train": usual.train.model_copy(update=own), "distill": distill})
