@@ -149,9 +149,8 @@ def scored_bytes(job: "PlannedJob") -> int:
     if prune is None or prune.importance != "taylor":
         return 0
     rows = max(min(CALIBRATION_BATCH, TOGETHER // job.longest), 1) if job.is_language else CALIBRATION_BATCH
-    train = recipe.train.model_copy(update={"batch": rows, "recompute": False})
     simulated: Products = "float32" if recipe.quantize is None else "int8"
-    step = step_bytes(model.shape, train, job.longest, model.network, simulated)
+    step = step_bytes(model.shape, rows, job.longest, model.network, simulated)
     passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden if job.is_language else 0
     held = HELD_BYTES * (1 + recipe.has_teacher) + GRADIENT_BYTES
     return held * model.parameters.total + step + passing
