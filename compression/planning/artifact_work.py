@@ -31,6 +31,11 @@ def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool
     return [*rows, *[(EXPORT, model)] * own, *[(EXPORT, result)] * (smaller * own + (1 + smaller) * others)]
 
 
+def split_rows(data: DataFacts, split: Split) -> int:
+    """Return the rows of validation or test, as they are carved from train if they are not given."""
+    return data.rows.get(split, round(DEFAULT_SHARES[split] * data.rows["train"]))
+
+
 def scored(stage: str, model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate, *, seconds: float = 0.0) -> Work:
     """Return the work of scoring one artifact on validation and test, with the seconds of making it.
 
@@ -40,7 +45,7 @@ def scored(stage: str, model: Counted, data: DataFacts, train: Train, evaluate: 
         characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
         tokens = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
         return Work(stage=stage, decoder_flops=2 * 2 * model.active * tokens, seconds=seconds)
-    rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
+    rows = sum(split_rows(data, split) for split in DEFAULT_SHARES)
     flops = rows * 2 * 2 * model.active * of_row(data, train)
     kind = "decoder_flops" if model.shape.groups is not None else "encoder_flops"
     return Work(stage=stage, scored_rows=rows, seconds=seconds).model_copy(update={kind: flops})

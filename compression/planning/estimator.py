@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.planning import formats, preparation
-from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored
+from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored, split_rows
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
 from compression.planning.counted import Counted
@@ -145,11 +145,27 @@ class PlannedJob:
         """Return the optimizer steps of an epoch. rows: of train, if the number differs."""
         return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
 
+    def validated(self, model: Counted, times: float) -> float:
+        """Return the operations of reading validation so often."""
+        rows = split_rows(self.texts, "validation")
+        return self.forward(model) * times * rows / max(self.texts.rows["train"], 1)
+
     def trained(
-        self, stage: str, model: Counted, epochs: float, steps: float, *, rows: float = 1.0, asked: float = 0.0
+        self,
+        stage: str,
+        model: Counted,
+        epochs: float,
+        steps: float,
+        *,
+        rows: float = 1.0,
+        asked: float = 0.0,
+        judged: float | None = None,
     ) -> Work:
-        """Return the work of a training. steps: of all epochs; rows: of one, in multiples of train; asked: teachers' FLOPs."""
+        """Return the work of a training. steps: of all epochs; rows: of one, in multiples of train; asked: teachers' FLOPs;
+        judged: how often validation is read, by default after each epoch.
+        """
         flops, train = 3 * self.forward(model) * epochs * rows, self.recipe.train
+        asked += self.validated(model, epochs if judged is None else judged)
         kind = "simulated_flops" if stage != BASELINE and self.recipe.quantize is not None else "plain_flops"
         found = Work(stage=stage, float32_flops=asked, steps=steps, step_bytes=STEP_BYTES * model.parameters.total * steps)
         if kind == "plain_flops" and train.precision == "float32":
@@ -211,7 +227,8 @@ def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     prepare, rows = job.recipe.prepare, job.texts.rows["train"]
     passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
     probe = preparation.read_once(prepare, rows) * job.forward(job.model)
-    work = job.trained(BASELINE, job.model, passes, passes * job.steps(), asked=probe)
+    judged = preparation.judged(prepare, rows, job.recipe.train, job.originals)
+    work = job.trained(BASELINE, job.model, passes, passes * job.steps(), asked=probe, judged=judged)
     yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, work=work)
 
 

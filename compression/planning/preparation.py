@@ -12,6 +12,8 @@ USUAL_RATE = 1
 """Index in RATES of the rate that is probed first. Another is chosen only if it is surely better."""
 MOST_PROBES = 5
 """Probes of one original: one of a head that was warmed up as a whole, three of the body's rate, and one of a faster head."""
+PROBE_JUDGEMENTS = 3
+"""Times that a probe reads validation: as its epoch ends, for the losses of groups of rows, and for the score's error."""
 WARM_UPS = 2
 """Warm-ups of one original's new head: first the layer that outputs, then the whole head."""
 HEAD_FACTOR = 5.0
@@ -94,6 +96,14 @@ def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
         sample = PROBE_STEPS * train.batch * train.accumulate / rows
         found += sample * (WARM_UPS * FORWARD * max(originals, 1) + MOST_PROBES * prepare.probes)
     return found
+
+
+def judged(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
+    """Return how often fine-tuning all originals is expected to read validation: after each epoch, warm-up and probe."""
+    if rows == 0 or not prepare.trains:
+        return 0.0
+    epochs = expected(prepare, steps_an_epoch(rows, train)) + WARM_UPS * prepare.is_open
+    return epochs * max(originals, 1) + PROBE_JUDGEMENTS * MOST_PROBES * prepare.probes
 
 
 def read_once(prepare: Prepare, rows: int) -> float:

@@ -29,38 +29,38 @@ class Rates:
         float32, moved = products.get("float32"), products.get("bytes")
         if not float32 or not moved:
             return None
-        speed = float32 / PRODUCTS["float32"] if kind == "cpu" else cores / CORES
-        return cls.of(float32, products.get("bfloat16") or 0.0, moved, speed=speed)
-
-    @classmethod
-    def of(cls, float32: float, bfloat16: float, moved: float, *, speed: float = 1.0) -> "Rates":
-        """Return the rates of a device by those of its products and copies. speed: of the host, in reference machines."""
+        speed = float32 / PRODUCTS if kind == "cpu" else cores / CORES
         return cls(
             float32=SHARES["float32"] * float32,
-            bfloat16=max(SHARES["bfloat16"] * bfloat16, SHARES["float32"] * float32),
+            bfloat16=max(SHARES["bfloat16"] * (products.get("bfloat16") or 0.0), SHARES["float32"] * float32),
             simulated=SHARES["simulated"] * float32,
             step_seconds=STEP_SECONDS / speed,
             bytes=SHARES["bytes"] * moved,
-            encoder=speed * ENCODER_FLOPS,
-            decoder=speed * DECODER_FLOPS,
-            rows=speed * SCORED_ROWS,
+            encoder=speed * REFERENCE.encoder,
+            decoder=speed * REFERENCE.decoder,
+            rows=speed * REFERENCE.rows,
         )
 
 
-CORES, PRODUCTS = 2, {"float32": 3.9e11, "bfloat16": 8.6e11, "bytes": 1.2e11}
-"""The reference machine: two cores with AVX-512, VNNI and bfloat16, and what large products and copies reach there. Measured in
-processor time of one core on a machine of this kind (9.1e10, 2.0e11, 2.9e10) while it needed 32.0 ms for what takes 15.0 ms in
-bench/records/demo-quick.json (MiniLM-L6 in ONNX Runtime, 1 × 128, one thread), and scaled by both."""
-SHARES = {"float32": 0.54, "bfloat16": 0.40, "simulated": 0.82, "bytes": 0.14}
-"""Useful rate over that of large products; `simulated` over float32's (its forward products are integers, its gradients
-bfloat16). Measured there with batches of MiniLM-L6, 32 × 24 tokens, forward and backward: 0.75, 0.56, 1.14, and 0.19 of the
-bytes of AdamW's steps. What is left of that in whole jobs, with padding, validation and saving, is 0.72: demo-quick.json."""
-STEP_SECONDS = 0.03
-"""Seconds of a step beside its products: 0.05 of one core there (1 × 8 tokens), scaled alike."""
-ENCODER_FLOPS, DECODER_FLOPS = 1.8e11, 1.4e11
-"""Operations a second of a runtime that answers rows on both cores: 1.4e11 on one, with padding in batches of 32, and 1.3 times
-as many on two where that was timed; and of a decoder that reads windows."""
-SCORED_ROWS = 100.0
-"""Rows a second that no small model exceeds, each alone and again among 32."""
-REFERENCE = Rates.of(PRODUCTS["float32"], PRODUCTS["bfloat16"], PRODUCTS["bytes"])
-"""The rates of the reference machine, for workers that have not measured theirs."""
+REFERENCE = Rates(
+    float32=2.2e11,
+    bfloat16=3.7e11,
+    simulated=3.4e11,
+    step_seconds=0.028,
+    bytes=1.8e10,
+    encoder=1.8e11,
+    decoder=1.4e11,
+    rows=100.0,
+)
+"""The reference machine, two cores with AVX-512, VNNI and bfloat16, for workers that have not measured their rates. Those of
+training follow from the whole job of bench/records/demo-quick.json, which ran alone; an encoder's answers are 1.4e11 on one
+core, with padding in batches of 32, and 1.3 times as many on two where that was timed."""
+CORES, PRODUCTS = 2, 3.9e11
+"""Its cores and its large products in float32: how much faster another machine answers rows is told by these. It needs 15.0 ms
+for what takes 29.5 (MiniLM-L6 in ONNX Runtime, 1 × 128, one thread) where large products reach 1.95e11."""
+SHARES = {"float32": 0.75, "bfloat16": 0.56, "simulated": 1.14, "bytes": 0.19}
+"""Useful rate over that of large products or copies; `simulated` over float32's (its forward products are integers, its
+gradients bfloat16). Measured with batches of MiniLM-L6, 32 × 24 tokens, forward and backward, and AdamW's steps, in processor
+time of one core of an AMD EPYC where large products reach 9.1e10, 2.0e11 in bfloat16, and copies 2.9e10 bytes a second."""
+STEP_SECONDS = 0.0125
+"""Seconds of a step beside its products on the reference machine: there 0.05 of one core (1 × 8 tokens), on two cores half."""
