@@ -9,22 +9,17 @@ again (--again does); --table-only prints the records.
 """
 
 import argparse
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from bench import record_file
 from bench.gpu_plan.measured import measure
 from bench.gpu_plan.step import Case
 from compression.planning.memory import KEPT_FREED, PROCESS_BYTES, Memory, trainings
-from compression.system.environment import environment
 
 RECORDS = Path(__file__).parent / "records"
 LARGE = ("r1-distill-qwen-1.5b", "qwen3-4b", "llama-3.1-8b", "deepseek-v2-lite")
-DENSE, SPARSE = LARGE[:3], LARGE[3]
 DRY = (
     *(Case(shape, way) for shape in LARGE[:3] for way in ("tune", "distill")),
     *(Case(shape, "distill", recompute=True) for shape in LARGE[:3]),
@@ -32,6 +27,9 @@ DRY = (
     Case(LARGE[0], "tune", recompute=True),
     Case(LARGE[0], "distill", teacher="int8"),
     Case(LARGE[3], "tune", batch=1),
+    Case("account-2.1b", "tune", recompute=True),
+    Case("account-2.1b", "distill"),
+    Case("account-2.1b", "distill", recompute=True),
 )
 REAL = (
     Case("smollm2-135m", "tune", batch=2, precision="float32"),
@@ -70,12 +68,7 @@ def keep(case: Case, *, real: bool) -> None:
     from bench.gpu_plan.dry_run import dry_run
 
     found = measure(case) if real else dry_run(case)
-    path = path_of(case, real=real)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"case": asdict(case), "bytes": found, "date": datetime.now(UTC).date().isoformat(), "environment": environment()}
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    record_file.write(path_of(case, real=real), {"case": asdict(case), "bytes": found})
 
 
 def forecast(case: Case, *, device: str) -> Memory:
@@ -92,10 +85,10 @@ def line(case: Case, *, real: bool) -> str:
     """Return a case's line; without a record it says so."""
     how = [case.way, case.precision if case.way == "tune" else f"teacher in {case.teacher}", *["recompute"] * case.recompute]
     about = f"| {case.shape}, {', '.join(how)} | {case.batch} × {case.length} |"
-    path = path_of(case, real=real)
-    if not path.exists():
+    record = record_file.read(path_of(case, real=real))
+    if record is None:
         return f"{about} not_measured: there is no record | | | |"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["bytes"]
+    found: dict[str, int] = record["bytes"]
     planned = forecast(case, device="cpu" if real else "cuda").total
     if real:
         peak, planned = found["peak"], round(KEPT_FREED * (PROCESS_BYTES + planned))

@@ -1,6 +1,6 @@
 """Published shapes of decoders, as config.json of each repository on huggingface.co states them, and what a forecast reads.
 
-Nothing is downloaded: a test counts the parameters of each shape and compares them with the authors' totals.
+Nothing is downloaded: a test counts the parameters of each shape and compares them with the authors' totals. One shape is ours.
 """
 
 from dataclasses import dataclass, field
@@ -61,6 +61,10 @@ SHAPES: dict[str, Published] = {
     "r1-distill-qwen-1.5b": _of(
         "qwen2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1_777_088_000, (1536, 28, 12, 2, 8960, 151936)
     ),
+    # Ours. The account names a DeepSeek of 2.13 billion parameters, and no published one has as many. It is wider than
+    # R1-Distill-Qwen-1.5B: the same depth, vocabulary, size of heads and number of groups, feed-forward layers as many times as
+    # wide as the stream (6.1 in place of 5.8). The output layer is its table, so that a classifier has 2.13 billion too.
+    "account-2.1b": _of("qwen2", "none", 2_130_152_192, (1792, 28, 14, 2, 10976, 151936), tie_word_embeddings=True),
     "qwen3-4b": _of(
         "qwen3", "Qwen/Qwen3-4B", 4_022_468_096, (2560, 36, 32, 8, 9728, 151936), head_dim=128, tie_word_embeddings=True
     ),
