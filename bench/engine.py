@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,8 @@ from compression.schema.job_spec import Spec
 from compression.schema.report.report import Report
 
 ROOT = Path(__file__).parent.parent
-SAVE_SECONDS = 120.0
+SAVE_SECONDS, STOP_SECONDS = 120.0, 60.0
+ENGINE, PAUSED = [sys.executable, "-m", "compression", "run"], 3
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ class Run:
         return self.folder / "kept" / stage
 
 
-def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None) -> Run:
+class Stopped(SystemExit):
+    """The minutes of this call are over; what was saved stays, and the same call goes on from there."""
+
+
+def run(
+    folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None, minutes: float | None = None
+) -> Run:
     """Run the engine with `spec`, or return the result of an earlier call with the same spec; a run of another spec is removed.
 
     A note on standard output tells if the earlier call ran other code than the present one.
     spec: the fields of `job_spec.Spec` other than output and resume. keep: kinds of artifacts whose files stay;
-    None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. Raises SystemExit
-    where the engine fails, with its last words.
+    None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. minutes: after which
+    the call ends: the engine is asked to save and stop STOP_SECONDS before, and killed then. Raises Stopped if it was not done
+    by then, and SystemExit where the engine fails, with its last words.
     """
     done = folder / "done.json"
     kept, out, path = folder / "kept", folder / "out", folder / "spec.json"
@@ -55,7 +67,7 @@ def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after:
             shutil.copytree(after / "kept", kept)
         kept.mkdir(parents=True, exist_ok=True)
         path.write_text(whole.model_dump_json(indent=1), encoding="utf-8")
-        _attempt(folder)
+        _attempt(folder, minutes)
         _tidy(folder, keep)
     facts = json.loads(done.read_text("utf-8"))
     if (now := revision()) != facts.get("revision"):
@@ -74,7 +86,7 @@ def _is_same(path: Path, spec: Spec) -> bool:
     return found.model_copy(update={"threads": spec.threads}).model_dump() == spec.model_dump()
 
 
-def _attempt(folder: Path) -> None:
+def _attempt(folder: Path, minutes: float | None) -> None:
     kept, out = folder / "kept", folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     facts_path = folder / "facts.json"
@@ -82,9 +94,10 @@ def _attempt(folder: Path) -> None:
     if facts_path.is_file():
         facts = json.loads(facts_path.read_text("utf-8"))
     before, started = facts["seconds"], time.monotonic()
-    command = [sys.executable, "-m", "compression", "run", str(folder / "spec.json")]
+    command = [*ENGINE, str(folder / "spec.json"), "--die-with-parent"]
     with (folder / "log").open("ab") as log, (folder / "events.jsonl").open("ab", buffering=0) as events:
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as engine:
+        started_engine = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        with started_engine as engine, _limit(engine, minutes) as over:
             assert engine.stdout is not None
             for line in engine.stdout:
                 event = parse_event.validate_json(line)
@@ -104,10 +117,35 @@ def _attempt(folder: Path) -> None:
                 if isinstance(event, StageFinished | TrainingSaved):
                     facts["seconds"] = before + time.monotonic() - started
                     facts_path.write_text(json.dumps(facts), encoding="utf-8")
+        if over.is_set() and engine.returncode in (PAUSED, -signal.SIGKILL):
+            raise Stopped(f"{folder.name}: stopped after {minutes:g} minutes; the same command goes on from the last save")
         if engine.returncode:
             raise SystemExit(f"{folder.name}: the engine ended with {engine.returncode}; see {folder / 'log'}")
     facts["seconds"], facts["revision"] = before + time.monotonic() - started, revision()
     facts_path.write_text(json.dumps(facts), encoding="utf-8")
+
+
+@contextmanager
+def _limit(engine: "subprocess.Popen[bytes]", minutes: float | None) -> Iterator[threading.Event]:
+    """Ask the engine to pause STOP_SECONDS before the minutes are over, and kill it then. Yield whether it was asked."""
+    over = threading.Event()
+
+    def ask() -> None:
+        over.set()
+        assert engine.stdin is not None
+        with suppress(OSError):  # it has just ended
+            engine.stdin.write(b"pause\n")
+            engine.stdin.flush()
+
+    seconds = [] if minutes is None else [max(60 * minutes - STOP_SECONDS, 0.0), 60 * minutes]
+    timers = [threading.Timer(after, act) for after, act in zip(seconds, (ask, engine.kill), strict=False)]
+    for timer in timers:
+        timer.start()
+    try:
+        yield over
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def revision() -> str:

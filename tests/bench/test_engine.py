@@ -1,6 +1,7 @@
 """A run of the bench is taken up only by the same run, and found again by what it was asked for."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ SPEC: dict[str, Any] = {"model": "model", "data": Data(format="jsonl", splits={"
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a finished run leaves it; whatever runs again stops at once."""
 
-    def stopped(folder: Path) -> None:
+    def stopped(folder: Path, _minutes: float | None) -> None:
         raise InterruptedError(folder)
 
     monkeypatch.setattr(engine, "_attempt", stopped)
@@ -76,3 +77,38 @@ def test_what_was_asked_before_is_known_once_it_was_written(epochs: int, same: b
     (tmp_path / "spec.json").write_text(asked.model_dump_json())
     again = asked.model_copy(update={"recipe": recipe_of(epochs, None, 0), "threads": 2})
     assert engine._is_same(tmp_path / "spec.json", again) == same
+
+
+ENGINE_THAT_PAUSES = """
+import json, pathlib, sys
+folder = pathlib.Path(json.load(open(sys.argv[1]))["output"]) / "checkpoints" / "training-1"
+folder.mkdir(parents=True)
+(folder / "state").write_text("saved")
+line = sys.stdin.readline()
+if line == "pause\\n":
+    where = {"stage": "baseline", "phase": "tune", "step": 1, "total": 2, "folder": "training-1", "files": []}
+    saved = {"type": "training_saved", **where}
+    for event in (saved, {"type": "paused"}):
+        print(json.dumps(event), flush=True)
+    sys.exit(3)
+"""
+"""Its end of the agreement: it reads a line, saves, says so, and ends with 3."""
+
+
+def test_a_call_ends_with_its_minutes_and_what_was_saved_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "engine.py"
+    script.write_text(ENGINE_THAT_PAUSES)
+    monkeypatch.setattr(engine, "ENGINE", [sys.executable, str(script)])
+    with pytest.raises(engine.Stopped, match=r"stopped after 1\.01 minutes; the same command goes on"):
+        engine.run(tmp_path / "run", SPEC, minutes=1.01)
+    assert (tmp_path / "run" / "kept" / "training" / "state").read_text() == "saved"
+    assert not (tmp_path / "run" / "done.json").exists()
+
+
+def test_an_engine_that_does_not_pause_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "engine.py"
+    script.write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(engine, "ENGINE", [sys.executable, str(script)])
+    monkeypatch.setattr(engine, "STOP_SECONDS", 0.5)
+    with pytest.raises(engine.Stopped, match="goes on from the last save"):
+        engine.run(tmp_path / "run", SPEC, minutes=1 / 60)
