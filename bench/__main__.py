@@ -9,6 +9,9 @@ The other benches; each has a --help of its own:
   python -m bench glue         the published table on four GLUE tasks
   python -m bench language     a language model's job against a plain script
   python -m bench classifier   a language model as a classifier of a GLUE task
+  python -m bench account      the published account's own case: targets, shapes, a model that is there
+  python -m bench squad        SQuAD 2.0 with "no answer", before and after
+  python -m bench forecasts    what a service forecasts of jobs, beside what they take
   python -m bench augmented    the recipe `article` with WordNet and Apertium
   python -m bench preparation  the originals that jobs prepare, against a grid search
   python -m bench vision       image classifiers, beside what others make of them
@@ -31,13 +34,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import augmented, classifier, decoding, forms, memory, training, transcript
+from bench.account import __main__ as account
 from bench.alignment import __main__ as alignment
 from bench.api import __main__ as api
+from bench.forecasts import __main__ as forecasts
 from bench.glue import __main__ as glue
 from bench.gpu_plan import __main__ as gpu_plan
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
 from bench.serve import __main__ as serve
+from bench.squad import __main__ as squad
 from bench.vision import __main__ as vision
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.presets import PRESETS
@@ -109,6 +115,9 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "glue": glue.main,
         "language": language.main,
         "classifier": classifier.main,
+        "account": account.main,
+        "squad": squad.main,
+        "forecasts": forecasts.main,
         "augmented": augmented.main,
         "preparation": preparation.main,
         "vision": vision.main,

@@ -54,13 +54,21 @@ class Kept:
     high: float
 
 
-def mean_score(found: dict[str, Answers], model: str, rows: dict[str, npt.NDArray[np.int64]] | None = None) -> float:
-    """Average a model's score over seeds, then over sets. `rows` takes a resample of each set instead of all rows."""
+def mean_score(
+    found: dict[str, Answers],
+    model: str,
+    rows: dict[str, npt.NDArray[np.int64]] | None = None,
+    seeds: npt.NDArray[np.int64] | None = None,
+) -> float:
+    """Average a model's score over seeds, then over sets. `rows` takes a resample of each set instead of all rows; seeds: the
+    places of those that count, with repeats.
+    """
     out = []
     for name, answers in found.items():
         chosen = rows[name] if rows else np.arange(len(answers.wanted))
         wanted = answers.wanted[chosen]
-        out.append(np.mean([METRICS[name](said[chosen], wanted) for said in answers.by_model[model]]))
+        some = answers.by_model[model] if seeds is None else answers.by_model[model][seeds]
+        out.append(np.mean([METRICS[name](said[chosen], wanted) for said in some]))
     return float(np.mean(out))
 
 
@@ -91,18 +99,22 @@ def at_chance(found: dict[str, Answers], original: str) -> list[str]:
     ]
 
 
-def kept(found: dict[str, Answers], original: str, model: str, draws: int = DRAWS, seed: int = 0) -> Kept:
+def kept(
+    found: dict[str, Answers], original: str, model: str, draws: int = DRAWS, seed: int = 0, *, over_seeds: bool = False
+) -> Kept:
     """Compare a model's mean score with the original's: a paired bootstrap over test rows (Efron & Tibshirani 1993).
 
     Both are scored on the same resample each time, so what is hard for both cancels out. Seeds are not resampled: the interval
-    is that of other test rows for these very models.
+    is that of other test rows for these very models. over_seeds: they are too, the same for both and for all sets.
     """
     before, after = mean_score(found, original), mean_score(found, model)
     generator = np.random.default_rng(seed)
+    runs = min(len(answers.by_model[model]) for answers in found.values())
     shares = []
     for _ in range(draws):
         rows = {name: generator.integers(0, len(answers.wanted), len(answers.wanted)) for name, answers in found.items()}
-        shares.append(mean_score(found, model, rows) / mean_score(found, original, rows))
+        seeds = generator.integers(0, runs, runs) if over_seeds else None
+        shares.append(mean_score(found, model, rows, seeds) / mean_score(found, original, rows, seeds))
     low, high = np.percentile(shares, [2.5, 97.5])
     return Kept(before, after, after / before, float(low), float(high))
 

@@ -65,9 +65,8 @@ def recipe(name: str, whole: Recipe) -> Recipe:
     return whole.model_copy(update={"prepare": Prepare(epochs=EPOCHS, rate=RATE), "prune": prune})
 
 
-def write(name: str, texts: Iterable[str], folder: Path, seed: int) -> None:
-    """Write the folder of an untrained model of that shape, with byte pairs learned from `texts`."""
-    kind, widths, _ = SHAPES[name]
+def write_tokenizer(kind: str, texts: Iterable[str], folder: Path) -> Tokenizer:
+    """Write a tokenizer of a family's rules with byte pairs learned from `texts`, and return it."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if kind == "qwen2":  # stock code takes this family's rules whatever the file says
@@ -79,6 +78,13 @@ def write(name: str, texts: Iterable[str], folder: Path, seed: int) -> None:
     )
     backend.train_from_iterator(texts, trainer)
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token=END).save_pretrained(folder)
+    return backend
+
+
+def write(name: str, texts: Iterable[str], folder: Path, seed: int) -> None:
+    """Write the folder of an untrained model of that shape, with a tokenizer of its own."""
+    kind, widths, _ = SHAPES[name]
+    backend = write_tokenizer(kind, texts, folder)
     torch.manual_seed(seed)
     ends = {"bos_token_id": None, "eos_token_id": backend.token_to_id(END), "pad_token_id": None}
     config = CONFIG_MAPPING[kind](vocab_size=backend.get_vocab_size(), max_position_embeddings=2048, **ends, **widths)
