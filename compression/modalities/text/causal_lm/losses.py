@@ -62,12 +62,18 @@ def fused_logits(heads: Sequence[Head], states: Sequence[Tensor], weights: Tenso
 
     states: (tokens, width) of each teacher; weights: (teachers,). A single teacher's logits are as they are.
     """
-    each = [chunked_head.widen(head(own)) for head, own in zip(heads, states, strict=True)]
-    if len(each) == 1:
-        return each[0]
+    first, *others = zip(heads, states, strict=True)
+    if not others:
+        return chunked_head.widen(first[0](first[1]))
     if weights is None:
-        raise ValueError(f"{len(each)} teachers need weights")
-    return losses.fuse_teachers(torch.stack(each), weights, temperature)
+        raise ValueError(f"{1 + len(others)} teachers need weights")
+    # One after the other, so that memory does not grow with their number.
+    mean: Tensor | None = None
+    for (head, own), share in zip((first, *others), (weights / weights.sum()).log(), strict=True):
+        one = (chunked_head.widen(head(own)) / temperature).log_softmax(dim=-1) + share
+        mean = one if mean is None else torch.logaddexp(mean, one)
+    assert mean is not None, "there is a first"  # noqa: S101
+    return mean * temperature
 
 
 NextTokenTargets = FullTargets | TopKTargets

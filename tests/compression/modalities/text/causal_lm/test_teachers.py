@@ -10,6 +10,7 @@ from compression.distillation.live_teacher import Member
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.states_teacher import StatesTeacher
 from compression.distillation.teacher import FeatureRequest
+from compression.modalities.losses import fuse_teachers
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm import hidden_states, losses
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
@@ -113,3 +114,12 @@ def test_several_distributions_need_weights() -> None:
     states, head = torch.randn(2, 3), torch.nn.Linear(3, 5)
     with pytest.raises(ValueError, match="2 teachers need weights"):
         losses.fused_logits((head, head), (states, states), None, 1.0)
+
+
+def test_teachers_one_after_the_other_have_the_mean_of_all_at_once() -> None:
+    torch.manual_seed(0)
+    heads, states = [torch.nn.Linear(3, 5) for _ in range(3)], [torch.randn(2, 3) for _ in range(3)]
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    found = losses.fused_logits(heads, states, weights, 3.0)
+    together = torch.stack([head(own) for head, own in zip(heads, states, strict=True)])
+    torch.testing.assert_close(found, fuse_teachers(together, weights, 3.0))
