@@ -35,8 +35,8 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     whole = job.model.parameters.total
     reading = HELD_BYTES * whole * (1 + job.recipe.has_teacher) + _pass_bytes(job)
     card = max(reading, cut_bytes(job), *(one.total - COPIED_BYTES * one.parameters for one in known))
-    # Of the teachers that the job names the best stays with the model; all do if rows vary.
-    named = [HELD_BYTES * each.parameters.total for each in job.named]
+    # Of the teachers that the job names the best stays with the model; all do if rows vary. A language model's are in `known`.
+    named = [HELD_BYTES * each.parameters.total for each in job.named if not job.is_language]
     card += sum(named) if job.recipe.train.varies else max(named, default=0)
     pixels = pixel_bytes(job.model.network, job.data.rows)[0] if job.model.network is not None else 0
     # A save is copied to the host before it is written; the weights of the last good and of the best epoch are there always.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.schema.recipe.base import OptimizerName
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
@@ -172,7 +173,9 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
     taught = rounded_bytes(job.guide) if may_hold(recipe) else teacher
 
     def one(name: str, model: "Counted", products: Products, teachers: int, known: "TeacherCost | None" = None) -> Memory:
-        states = known.bytes if known is not None and known.place == "memory" else 0
+        # Of several teachers of a language model, those that find room stay in memory, wherever the others' states are.
+        several = name == "distill" and job.is_language and bool(job.others)
+        states = min(known.bytes, TEACHER_BYTES) if known is not None and (several or known.place == "memory") else 0
         return _training(job, name, model, products, teachers, states, on_card=device == "cuda")
 
     if recipe.prepare.trains:
@@ -192,9 +195,14 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         yield one("general", after, simulated, models * teacher, asked.general)
     if distill is not None:
         # On a card, a language model's other teachers stay where their states are not kept; the host's memory has them anyway.
-        stay = job.is_language and device == "cuda" and asked.task is not None and asked.task.place is None
-        beside = HELD_BYTES * sum(each.parameters.total for each in job.others) if stay else 0
-        yield one("distill", after, simulated, taught + beside, asked.task)
+        others = HELD_BYTES * sum(each.parameters.total for each in job.others) if job.is_language and device == "cuda" else 0
+        stay = asked.task is not None and asked.task.place in (None, "spare")
+        training = one("distill", after, simulated, taught + others * stay, asked.task)
+        if distill.kept is not None and others:
+            # Before its first step all teachers are there together, and what is kept of their answers is written.
+            weights = (HELD_BYTES + COPIED_BYTES) * after.parameters.total
+            yield replace(training, name="keep", weights=weights, gradients=0, teachers=taught + others)
+        yield training
 
 
 def _first_cut(before: "Counted", after: "Counted", steps: int) -> "Counted":
