@@ -72,9 +72,12 @@ def run_name(asked: argparse.Namespace) -> str:
 
 def of_model(asked: argparse.Namespace, name: str, ended: float | None) -> None:
     """Run the job on a model that is there."""
-    if job.path_of(name).exists():
+    model = model_folder(asked.model, asked.examples)
+    if (kept := record_file.read(job.path_of(name))) is not None:
+        if kept["model_digest"] != job.digest_of(model):
+            raise SystemExit(f"{job.path_of(name)} is of another model; remove it to run this one")
         return
-    _run(asked, name, model_folder(asked.model, asked.examples), asked.rows, ended)
+    _run(asked, name, model, asked.rows, ended)
 
 
 def of_shape(asked: argparse.Namespace, name: str, ended: float | None) -> None:
@@ -94,7 +97,8 @@ def of_shape(asked: argparse.Namespace, name: str, ended: float | None) -> None:
         return
     folder = asked.folder.resolve()
     texts = [json.loads(line)["text"] for line in Path(data.splits["train"][0]).read_text("utf-8").splitlines()[:20_000]]
-    _run(asked, name, job.random_model(SHAPES[shape], texts, folder / asked.shape, asked.seed), CARD_ROWS, ended)
+    model = job.random_model(SHAPES[shape], texts, folder / f"{asked.shape}-{asked.seed}", asked.seed)
+    _run(asked, name, model, CARD_ROWS, ended)
 
 
 def _run(asked: argparse.Namespace, name: str, model: Path, rows: int, ended: float | None) -> None:

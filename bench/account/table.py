@@ -43,6 +43,8 @@ def _plan(one: Record) -> list[str]:
 
 def run_table(runs: Sequence[Record]) -> str:
     """Return the rows of runs, and under them what is kept on the mean of their seeds."""
+    if len({(one["digest"], one["model_digest"]) for one in runs}) > 1:
+        raise SystemExit(f"the records of {runs[0]['model']} are of several models or sets of rows: they have no mean")
     lines = [[str(one["seed"]), *_row(row)] for one in runs for row in one["rows"]]
     found, seeds = kept_over_seeds(runs, runs[0]["set"]), ", ".join(str(one["seed"]) for one in runs)
     minutes = sum(one["seconds"] for one in runs) / 60

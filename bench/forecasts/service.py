@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -48,7 +48,11 @@ class Service:
     def cpu_seconds(self) -> float:
         """Return the processor time of the service and all that it has started so far."""
         top = psutil.Process(self.process.pid)
-        return sum(sum(each.cpu_times()[:4]) for each in [top, *top.children(recursive=True)])
+        total = 0.0
+        for each in [top, *top.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile: its parent has its time
+                total += sum(each.cpu_times()[:4])
+        return total
 
 
 @contextmanager

@@ -7,6 +7,7 @@ own preflight. A call ends after --minutes, and the same command goes on from th
 """
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,12 @@ def run(asked: argparse.Namespace) -> None:
     steps = [f"{asked.max_steps}-steps"] if asked.max_steps else []
     name = "-".join([asked.model, asked.recipe, *some, *steps, str(asked.seed)])
     path = asked.records / f"{name}.json"
-    if path.exists():
-        return
     folder = asked.folder.resolve()
     data, facts = articles.prepare(asked.data, folder / "-".join(["data", *some]), asked.questions)
+    if (kept := record_file.read(path)) is not None:
+        if kept["splits"] != json.loads(json.dumps(facts)):
+            raise SystemExit(f"{path} is of other data; name another --records, or remove it")
+        return
     spec = {
         "task": TASK,
         "model": str(model_folder(asked.model, asked.examples)),

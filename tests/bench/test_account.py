@@ -90,6 +90,7 @@ def run_record(seed: int, after: list[float]) -> dict[str, Any]:
     rows = [{**row.model_dump(mode="json"), "targets": job.verdicts_of(row, published.TARGETS)} for row in report().rows]
     answers = {"before": 10 * [1.0, 1.0, 0.0, 1.0], "after": 10 * after, "wanted": 40 * [1.0]}
     about = {"model": "smollm2", "set": "sst2", "train_rows": 100, "preset": "standard", "seed": seed, "seconds": 60.0}
+    about |= {"digest": "rows", "model_digest": "weights"}
     return {**about, "rows": rows, "answers": answers}
 
 
@@ -118,6 +119,8 @@ def test_a_shape_without_a_card_has_no_score(records: Path) -> None:
     random = run_record(0, [1.0] * 4) | {"random_weights": True, "device": "some card"}
     assert "on some card; weights are random" in run_table([random])
     assert account_table([], [random]).splitlines()[-1].endswith("| not_measured |")
+    with pytest.raises(SystemExit, match="of several models or sets of rows"):
+        run_table([run_record(0, [1.0] * 4), run_record(1, [1.0] * 4) | {"digest": "other rows"}])
     trial = run_record(0, [1.0] * 4) | {"trial_steps": 4}
     assert "a trial of 4 steps" in run_table([trial])
     assert account_table([], [trial]).splitlines()[-1].endswith("| not_measured |")

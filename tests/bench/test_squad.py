@@ -83,3 +83,22 @@ def test_records_are_printed_with_both_metrics_and_their_errors(tmp_path: Path, 
     assert "| 66.00% | 71.00% ± 1.20% | not_measured | 60.00% |" in told
     bench.main(["--table-only", "--records", str(tmp_path / "none")])
     assert "not_measured" in capsys.readouterr().out
+
+
+def test_a_record_of_other_data_is_not_taken_for_this_ones(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, facts = articles.prepare(source, tmp_path / "data")
+    records, command = (
+        tmp_path / "records",
+        ["--data", str(source), "--folder", str(tmp_path), "--records", str(tmp_path / "records")],
+    )
+    records.mkdir()
+    rows = [row.model_dump(mode="json") for row in report().rows]
+    kept = {"model": "minilm", "preset": "standard", "seed": 0, "max_steps": None, "splits": facts, "rows": rows}
+    (records / "minilm-standard-0.json").write_text(json.dumps(kept))
+    bench.main(command)
+    assert "minilm, standard, seed 0" in capsys.readouterr().out
+    (records / "minilm-standard-0.json").write_text(json.dumps(kept | {"splits": {}}))
+    with pytest.raises(SystemExit, match="is of other data"):
+        bench.main(command)
