@@ -105,7 +105,7 @@ def test_three_originals_teach_a_language_model(
 ) -> None:
     if not room:
         monkeypatch.setattr(caches, "TEACHER_BYTES", 0)
-    state = language(distill=Distill(epochs=8, rate=1e-2, hidden=0.5, hard=0.0, kept=kept))
+    state = language(distill=Distill(epochs=8, rate=1e-2, hidden=0.5, hard=0.0, kept=kept, spill_gib=0.0))
     state.scratch = tmp_path
     following(state)
     placement.seeds_of(state)

@@ -97,7 +97,7 @@ def test_several_teachers_of_a_language_model_come_to_the_device(
     if not room:
         monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
     train = Train(batch=4, max_length=placement.LENGTH, precision="float32")
-    distill = Distill(epochs=1, attention=1.0, kept=kept)
+    distill = Distill(epochs=1, attention=1.0, kept=kept, spill_gib=0.0)
     recipe = Recipe(prepare=Prepare(epochs=1, rate=1e-3), distill=distill, train=train)
     with second_device() as device:
         state = placement.decoder(device, recipe)
