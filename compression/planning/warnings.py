@@ -93,7 +93,7 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
             yield from _too_deep(prune, left)
     if prune and distill is None and prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
-    if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows:
+    if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows and not job.is_language:
         yield "There is no unlabelled split: the general phase takes train's texts."
     planned = planned_steps(job)
     if job.recipe.train.optimizer == "adamw-8bit":

@@ -59,6 +59,8 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     texts = f"{len(student_rows)} unlabelled texts"
     if context.unlabelled is None:
         texts = f"train's {len(student_rows)} texts, since the data has no unlabelled ones"
+    if context.task.packed is not None:
+        texts = f"train's texts, in {len(student_rows)} rows"
     context.notes.append(
         f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."

@@ -70,7 +70,8 @@ def answer(windows: Sequence[Window], logits: Sequence[Floats], context: str) ->
     """Return the answer to a question from all windows of its context; "" is "no answer"."""
     found = [window.best(one) for window, one in zip(windows, logits, strict=True)]
     none, (_, score, (start, end)) = min(each[0] for each in found), max(found, key=lambda each: each[1])
-    return context[start:end] if score > none else ""
+    # Byte-level tokens may begin with the space before their word.
+    return context[start:end].strip() if score > none else ""
 
 
 class Reader:
