@@ -33,7 +33,7 @@ def test_comments_say_what_may_stand_there(live: Live, command: Command, tmp_pat
     out = tmp_path / "mine.json"
     command("recipe", "init", "--out", str(out))
     text = " ".join(out.read_text().replace("//", " ").split())
-    says(text, "Rows that go through the model together. [1 or more, 4096 at most]", '"auto" | "float32" | "bfloat16"')
+    says(text, "Rows whose mean loss the optimizer follows. [1 or more, 4096 at most]", '"auto" | "float32" | "bfloat16"')
 
 
 def test_a_file_that_is_there_is_not_written_over(live: Live, command: Command, tmp_path: Path) -> None:

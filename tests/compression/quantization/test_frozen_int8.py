@@ -68,7 +68,8 @@ def recovered(
     checkpointer: TrainingCheckpointer | None = None,
     hear: Any = list,
 ) -> StageContext:
-    recipe = Recipe(quantize=None, prune=PRUNE, distill=Distill(teachers=Teachers(precision=precision)), train=TRAIN)
+    distill = Distill(teachers=Teachers(precision=precision), spill_gib=0.0)
+    recipe = Recipe(quantize=None, prune=PRUNE, distill=distill, train=TRAIN)
     state = state_of(recipe, model(kind), tied=False)
     state.teacher = model(kind).requires_grad_(False)
     state.scratch, state.checkpointer = place, checkpointer or state.checkpointer

@@ -32,6 +32,7 @@ from tests.support.verdict_rows import perplexity_of, scored
 TARGETS = Targets(retention=0.9)
 LLAMA = ARCHITECTURE_SPECS["llama"]
 MODEL = decoder_facts("llama", SHAPE)
+OTHER_TOKENS = decoder_facts("llama", SHAPE.model_copy(update={"vocabulary": SHAPE.vocabulary - 64}))
 
 
 def score(perplexity: float) -> Score:
@@ -221,15 +222,17 @@ def test_every_preset_can_be_had_for_a_language_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "evaluate", "teachers", "param"),
     [
-        ({}, {"window": 9000}, 0, "evaluate.window"),
-        ({}, {}, 1, "models.teachers"),
-        ({"prune": Prune(axes=("ffn", "vocabulary"))}, {}, 0, "recipe.prune.axes"),
+        ({}, {"window": 9000}, [], "evaluate.window"),
+        ({}, {}, [OTHER_TOKENS], "models.teachers.0"),
+        ({"prune": Prune(axes=("ffn", "vocabulary"))}, {}, [], "recipe.prune.axes"),
     ],
 )
-def test_preflight_refuses_as_the_engine(changes: dict[str, Any], evaluate: dict[str, Any], teachers: int, param: str) -> None:
+def test_preflight_refuses_as_the_engine(
+    changes: dict[str, Any], evaluate: dict[str, Any], teachers: list[ModelFacts], param: str
+) -> None:
     recipe = preset("language", "causal-lm").model_copy(update=changes)
     with pytest.raises(CompressionError, check=lambda error: error.param == param):
-        preflight(MODEL, DATA, recipe, Evaluate(**evaluate), teachers=[MODEL] * teachers)
+        preflight(MODEL, DATA, recipe, Evaluate(**evaluate), teachers=teachers)
 
 
 def test_not_all_tokens_of_a_teacher_can_be_kept() -> None:
