@@ -67,8 +67,9 @@ class MicroBatches:
         Nothing of what is computed for it stays.
         """
         plan, device = self.plan, self.parameters[0].device
-        if where.parts:
-            return  # chosen by the attempt that this one goes on from
+        if where.parts:  # chosen by the attempt that this one goes on from, which may have failed for want of memory
+            where.parts = max(where.parts, plan.parts)
+            return
         where.parts = max(plan.parts, 1 if plan.micro_batch == "auto" else parts_of(plan.batch, plan.micro_batch))
         if plan.micro_batch != "auto" or device.type == "cpu":
             return

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
@@ -104,6 +105,22 @@ def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, list
         state = done("baseline", recipe=recipe, parts=2, checkpointer=resumed(tmp_path, listener, number))
         assert same(weights(state), weights(plain)), f"save {number}"
         assert (state.notes, state.budget.spent.steps) == (plain.notes, 10)
+
+
+def test_what_goes_on_after_memory_ran_out_takes_smaller_parts(tmp_path: Path, listener: Listener) -> None:
+    """The save is of whole batches; the worker asks its next attempt for quarters."""
+    done("baseline", hear=listener.hear, checkpointer=checkpointer(tmp_path))
+    state, seen = state_before("baseline"), list[int]()
+
+    def count(_: Any, __: Any, named: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            seen.append(len(named["input_ids"]))
+
+    state.model.register_forward_pre_hook(count, with_kwargs=True)
+    state.checkpointer, state.parts = resumed(tmp_path, listener, 7), 4
+    list(prepare(state))
+    assert seen
+    assert max(seen) == conftest.RECIPE.train.batch // 4
 
 
 def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
