@@ -41,7 +41,7 @@ from workers.device_table_check import check_table
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
-from workers.job_inputs import cache_bytes, needed_bytes
+from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_disk, taken_bytes
 from workers.usage import find_excess
@@ -79,9 +79,9 @@ class EventRelay:
         engine: Engine,
         settings: Settings,
         *,
-        fetched: int = 0,
+        beside: int = 0,
     ) -> None:
-        """`fetched`: bytes that were put into the folder before the engine started."""
+        """beside: bytes that the folder may have beside what the job writes: its inputs, and the teachers' outputs."""
         self.claim, self.folder, self.storage, self.lease = claim, folder, storage, lease
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
@@ -99,7 +99,7 @@ class EventRelay:
         self.pausing: float | None = None
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
-        self.most_disk = fetched + self.most_written + cache_bytes(claim.job, settings)
+        self.most_disk = beside + self.most_written
         self.has_table = False
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 

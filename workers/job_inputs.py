@@ -20,7 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.system.processor import processor
 from workers.device_probe import choose_device
-from workers.limits import cache_room, engine_memory
+from workers.limits import engine_memory
 
 log = structlog.get_logger()
 UNKNOWN = 1 << 30
@@ -32,11 +32,11 @@ def needed_bytes(job: Job) -> int:
     return job.disk_bytes or UNKNOWN
 
 
-def cache_bytes(job: Job, settings: Settings) -> int:
-    """Return the bytes of teachers' outputs that a job may keep on disk besides, if its recipe leaves it to the worker."""
+def most_cached(job: Job, settings: Settings) -> int:
+    """Return the most bytes of teachers' outputs that a job may keep on disk besides, if its recipe leaves it to the worker."""
     recipe = Recipe.model_validate(job.recipe)
     is_open = recipe.has_teacher and (recipe.distill or Distill()).spill_gib == "auto"
-    return cache_room(settings) if is_open else 0
+    return settings.teacher_cache_bytes if is_open else 0
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,18 @@ def input_bytes(job: Job) -> int:
 
 
 def write_inputs(
-    claim: fencing.Claim, folder: Path, settings: Settings, storage: Storage, check_stop: Callable[[], None] = lambda: None
+    claim: fencing.Claim,
+    folder: Path,
+    settings: Settings,
+    storage: Storage,
+    check_stop: Callable[[], None] = lambda: None,
+    *,
+    cached: int = 0,
 ) -> Path:
     """Copy models, data and checkpoints into the folder; return the path of the spec that was written beside them.
 
-    That may take long: `check_stop` is called throughout, and what it raises ends it.
+    That may take long: `check_stop` is called throughout, and what it raises ends it. cached: bytes of the disk that are
+    reserved for teachers' outputs.
     """
     job, inputs = claim.job, _inputs(claim.job)
     for name, some in inputs.files.items():
@@ -127,7 +134,7 @@ def write_inputs(
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),
-        cache_bytes=cache_bytes(job, settings),
+        cache_bytes=cached,
         device=choose_device(settings)[0].kind,
         emulate_seconds=settings.emulate_seconds or None,
         wordnet=str(settings.wordnet) if settings.wordnet else None,

@@ -69,18 +69,15 @@ def engine_disk(settings: Settings, needed: int) -> int:
     return 2 * needed + settings.engine_disk_bytes
 
 
-def cache_room(settings: Settings) -> int:
-    """Return the bytes of teachers' outputs that an engine may keep on disk beside what this host's jobs have reserved."""
-    settings.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    promised = sum(_outstanding(other) for other in settings.scratch.glob(f"*{RESERVED}"))
-    return max(min(settings.teacher_cache_bytes, (disk_usage(settings.scratch).free - promised) // 2), 0)
-
-
 @contextlib.contextmanager
-def reserve_disk(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
+def reserve_disk(
+    scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0, most_cached: int = 0
+) -> Iterator[int]:
     """Reserve `needed` bytes of the scratch disk for a job's folder within the context, besides what is `fetched` first.
 
-    What other jobs of this host have reserved and not written yet counts as used. Raises InsufficientDisk.
+    Yields the bytes that are reserved besides for teachers' outputs: half of what is then free, and `most_cached` at most. The
+    job runs without them too, so they are not demanded. What other jobs of this host have reserved and not written yet counts
+    as used. Raises InsufficientDisk.
     """
     promise = folder.with_name(folder.name + RESERVED)
     with (scratch / ".reserve.lock").open("w") as lock:
@@ -92,9 +89,10 @@ def reserve_disk(scratch: Path, folder: Path, storage: Storage, needed: int, fet
         left = storage.free_bytes()
         if left is not None and left < needed + SPARE_BYTES:
             raise InsufficientDisk(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
-        promise.write_text(str(needed + fetched), "ascii")
+        cached = max(min(most_cached, (free - needed - fetched - SPARE_BYTES) // 2), 0)
+        promise.write_text(str(needed + fetched + cached), "ascii")
     try:
-        yield
+        yield cached
     finally:
         promise.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ from workers.device_probe import choose_device, find_fault, mark_lost
 from workers.engine import Engine
 from workers.event_relay import EventRelay
 from workers.folders import Untrustworthy, private_folder
-from workers.job_inputs import input_bytes, needed_bytes, write_inputs
+from workers.job_inputs import input_bytes, most_cached, needed_bytes, write_inputs
 from workers.lease import Lease, Write, persist
 from workers.limits import DISK_FULL, InsufficientDisk, reserve_disk
 
@@ -57,10 +57,10 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
     lease = Lease(claim, settings, on_lost=lambda: engine.kill() if engine else None)
     lease.start()
 
-    def run(spec: Path, folder: Path, fetched: int) -> None:
+    def run(spec: Path, folder: Path, beside: int) -> None:
         nonlocal engine
         with Engine(spec, folder, settings, device=choose_device(settings)[0]) as engine:
-            EventRelay(claim, folder, storage, lease, engine, settings, fetched=fetched).run()
+            EventRelay(claim, folder, storage, lease, engine, settings, beside=beside).run()
 
     try:
         outcome = _outcome(claim, settings, storage, lease, run)
@@ -95,12 +95,13 @@ def _outcome(
         )
 
     try:
-        fetched = input_bytes(claim.job)
+        fetched, needed, most = input_bytes(claim.job), needed_bytes(claim.job), most_cached(claim.job, settings)
         with (
             private_folder(settings.scratch, f"{claim.job.id}-{claim.fence}") as folder,
-            reserve_disk(settings.scratch, folder, storage, needed_bytes(claim.job), fetched),
+            reserve_disk(settings.scratch, folder, storage, needed, fetched, most) as cached,
         ):
-            run(write_inputs(claim, folder, settings, storage, lambda: _check_interrupts(lease)), folder, fetched)
+            spec = write_inputs(claim, folder, settings, storage, lambda: _check_interrupts(lease), cached=cached)
+            run(spec, folder, fetched + cached)
     except Interrupted as stop:
         log.info("interrupted", reason=stop.reason)
         endings: dict[str, Write] = {

@@ -72,16 +72,37 @@ def test_what_is_fetched_takes_nothing_of_what_was_promised(places: Places, monk
             pass
 
 
-def test_teachers_outputs_get_half_of_what_nobody_was_promised(
-    places: Places, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch, (first, _), storage = places
-    here = settings.model_copy(update={"scratch": scratch, "teacher_cache_bytes": 10**9})
+def test_teachers_outputs_get_half_of_what_nobody_was_promised(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch, (first, second), storage = places
     monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=10**9, total=10**10))
-    assert limits.cache_room(here) == 5 * 10**8
-    with reserve_disk(scratch, first, storage, 6 * 10**8):
-        assert limits.cache_room(here) == 2 * 10**8
-    assert limits.cache_room(here.model_copy(update={"teacher_cache_bytes": 10**6})) == 10**6
+    with reserve_disk(scratch, first, storage, 5 * 10**8, 10**8, most_cached=10**9) as cached:
+        assert cached == (4 * 10**8 - SPARE_BYTES) // 2
+        with reserve_disk(scratch, second, storage, 10**8, most_cached=10**9) as other:
+            assert other == (4 * 10**8 - cached - 10**8 - SPARE_BYTES) // 2
+    with reserve_disk(scratch, first, storage, 10**8, most_cached=10**6) as cached:
+        assert cached == 10**6
+    with reserve_disk(scratch, first, storage, 10**9 - SPARE_BYTES, most_cached=10**9) as cached:
+        assert cached == 0
+
+
+def test_teachers_outputs_take_nothing_of_what_their_job_was_promised(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first job has written its teachers' outputs, and nothing yet of the 10 MiB that it needs."""
+    scratch, (first, second), storage = places
+    mib = 1 << 20
+
+    def disk(_: Path) -> SimpleNamespace:
+        taken = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+        return SimpleNamespace(total=1 << 40, free=50 * mib + SPARE_BYTES - taken)
+
+    monkeypatch.setattr(limits, "disk_usage", disk)
+    with reserve_disk(scratch, first, storage, 10 * mib, most_cached=20 * mib) as cached:
+        assert cached == 20 * mib
+        (first / "teacher-task.float16").write_bytes(os.urandom(cached))
+        os.sync()
+        with pytest.raises(InsufficientDisk), reserve_disk(scratch, second, storage, 22 * mib):
+            pass
+        with reserve_disk(scratch, second, storage, 18 * mib):
+            pass
 
 
 def test_more_than_there_is_is_refused(places: Places) -> None:

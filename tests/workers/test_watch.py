@@ -132,7 +132,7 @@ def test_an_engine_whose_folder_fills_up_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(event_relay, "DISK_SECONDS", -1.0)
-    narrow = settings.model_copy(update={"engine_disk_bytes": MIB, "teacher_cache_bytes": 0})
+    narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
     claim, engine = sent_and_claimed(settings, tmp_path / "1", disk_bytes=MIB), Writing()
     lay(tmp_path / "1")
     with pytest.raises(end) as caught:
