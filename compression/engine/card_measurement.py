@@ -1,20 +1,29 @@
 """Has a job's original and its headline's model timed on the GPU that it trained on, once nothing trains any more."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from compression.engine.job import Job
+from compression.evaluation.generation_latency import prompt_of
 from compression.evaluation.on_card.measure import CardSpec, TimedModel
+from compression.evaluation.runtimes.onnx import FILE as ONNX_FILE
+from compression.evaluation.runtimes.runner import config_of
 from compression.planning.verdicts import choose
 from compression.schema.events import Event, Log
 from compression.schema.report.card_rows import CardReport
-from compression.schema.stages import BASELINE, Stage
+from compression.schema.report.measurements import Row
+from compression.schema.tasks import TASKS
+from compression.system import progress
 from compression.system.child_process import ChildFailed, Step, child_lines
 from compression.system.device import release_device_memory, training_device
 
-SILENT_SECONDS = 3000.0
-"""Seconds after which a process that says nothing is given up: compiling a large model takes minutes."""
+PHASE = "time on the GPU"
+SILENT_SECONDS, TOTAL_SECONDS = 3000.0, 14_400.0
+"""Seconds after which a process is given up that says nothing, and that is not done: compiling a large model takes minutes. The
+first is less than a worker waits for a sign of the engine."""
+GONE = "its file was written by an earlier attempt and is not on this machine."
 parse_line: TypeAdapter[Step | CardReport] = TypeAdapter(Step | CardReport)
 
 
@@ -29,23 +38,27 @@ def measure_on_card(job: Job) -> Generator[Event, None, CardReport | None]:
     part.leave_device()
     release_device_memory()
     chosen, _ = choose(job.rows, job.spec.targets)
-    artifacts = {row.stage: job.base / job.spec.output / "artifacts" / row.artifact for row in (job.rows[0], chosen)}
-    stages: list[Stage] = [BASELINE, *([chosen.stage] if chosen.stage != BASELINE else [])]
-    models = [
-        TimedModel(
-            stage=stage,
-            folder=str((job.folder_of(stage) / stage).resolve()),
-            onnx=str(artifacts[stage].resolve()) if (artifacts[stage] / "model.onnx").is_file() else None,
-        )
-        for stage in stages
-    ]
-    spec = CardSpec(task=part.data.task.name, models=tuple(models), length=job.spec.evaluate.length)
+    models = tuple(_timed_model(job, row) for row in {row.stage: row for row in (job.rows[0], chosen)}.values())
+    task, length = part.data.task.name, job.spec.evaluate.length
+    if TASKS[task].generates:  # further tokens need positions too, in each of the models
+        length = min(prompt_of(length, config_of(Path(model.folder))) for model in models)
+    spec = CardSpec(task=task, models=models, length=length)
     try:
-        for line in child_lines("measure-card", spec, silence=SILENT_SECONDS):
+        for line in child_lines("measure-card", spec, timeout=TOTAL_SECONDS, silence=SILENT_SECONDS):
             found = parse_line.validate_json(line)
             if isinstance(found, CardReport):
                 return found
-            yield Log(message=f"Timed {found.done} of {found.total} on the GPU.")
+            yield job.tracker.after(PHASE, progress.Step(found.done, found.total))
     except ChildFailed as problem:
         yield Log(level="warning", message=f"Nothing was timed on the GPU: {problem}."[:4000])
     return None
+
+
+def _timed_model(job: Job, row: Row) -> TimedModel:
+    """Return the model of a row. A new attempt has the checkpoints of an earlier one, and not its artifacts."""
+    onnx, found = job.base / job.spec.output / "artifacts" / row.artifact, dict[str, str]()
+    if (onnx / ONNX_FILE).is_file():
+        found["onnx"] = str(onnx.resolve())
+    elif any(file.path == ONNX_FILE for each in job.artifacts if each.name == row.artifact for file in each.files):
+        found["lacks"] = GONE
+    return TimedModel(stage=row.stage, folder=str((job.folder_of(row.stage) / row.stage).resolve()), **found)

@@ -118,6 +118,11 @@ class ProgressTracker:
         """Yield the beginning or the end of a phase that has no steps of its own."""
         yield from self.emit(phase, Step(step=int(done), total=1))
 
+    def after(self, phase: str, tick: Step) -> Progress:
+        """Return the progress event of work behind all phases, which has no share of the job's time."""
+        place = {"stage": self.stage, "phase": phase, "part": self.part}
+        return Progress(**place, step=tick.step, total=tick.total, fraction=self._reached)
+
     def relay(
         self, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
     ) -> Generator[Progress | TrainingSaved | Log, None, Result]:

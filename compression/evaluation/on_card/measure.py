@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from compression.evaluation.on_card.runtimes import RUNTIMES, CardModel, Opened, Unavailable
+from compression.evaluation.generation_latency import TOKENS
+from compression.evaluation.on_card.runtimes import NO_FILE, RUNTIMES, CardModel, Opened, Unavailable
 from compression.evaluation.on_card.timing import SECONDS, repeat, summary
 from compression.schema.config import Config
+from compression.schema.errors import DeviceError
 from compression.schema.recipe.base import Task
 from compression.schema.report.card_rows import CardFigures, CardReport, CardRow
 from compression.schema.stages import Stage
@@ -17,11 +19,11 @@ from compression.schema.tasks import TASKS
 from compression.system.card_state import card_state
 from compression.system.child_process import Step, telling
 from compression.system.device import release_device_memory
+from compression.system.failures import typed
 from compression.system.host_lock import host_lock
 
 BATCHES = (1, 8, 32)
-TOKENS = 32
-"""Generated after each prompt of a language model."""
+FAILED = "the GPU failed before, and this process cannot use it any more."
 
 
 class TimedModel(Config):
@@ -29,7 +31,8 @@ class TimedModel(Config):
 
     stage: Stage
     folder: Annotated[str, Field(description="Of its stock checkpoint.")]
-    onnx: Annotated[str | None, Field(description="Folder of its ONNX artifact; null: it has none.")] = None
+    onnx: Annotated[str | None, Field(description="Folder of its ONNX artifact; null: there is none.")] = None
+    lacks: Annotated[str, Field(description="Why there is none.")] = NO_FILE
 
 
 class CardSpec(Config):
@@ -48,35 +51,49 @@ def measure_card(
     tell: Callable[[Step], None] = lambda _: None,
     runtimes: Mapping[str, Callable[[CardModel], Opened]] = RUNTIMES,
 ) -> CardReport:
-    """Time all models in all runtimes. tell: called after each. What a runtime cannot time has the reason in its row."""
+    """Time all models in all runtimes. tell: called after each. What a runtime cannot time has the reason in its row; once the
+    GPU itself has failed, so has all that is left.
+    """
     facts = torch.cuda.get_device_properties(0)
-    uuid, rows = f"GPU-{facts.uuid}", list[CardRow]()
-    with host_lock():
-        before = card_state(uuid)
-        for name, open_model in runtimes.items():
-            for model in spec.models:
-                rows.append(time_model(spec, model, name, open_model))
-                tell(Step(done=len(rows), total=len(runtimes) * len(spec.models)))
-        return CardReport(device=facts.name, before=before, after=card_state(uuid), rows=tuple(rows))
+    uuid, rows, works = f"GPU-{facts.uuid}", list[CardRow](), True
+    before = card_state(uuid)
+    for name, open_model in runtimes.items():
+        for model in spec.models:
+            row = CardRow(stage=model.stage, runtime=name, not_measured=FAILED)
+            if works:
+                with host_lock() as turn:  # for each: other jobs of the host wait for it
+                    row, works = time_model(spec, model, name, open_model)
+                row = row.model_copy(update={"exclusive": turn.exclusive})
+            rows.append(row)
+            tell(Step(done=len(rows), total=len(runtimes) * len(spec.models)))
+    return CardReport(device=facts.name, before=before, after=card_state(uuid), rows=tuple(rows))
 
 
-def time_model(spec: CardSpec, model: TimedModel, name: str, open_model: Callable[[CardModel], Opened]) -> CardRow:
-    """Return the row of a model in a runtime."""
+def time_model(spec: CardSpec, model: TimedModel, name: str, open_model: Callable[[CardModel], Opened]) -> tuple[CardRow, bool]:
+    """Return the row of a model in a runtime, and whether the GPU still works."""
     onnx, facts, figures = None if model.onnx is None else Path(model.onnx), dict[str, Any](), list[CardFigures]()
     opened: Opened | None = None
+    works = True
     try:
-        opened = open_model(CardModel(Path(model.folder), onnx, spec.task))
-        facts = {"version": opened.version, "timed_by": opened.timed_by}
-        for batch in spec.batches:
-            figures.append(figures_of(spec, opened, batch))
-    except Unavailable as reason:
-        facts["not_measured"] = str(reason)
-    except Exception as problem:
-        told = (str(problem).strip() or "no cause was given").splitlines()[0][:500]
-        facts["not_measured"] = f"{type(problem).__name__}: {told}"
-    del opened
-    release_device_memory()
-    return CardRow(stage=model.stage, runtime=name, figures=tuple(figures), **facts)
+        try:
+            opened = open_model(CardModel(Path(model.folder), onnx, spec.task, model.lacks))
+            facts = {"version": opened.version, "timed_by": opened.timed_by}
+            for batch in spec.batches:
+                figures.append(figures_of(spec, opened, batch))
+        except Unavailable as reason:
+            facts["not_measured"] = str(reason)
+        except Exception as problem:
+            facts["not_measured"], works = _reason(problem), not isinstance(typed(problem), DeviceError)
+        opened = None
+        release_device_memory()
+    except RuntimeError as problem:  # what a pass before it did to the GPU may be told here
+        facts["not_measured"], works = facts.get("not_measured") or _reason(problem), False
+    return CardRow(stage=model.stage, runtime=name, figures=tuple(figures), **facts), works
+
+
+def _reason(problem: Exception) -> str:
+    told = (str(problem).strip() or "no cause was given").splitlines()[0][:500]
+    return f"{type(problem).__name__}: {told}"
 
 
 def figures_of(spec: CardSpec, opened: Opened, batch: int) -> CardFigures:

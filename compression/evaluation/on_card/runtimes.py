@@ -23,6 +23,7 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
 
 CARD = torch.device("cuda")
+NO_FILE = "the job has no ONNX file of it."
 
 
 class Unavailable(Exception):
@@ -36,6 +37,7 @@ class CardModel:
     folder: Path
     onnx: Path | None
     task: Task
+    lacks: str = NO_FILE  #: why there is no ONNX file
 
 
 class Opened(Protocol):
@@ -112,7 +114,7 @@ class OnnxModel:
 
     def __init__(self, model: CardModel, provider: str) -> None:
         if model.onnx is None:
-            raise Unavailable("the job has no ONNX file of it.")
+            raise Unavailable(model.lacks)
         if provider not in onnxruntime.get_available_providers():
             raise Unavailable(f"this build of onnxruntime has no {provider}: install onnxruntime-gpu in its place.")
         self.runner: Any = open_folder(model.onnx, threads=1, providers=(provider, CPU_PROVIDER))

@@ -50,11 +50,12 @@ class CardRow(Config):
     timed_by: Annotated[str | None, Field(description="device events, or the host's clock around a synchronized pass.")] = None
     figures: tuple[CardFigures, ...] = ()
     not_measured: str | None = None
+    exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
 
     @property
     def text(self) -> str:
         """Return the row as a line for people."""
-        place = f"{self.stage} in {self.runtime}"
+        place = f"{self.stage} in {self.runtime}{'' if self.exclusive else ' (while another job was perhaps timed)'}"
         if not self.figures:
             return f"{place} not measured: {self.not_measured}"
         more = f"; larger batches not measured: {self.not_measured}" if self.not_measured is not None else ""

@@ -1,8 +1,11 @@
 """Timing on the GPU at a job's end: of which models, and what becomes of it where it fails or there is no GPU."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,10 +14,12 @@ from compression.engine import card_measurement
 from compression.engine.card_measurement import measure_on_card
 from compression.engine.job import Job
 from compression.evaluation.on_card.measure import CardSpec
-from compression.schema.events import Log
+from compression.schema.events import Log, Progress
 from compression.schema.report.card_rows import CardReport, CardRow, CardState
+from compression.schema.report.report import File
 from compression.system.child_process import ChildFailed, Step
 from compression.system.progress import Returning
+from tests.support.cards import ARTIFACT
 from tests.support.engine_jobs import spec_of
 from tests.support.second_device import DEVICE, second_device
 from tests.support.unmeasured import unmeasured
@@ -66,12 +71,39 @@ def test_the_headline_and_the_original_are_timed_once_their_device_is_free(
         job.part.state.model.to(DEVICE)  # type: ignore[union-attr]
         found, events = measured(job)
     assert found == FOUND
-    assert "Timed 1 of 2 on the GPU." in [event.message for event in events]
+    (step,) = [event for event in events if isinstance(event, Progress)]
+    assert (step.phase, step.step, step.total) == (card_measurement.PHASE, 1, 2)
     ((model,),) = [spec.models for spec in asked]
     assert (model.stage, model.onnx) == ("baseline", str(onnx))
     assert model.folder.endswith("checkpoints/baseline")
     job.card = found
     assert "1980 MHz" in found.conditions
+
+
+def test_a_prompt_leaves_positions_for_further_tokens_and_a_file_that_is_gone_is_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card_measurement, "training_device", lambda: torch.device("cuda"))
+    assert job.part is not None
+    asked: list[CardSpec] = []
+    checkpoint = job.folder_of("baseline") / "baseline"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / "config.json").write_text('{"max_position_embeddings": 40}')
+    file = File(path="model.onnx", size=1, sha256="0" * 64)
+    job.artifacts = [ARTIFACT.model_copy(update={"name": job.rows[0].artifact, "files": (file,)})]
+
+    def answers(_: str, spec: CardSpec, *, timeout: float, silence: float) -> Iterator[str]:
+        assert silence < timeout < math.inf
+        asked.append(spec)
+        yield FOUND.model_dump_json()
+
+    monkeypatch.setattr(card_measurement, "child_lines", answers)
+    measured(job)
+    job.part.data = replace(job.part.data, task=cast("Any", SimpleNamespace(name="causal-lm")))
+    measured(job)
+    assert [spec.length for spec in asked] == [16, 8]
+    assert asked[0].models[0].onnx is None
+    assert "an earlier attempt" in asked[0].models[0].lacks
 
 
 def test_a_process_that_fails_costs_these_figures_alone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """Rows of a GPU: figures by batch, reasons in their place, and the card's clocks around them."""
 
+import fcntl
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,6 +18,7 @@ from compression.schema.report.card_rows import CardReport
 from compression.system import card_state as states
 from compression.system.card_state import card_state
 from compression.system.child_process import Step
+from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE
 
 MODELS = (TimedModel(stage="baseline", folder="/a"), TimedModel(stage="distilled", folder="/b", onnx="/c"))
 SPEC = CardSpec(task="causal-lm", models=MODELS, batches=(1, 4), length=100, seconds=0.05)
@@ -47,7 +51,8 @@ class Counted:
 
 
 def test_figures_follow_from_the_times_of_passes_and_of_what_tokens_add() -> None:
-    row = time_model(SPEC, MODELS[0], "counted", Counted)
+    row, works = time_model(SPEC, MODELS[0], "counted", Counted)
+    assert works
     one, four = row.figures
     assert (one.batch, one.length, one.median_ms, one.rows_per_second) == (1, 100, 2.0, 500.0)
     assert (four.median_ms, four.rows_per_second) == (8.0, 500.0)
@@ -59,12 +64,13 @@ def test_figures_follow_from_the_times_of_passes_and_of_what_tokens_add() -> Non
     assert one.peak_bytes == 123
     assert (row.version, row.timed_by, row.not_measured) == ("counted 1.0", "a clock", None)
     assert "batch 1 × 100 tokens 2 ms, 500 rows a second, 0.5 ms a further token" in row.text
-    classes = time_model(SPEC.model_copy(update={"task": "text-classification"}), MODELS[0], "counted", Counted)
+    classes, _ = time_model(SPEC.model_copy(update={"task": "text-classification"}), MODELS[0], "counted", Counted)
     assert classes.figures[0].length == 100
 
 
 def test_a_batch_that_does_not_fit_leaves_the_figures_of_smaller_ones() -> None:
-    row = time_model(SPEC, MODELS[0], "counted", lambda model: Counted(model, most=1))
+    row, works = time_model(SPEC, MODELS[0], "counted", lambda model: Counted(model, most=1))
+    assert works
     assert [each.batch for each in row.figures] == [1]
     assert row.not_measured == "OutOfMemoryError: CUDA out of memory."
     assert "larger batches not measured" in row.text
@@ -74,7 +80,8 @@ def test_a_runtime_that_is_not_there_has_its_reason() -> None:
     def absent(_: CardModel) -> Any:
         raise Unavailable("it is not installed.")
 
-    row = time_model(SPEC, MODELS[1], "vLLM", absent)
+    row, works = time_model(SPEC, MODELS[1], "vLLM", absent)
+    assert works
     assert row.text == "distilled in vLLM not measured: it is not installed."
     assert not row.figures
 
@@ -94,6 +101,51 @@ def test_all_models_are_timed_in_all_runtimes(monkeypatch: pytest.MonkeyPatch) -
     assert [step.done for step in told] == [1, 2, 3, 4]
     assert found.conditions == "The GPU before: 1 MHz; after: 2 MHz."
     assert CardReport.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("where", ["pass", "release"])
+def test_once_the_gpu_fails_the_rest_has_that_reason(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A card", uuid="1-2"))
+    opened: list[str] = []
+    broken = RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    class Breaking(Counted):
+        def call(self, batch: int, length: int, tokens: int = 0) -> Callable[[], object]:
+            if (self.model.folder.name, where) == ("b", "pass"):
+                raise broken
+            return super().call(batch, length, tokens)
+
+    def open_model(model: CardModel) -> Counted:
+        opened.append(model.folder.name)
+        return Breaking(model)
+
+    def release() -> None:
+        if opened[-1] == "b" and where == "release":
+            raise broken
+
+    monkeypatch.setattr(measure, "release_device_memory", release)
+    found = measure_card(SPEC, lambda _: None, {"one": open_model, "other": open_model})
+    assert opened == ["a", "b"]
+    first, second, *others = found.rows
+    assert first.not_measured is None
+    assert second.not_measured == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert bool(second.figures) == (where == "release")
+    assert [row.not_measured for row in others] == [measure.FAILED] * 2
+
+
+def test_each_row_has_the_hosts_lock_and_says_if_it_had_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A card", uuid="1-2"))
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
+    monkeypatch.setenv(WAIT_VARIABLE, "0.05")
+    other = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+
+    def tell(step: Step) -> None:  # between two rows, whose lock is free then
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB if step.done == 1 else fcntl.LOCK_UN)
+
+    found = measure_card(SPEC, tell, {"one": Counted, "other": Counted})
+    os.close(other)
+    assert [row.exclusive for row in found.rows] == [True, False, True, True]
+    assert "while another job was perhaps timed" in found.rows[1].text
 
 
 def test_a_pass_is_repeated_after_it_is_warm() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -70,6 +71,8 @@ def test_onnx_runtime_needs_the_provider_and_a_file(classifier: CardModel, tmp_p
     for name in ("ONNX Runtime CUDA", "ONNX Runtime TensorRT"):
         with pytest.raises(Unavailable, match="no ONNX file"):
             RUNTIMES[name](classifier)
+    with pytest.raises(Unavailable, match="an earlier attempt"):
+        RUNTIMES["ONNX Runtime CUDA"](replace(classifier, lacks="its file was written by an earlier attempt."))
     model = CardModel(classifier.folder, tmp_path / "artifact", classifier.task)
     with pytest.raises(Unavailable, match="install onnxruntime-gpu"):
         RUNTIMES["ONNX Runtime CUDA"](model)
