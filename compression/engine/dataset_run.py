@@ -41,7 +41,7 @@ from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.planning.network_rules import check_network, check_without_network, fitted
+from compression.planning.network_rules import check_network, check_recomputing, check_without_network, fitted
 from compression.planning.preflight import check_kept
 from compression.quantization.calibration import calibrate
 from compression.quantization.fake_quantize import Simulation, simulation_of
@@ -95,6 +95,7 @@ class DatasetRun:
         notes += [*data.modality.preprocessor_notes(folder), *adapter_of(model).notes(model.config)]
         own = ModelSource.of("models.base", folder, data.reading, model)
         recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
+        check_recomputing(recipe, ARCHITECTURE_SPECS[model.config.model_type])
         if own.shape.widths is not None:
             check_network(recipe)
         else:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from compression.models.adapters.registry import adapter_of
-from compression.planning.memory import COPIED_BYTES, GRADIENT_BYTES, Products, moment_bytes, step_bytes
+from compression.planning.memory import (
+    COPIED_BYTES,
+    GRADIENT_BYTES,
+    Products,
+    has_half_products,
+    kept_by,
+    moment_bytes,
+    step_bytes,
+)
 from compression.quantization.fake_quantize import is_simulated
 from compression.system import memory
-from compression.training.gradient_checkpointing import has_layers
+from compression.training.gradient_checkpointing import layers_of
 
 if TYPE_CHECKING:
     from compression.engine.context import StageContext
@@ -19,8 +28,8 @@ GIB = 2**30
 
 
 def needed(context: StageContext, *, recompute: bool | None = None) -> int:
-    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations, and on a CPU two
-    copies of its weights, which are in the host's memory.
+    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations and its weights in the
+    type of the products, and on a CPU two copies of its weights, which are in the host's memory.
 
     recompute: whether layers are computed again. None: the least that the recipe allows; a device beside the CPU may then also
     take a single row at a time.
@@ -30,13 +39,24 @@ def needed(context: StageContext, *, recompute: bool | None = None) -> int:
     family, config = adapter_of(context.model), context.model.config
     on_card, least = context.device.type != "cpu", recompute is None
     if least:
-        recompute = train.checkpointing != "off" and has_layers(context.model)
-    products: Products = "int8" if is_simulated(context.model) else "float32"
+        recompute = train.checkpointing != "off" and bool(layers_of(context.model))
+    floats: Products = "bfloat16" if has_half_products(train, context.device.type) else "float32"
+    products = "int8" if is_simulated(context.model) else floats
     rows = train.rows(least=least and on_card) / context.parts
     longest, network = max(context.rows["train"].lengths), family.network(config)
-    step = step_bytes(family.shape_of(config), rows, longest, network, products, recompute=bool(recompute))
-    copies = 0 if on_card else COPIED_BYTES
+    shape, copies = family.shape_of(config), 0 if on_card else COPIED_BYTES
+    step = step_bytes(shape, rows, longest, network, products, recompute=bool(recompute))
+    step += kept_by(shape)[products].weight * _multiplied(context) // (shape.layers if recompute else 1)
     return (GRADIENT_BYTES + copies) * trained + moment_bytes(train.optimizer, trained) + step
+
+
+def _multiplied(context: StageContext) -> int:
+    """Count the weights of a step's products but for a language model's output layer, which its loss reads in chunks."""
+    family, model = adapter_of(context.model), context.model
+    found = family.parameters_of(model).other
+    out = family.head(model).out if context.task.packed is not None else None
+    tables = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)}
+    return found if out is None or id(out.weight) in tables else found - out.weight.numel()
 
 
 def free(context: StageContext) -> int | None:
@@ -57,7 +77,7 @@ def checkpoints_gradients(context: StageContext, name: str) -> tuple[bool, tuple
     name: of the training. With `train.checkpointing: auto` it does if its forecast exceeds the free memory of its device.
     """
     asked = context.recipe.train.checkpointing
-    if asked != "auto" or not has_layers(context.model):
+    if asked != "auto" or not layers_of(context.model):
         return asked == "on", ()
     room, need = free(context), needed(context, recompute=False)
     if room is None or need <= room:

@@ -48,6 +48,6 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
 def _pass_bytes(job: "PlannedJob") -> int:
     """Return the bytes of a pass without gradients: of one layer at a time."""
     model, train = job.model, job.recipe.train
-    recompute = train.checkpointing == "on"
+    recompute = train.checkpointing == "on" and model.recomputes
     kept = step_bytes(model.shape, train.batch, job.longest, model.network, recompute=recompute)
     return kept // max(model.shape.layers, 1)

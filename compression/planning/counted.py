@@ -17,6 +17,7 @@ class Counted:
     tied: bool = False  #: whether its token table is also its output layer
     spoken: int = 0  #: elements of a language model's output layer that is not a table
     network: NetworkFacts | None = None  #: of a network of images, uncut
+    recomputes: bool = True  #: whether its layers can be computed again in the backward pass
 
     @cached_property
     def multiply_adds(self) -> int | None:

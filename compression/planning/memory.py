@@ -228,10 +228,10 @@ def _training(
     job: "PlannedJob", name: str, model: "Counted", products: Products, teachers: int, states: int, *, on_card: bool
 ) -> Memory:
     """Return the memory of a training. On a card the least with which it runs: layers are computed again, and a single row goes
-    through the model at a time, if the recipe leaves both to the engine.
+    through the model at a time, if the recipe leaves both to the engine and the model's family allows it.
     """
     train = job.recipe.train
-    recompute = train.checkpointing == "on" or (train.checkpointing == "auto" and on_card and model.network is None)
+    recompute = model.recomputes and (train.checkpointing == "on" or (train.checkpointing == "auto" and on_card))
     each = {train.rows(least=False), train.rows(least=on_card)}
     found = [_training_of(job, name, model, products, teachers, states, rows, recompute=recompute) for rows in each]
     return min(found, key=lambda one: one.total)

@@ -45,13 +45,19 @@ def check_without_network(recipe: Recipe) -> None:
         raise InvalidSpec(cause, param="recipe.quantize.symmetric", remedy="Leave it out.")
 
 
+def check_recomputing(recipe: Recipe, family: ArchitectureSpec) -> None:
+    """Refuse gradient checkpointing for a family whose layers cannot be computed again. Raises InvalidSpec."""
+    if recipe.train.checkpointing == "on" and not family.recomputes:
+        cause = f"layers of the family {family.name} cannot be computed again in the backward pass"
+        remedy = "Choose a smaller batch, and train.accumulate."
+        raise InvalidSpec(cause, param="recipe.train.checkpointing", remedy=remedy)
+
+
 def _of_training(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.distill is not None:
         cause = "a teacher's maps are not kept: it runs on each batch that compares them"
         yield recipe.distill.spill_gib not in ("auto", 0), "distill.spill_gib", cause, "Leave it out."
-    cause = "networks of images keep all values of a step: only layers of transformers of text are computed again"
     yield recipe.train.compile == "on", "train.compile", "only layers of transformers of text are compiled", "Leave it out."
-    yield recipe.train.checkpointing == "on", "train.checkpointing", cause, "Choose a smaller batch, and train.accumulate."
 
 
 def _of_integers(quantize: Quantize) -> Iterator[Refusal]:

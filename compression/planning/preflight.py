@@ -16,7 +16,13 @@ from compression.planning.estimator import Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
 from compression.planning.memory import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES
-from compression.planning.network_rules import check_network, check_without_network, counted_parameters, fitted
+from compression.planning.network_rules import (
+    check_network,
+    check_recomputing,
+    check_without_network,
+    counted_parameters,
+    fitted,
+)
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -251,6 +257,8 @@ def _checked(
             check_vocabularies(own | wide, (student or model).shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
     check_formats(recipe.artifacts, (student or model).family, data.task)
+    for one in (model, *([student] if student is not None else [])):
+        check_recomputing(recipe, ARCHITECTURE_SPECS[one.family])
     if model.network is not None:
         check_network(recipe)
     else:
@@ -333,7 +341,8 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
     spoken = _spoken(model, data)
     tied = TASKS[data.task].generates and not spoken
-    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken, model.network)
+    recomputes = ARCHITECTURE_SPECS[model.family].recomputes
+    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken, model.network, recomputes)
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:

@@ -1,25 +1,30 @@
 """A stock model's layers, compiled by torch (inductor) for the steps of a training."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from shutil import which
 
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.events import Log
 from compression.training.config import TrainingConfig
+from compression.training.gradient_checkpointing import layers_of
 from compression.training.save import TrainerState
 
 LONG_STEPS = 1000
 """Optimizer steps from which on a training on a GPU is compiled unasked: compiling takes a minute or more."""
+COMPILERS = ("gcc", "clang")
+"""Those that Triton looks for if CC names none."""
 
 
-def on_gpu(model: nn.Module) -> bool:
-    """Return whether a model is on a GPU."""
-    return next(model.parameters()).device.type == "cuda"
+def can_compile(model: nn.Module) -> bool:
+    """Return whether a model is on a GPU, and there is a C compiler, which Triton needs for the code that launches kernels."""
+    named = os.environ.get("CC")
+    return next(model.parameters()).device.type == "cuda" and any(map(which, [named] if named else COMPILERS))
 
 
 class CompiledLayers:
@@ -33,23 +38,25 @@ class CompiledLayers:
         self.model, self.plan, self.begun = model, plan, False
         self.forwards: dict[nn.Module, Callable[..., object]] = {}
 
-    def begin(self, where: TrainerState, attempt: Callable[[], object]) -> Iterator[Log]:
+    def begin(self, where: TrainerState, steps: int, attempt: Callable[[], object]) -> Iterator[Log]:
         """Compile the layers if the plan asks for it, and try them once; if that fails, train without and say so.
 
-        attempt: a small step, which compiles its kernels.
+        steps: expected of the training; attempt: a small step, which compiles its kernels.
         """
         asked = self.plan.compile
-        wanted = asked == "on" or (asked == "auto" and where.total >= LONG_STEPS and on_gpu(self.model))
-        if wanted and is_simulated(self.model):
-            remark = f"{self.plan.name} runs without torch.compile while it simulates integers."
+        if asked != "on" and (asked == "off" or steps < LONG_STEPS or not can_compile(self.model)):
+            return
+        layers, simulated = layers_of(self.model), is_simulated(self.model)
+        if simulated or not layers:
+            why = "while it simulates integers" if simulated else "since the model has no layers that can be compiled alone"
+            remark = f"{self.plan.name} runs without torch.compile {why}."
             if asked == "on" and remark not in where.remarks:
                 where.remarks.append(remark)
             return
-        if self.begun or not wanted:
+        if self.begun:
             return
         self.begun, start = True, time.monotonic()
         torch._inductor.config.compile_threads = 1  # in this process: an engine may not have many
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
         self.forwards = {layer: torch.compile(layer.forward, dynamic=True) for layer in layers}
         try:
             attempt()

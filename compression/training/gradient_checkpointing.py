@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def has_layers(model: nn.Module) -> bool:
-    """Return whether a model has layers that can be computed again: those of stock transformers of text."""
-    return any(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that can be computed again: those of stock transformers of text, of most families."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     Stock transformers does so only in training mode, but distillation trains in evaluation mode. Hooks inside a layer run
     twice.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    layers = layers_of(model) if wanted else []
     before = [vars(layer).get("forward") for layer in layers]  # a compiled one
     for layer in layers:
         layer.forward = partial(_again, layer.forward)

@@ -244,7 +244,7 @@ class _Run:
         where, plan = self.where, self.plan
         compute = partial(self._accumulate, loss)
         yield from self.micro_batches.choose(where, rows, compute)
-        yield from self.layers.begin(where, lambda: self.micro_batches.try_few(where, rows, compute))
+        yield from self.layers.begin(where, self.expected, lambda: self.micro_batches.try_few(where, rows, compute))
         batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
         for step in islice(grouped(batches, plan.accumulate), where.done, None):
             if self.budget.reached() is not None:

@@ -41,6 +41,9 @@ class ArchitectureSpec(Config):
         bool,
         Field(description="Whether Lathe makes a graph of operators of it: each of its layers then has widths of its own."),
     ] = False
+    recomputes: Annotated[
+        bool, Field(description="Whether training can compute its layers again in the backward pass, and compile them.")
+    ] = True
     usual_axes: tuple[Axis, ...] = USUAL_AXES
     """Axes that are cut if a recipe names none; of a network those that it has."""
 
@@ -71,10 +74,13 @@ def _spec(kind: str, architectures: Iterable[str], limits: str, **settings: Any)
     return ArchitectureSpec(name=kind, model_type=kind, architectures=tuple(architectures), limits=limits, **settings)
 
 
-def _encoder(kind: str, pretraining: tuple[str, ...] = ("ForMaskedLM",), limits: str = COUPLED) -> ArchitectureSpec:
+def _encoder(
+    kind: str, pretraining: tuple[str, ...] = ("ForMaskedLM",), limits: str = COUPLED, *, recomputes: bool = True
+) -> ArchitectureSpec:
     names, suffixes = NAMES[kind], ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
     architectures, buckets = [names.stem + suffix for suffix in suffixes], names.fixed.get("relative_attention_num_buckets", 0)
-    return _spec(kind, architectures, limits, axes=EVERYWHERE, tasks=TASKS, distance_buckets=buckets)
+    own = {"axes": EVERYWHERE, "tasks": TASKS, "distance_buckets": buckets, "recomputes": recomputes}
+    return _spec(kind, architectures, limits, **own)
 
 
 def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, coupled: bool = False) -> ArchitectureSpec:
@@ -87,7 +93,7 @@ def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, cou
 def network_spec(kind: str, architectures: Iterable[str], limits: str) -> ArchitectureSpec:
     """Return a family of networks, by its model_type."""
     settings: dict[str, Any] = {"axes": OF_NETWORKS, "tasks": TASKS_OF_NETWORKS, "coupled": False, "network": True}
-    return _spec(kind, architectures, limits, usual_axes=OF_NETWORKS[:3], **settings)
+    return _spec(kind, architectures, limits, usual_axes=OF_NETWORKS[:3], recomputes=False, **settings)
 
 
 BERT = _encoder("bert", ("ForMaskedLM", "ForPreTraining"))
@@ -108,7 +114,11 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         _encoder("roberta"),
         XLM_ROBERTA,
         ELECTRA,
-        _encoder("mpnet", limits=f"{COUPLED} All layers keep the same heads: they share a bias by distance."),
+        _encoder(
+            "mpnet",
+            limits=f"{COUPLED} All layers keep the same heads: they share a bias by distance.",
+            recomputes=False,  # transformers has no checkpointing for its layers
+        ),
         LLAMA,
         _decoder("mistral", GROUPED),
         _decoder("qwen2", GROUPED),

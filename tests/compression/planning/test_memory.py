@@ -1,5 +1,6 @@
 """The memory of a job's parts: whatever a recipe says about memory shows in the forecast of the training that it is about."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,18 @@ def test_a_job_has_the_trainings_of_its_recipe_in_their_order() -> None:
     every = job(prune={"recovery": {"epochs": 2}}, quantize={"qat": {}})
     assert [each.name for each in trainings(every, "cpu")] == ["tune", "qat", "recover", "distill"]
     assert not list(trainings(job(prepare={"epochs": 0}, distill=None), "cpu"))
+
+
+def test_layers_that_cannot_be_computed_again_are_kept_whatever_the_recipe_says() -> None:
+    def kept(value: str, device: str) -> tuple[int, int]:
+        asked = job(train={"checkpointing": value})
+        own = replace(asked.model, recomputes=False), replace(asked.result, recomputes=False)
+        other = replace(asked, model=own[0], result=own[1])
+        return sum(each.step for each in trainings(other, device)), card_memory(other)[0]
+
+    assert kept("auto", "cuda") == kept("off", "cuda") == kept("on", "cuda")
+    plain = [sum(each.step for each in trainings(job(train={"checkpointing": value}), "cuda")) for value in ("auto", "off")]
+    assert plain[0] < plain[1]
 
 
 def test_each_setting_about_memory_changes_the_training_that_it_is_about() -> None:

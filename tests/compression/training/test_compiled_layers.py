@@ -4,19 +4,22 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from shutil import which
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.events import Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.system.progress import Returning
-from compression.training import compiled_layers
+from compression.training import compiled_layers, trainer
+from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import train
 from tests.support.stage_runs import distill
@@ -122,9 +125,47 @@ def test_auto_compiles_long_trainings_on_a_gpu_alone(
     monkeypatch.setattr(torch, "compile", lambda forward, **_: calls.append(forward) or forward)
     trained(model, replace(PLAN, compile="auto"))
     assert not calls
-    monkeypatch.setattr(compiled_layers, "on_gpu", lambda _: True)
+    monkeypatch.setattr(compiled_layers, "can_compile", lambda _: True)
     trained(model, replace(PLAN, compile="auto"))
     assert not calls  # six steps
     monkeypatch.setattr(compiled_layers, "LONG_STEPS", 6)
     trained(model, replace(PLAN, compile="auto"))
     assert len(calls) == 2
+
+
+def test_auto_counts_the_steps_that_are_expected_and_not_the_bound(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open training may take 200 epochs of six steps, and is expected to take some."""
+    monkeypatch.setattr(compiled_layers, "can_compile", lambda _: True)
+    monkeypatch.setattr(compiled_layers, "LONG_STEPS", 1000)
+    monkeypatch.setattr(torch, "compile", None)
+    run = trainer._Run(model, replace(PLAN, compile="auto", epochs=200, plateau=0.5, patience=3), [], 6, Budget())
+    run.begin(Validation(0.0, 0.0))
+    assert run.where.total == 1200
+    assert run.expected < 1000
+    assert list(run.epoch(TRAIN, label_loss(TRAIN.task, model), None, lambda *_: None))
+
+
+def test_a_card_without_a_compiler_is_not_compiled_for_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["clang"]
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(compiled_layers, "which", lambda name: name if name in there else None)
+    parameter = SimpleNamespace(device=torch.device("cuda"))
+    card, cpu = SimpleNamespace(parameters=lambda: iter([parameter])), torch.nn.Linear(1, 1)
+    assert compiled_layers.can_compile(card)  # type: ignore[arg-type]
+    assert not compiled_layers.can_compile(cpu)
+    monkeypatch.setenv("CC", "icc")
+    assert not compiled_layers.can_compile(card)  # type: ignore[arg-type]
+    monkeypatch.delenv("CC")
+    there.clear()
+    assert not compiled_layers.can_compile(card)  # type: ignore[arg-type]
+
+
+def test_a_model_without_such_layers_is_told_so(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", None)
+    monkeypatch.setattr(compiled_layers, "layers_of", lambda _: [])  # as of MPNet
+    _, outcome, logs = trained(model)
+    (remark,) = outcome.remarks
+    assert "no layers that can be compiled" in remark
+    assert not logs

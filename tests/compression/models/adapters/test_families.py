@@ -18,13 +18,17 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.cutting import unit_indices
 from compression.models.adapters.registry import ADAPTERS, DECODER_ADAPTERS, adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan
-from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
+from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, NETWORK
 from compression.models.architectures.shapes import parameters_at, planned_shape
 from compression.pruning.scores import ImportanceScores, score_units
 from compression.schema.recipe.base import Axis
 from compression.schema.recipe.prune import Prune
+from compression.training.gradient_checkpointing import layers_of
+from tests.support import decoder_models
 from tests.support.decoder_models import reopened
 from tests.support.encoder_models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
+from tests.support.network_graphs import resnet
+from tests.support.network_models import drawn_network
 
 KINDS = list(STEMS)
 IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_seed(0))
@@ -34,6 +38,17 @@ PADDED = IDS * MASK + PADDING * (1 - MASK)
 ROWS = TokenizedDataset(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, task_of("text-classification"))
 AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers")
 HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN - 1, 3), torch.arange(1, HIDDEN, 2)
+
+
+def test_layers_are_computed_again_in_just_the_families_whose_layers_can_be() -> None:
+    for kind, spec in ARCHITECTURE_SPECS.items():
+        if kind in INSTALLED:
+            continue
+        if spec.network:
+            model: nn.Module = drawn_network(resnet((1, 1)))
+        else:
+            model = decoder_models.tiny(kind) if spec.decodes else tiny(kind)
+        assert spec.recomputes == bool(layers_of(model)), kind
 
 
 def answers(model: PreTrainedModel) -> Tensor:
