@@ -91,7 +91,8 @@ class Train(Config):
     memory."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile of a text model's layers in training. Those that simulate integers, and trainings that compare attention,
-    run without. auto: on a GPU in trainings of 1,000 steps and more. If it fails, training goes on without and says so."""
+    run without. auto: on a GPU with a C compiler beside it, in trainings of 1,000 expected steps and more. If it fails,
+    training goes on without and says so."""
     views: Annotated[Views | None, Field(exclude_if=lambda value: value is None)] = None
     """Of images: how training varies them. null: not at all."""
     max_steps: Annotated[int | None, Field(ge=1)] = None
@@ -103,12 +104,15 @@ class Train(Config):
     @model_validator(mode="before")
     @classmethod
     def _earlier_key(cls, given: Any) -> Any:
-        """Read `recompute`, the earlier key of checkpointing: true is on, and false left it out."""
-        if not isinstance(given, dict) or "checkpointing" in given or not isinstance(given.get("recompute"), bool):
+        """Read `recompute`, the earlier key of checkpointing: true is on, and false said nothing."""
+        if not isinstance(given, dict) or not isinstance(given.get("recompute"), bool):
             return given
-        return {key: value for key, value in given.items() if key != "recompute"} | (
-            {"checkpointing": "on"} if given["recompute"] else {}
-        )
+        rest = {key: value for key, value in given.items() if key != "recompute"}
+        if not given["recompute"]:
+            return rest
+        if rest.get("checkpointing", "on") != "on":
+            raise ValueError("recompute, the earlier key of checkpointing, is true, and checkpointing is not on: leave one out")
+        return rest | {"checkpointing": "on"}
 
     def rows(self, *, least: bool) -> int:
         """Return the most rows that go through a model together. least: the fewest that `auto` may choose."""

@@ -13,12 +13,15 @@ from compression.distillation import teacher
 from compression.engine import context, training_memory
 from compression.engine.context import StageContext
 from compression.engine.training_memory import checkpoints_gradients, needed
+from compression.models.adapters.registry import adapter_of
+from compression.planning.memory import Products, step_bytes
+from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.events import Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system import memory
 from compression.training import gradient_checkpointing
-from tests.support import tiny_bert, tiny_maps
+from tests.support import decoder_models, tiny_bert, tiny_maps
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
 from tests.support.second_device import second_device
@@ -80,8 +83,15 @@ def test_a_recipe_may_decide(again: list[str], monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_earlier_key_is_read() -> None:
     assert Train.model_validate({"recompute": True}) == Train(checkpointing="on")
+    assert Train.model_validate({"recompute": True, "checkpointing": "on"}) == Train(checkpointing="on")
     assert Train.model_validate({"recompute": False}) == Train()
-    for wrong in ({"recompute": "yes"}, {"recompute": True, "checkpointing": "off"}):
+    for value in ("auto", "on", "off"):
+        assert Train.model_validate({"recompute": False, "checkpointing": value}) == Train(checkpointing=value)
+    for wrong in (
+        {"recompute": "yes"},
+        {"recompute": True, "checkpointing": "off"},
+        {"recompute": True, "checkpointing": "auto"},
+    ):
         with pytest.raises(ValueError, match="recompute"):
             Train.model_validate(wrong)
 
@@ -105,6 +115,33 @@ def test_what_training_needs_follows_the_recipe() -> None:
         there.model.to(device)
         assert needed(there) < needed(there, recompute=False)  # a row at a time
         assert whole - needed(there, recompute=False) == 8 * count  # copies of the weights are on the host
+
+
+def test_what_training_needs_counts_the_type_of_its_products() -> None:
+    def step(products: Products, *, recompute: bool) -> int:
+        longest = max(state.rows["train"].lengths)
+        return step_bytes(shape, 16, longest, None, products, recompute=recompute)
+
+    plain, half = opened(precision="float32"), opened(precision="bfloat16")
+    state, family = plain, adapter_of(plain.model)
+    shape, weights = family.shape_of(plain.model.config), family.parameters_of(plain.model).other
+    for recompute in (False, True):
+        copied = 2 * weights // (shape.layers if recompute else 1)
+        found = needed(half, recompute=recompute) - needed(plain, recompute=recompute)
+        assert found == step("bfloat16", recompute=recompute) - step("float32", recompute=recompute) + copied
+    insert_fake_quantization(half.model)
+    found = needed(half, recompute=False) - needed(plain, recompute=False)
+    assert found == step("int8", recompute=False) - step("float32", recompute=False) + weights
+
+
+def test_a_language_models_output_layer_is_not_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder_models.tiny("llama")
+    state: Any = SimpleNamespace(model=model, task=SimpleNamespace(packed=object()))
+    layer = model.lm_head.weight.numel()
+    every = adapter_of(model).parameters_of(model).other
+    assert training_memory._multiplied(state) == every - layer
+    monkeypatch.setattr(model.lm_head, "weight", model.get_input_embeddings().weight)  # tied: counted with the table
+    assert training_memory._multiplied(state) == every - layer
 
 
 def test_a_teachers_states_may_take_half_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
