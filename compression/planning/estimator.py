@@ -32,7 +32,7 @@ from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGE_SPECS, wanted
-from compression.schema.tasks import TASKS
+from compression.schema.tasks import JUDGED, TASKS
 from compression.schema.validation import DataFacts
 
 LARGEST_GRAPH = 2**31
@@ -146,8 +146,10 @@ class PlannedJob:
         return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
 
     def validated(self, model: Counted, times: float) -> float:
-        """Return the operations of reading validation so often."""
-        rows = split_rows(self.texts, "validation")
+        """Return the operations of reading validation so often; of a language model's, as many tokens as choose its epoch."""
+        rows: float = split_rows(self.texts, "validation")
+        if self.is_language:
+            rows = min(rows, JUDGED / self.recipe.train.max_length)
         return self.forward(model) * times * rows / max(self.texts.rows["train"], 1)
 
     def trained(

@@ -23,6 +23,10 @@ from compression.schema.specs import (
 
 GROUP = "lathe.modalities"
 """The group of entry points."""
+JUDGED = 65_536
+"""Tokens of validation that choose a language model's epoch. The error of the difference of two models' losses on the same
+tokens is far below either loss's own error, so these suffice to compare them; all of a large split would cost more time than
+training."""
 
 
 CLASS_METRICS = ("accuracy", "f1", "accuracy_f1", "matthews")

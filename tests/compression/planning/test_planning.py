@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compression.models.architectures.families import BERT, XLM_ROBERTA
+from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, XLM_ROBERTA
 from compression.models.architectures.shapes import parameters_at
 from compression.planning.artifact_work import scored
 from compression.planning.counted import Counted
 from compression.planning.estimator import Estimate, PlannedJob, artifact_bytes, planned_steps
 from compression.planning.multi_dataset import preflight_several
+from compression.planning.network_rules import check_recomputing
 from compression.planning.preflight import check_task, preflight
 from compression.planning.rates import REFERENCE
 from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -22,8 +23,9 @@ from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.tasks import JUDGED
 from compression.schema.validation import DataFacts, ModelFacts
-from tests.support.facts import decoder_facts
+from tests.support.facts import SMOLLM2, TEXTS, decoder_facts
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
 OWN = {"family": BERT.name, "architecture": "BertModel", "shape": SHAPE, "max_positions": 512, "labels": None}
@@ -313,6 +315,30 @@ def test_a_preflight_says_where_scores_are_taken_on_a_sample() -> None:
     assert not said(20_000, QUICK)  # which trains for longer
     (warning,) = said(5_000_000, QUICK)
     assert "longer than all training" in warning
+
+
+def test_checkpointing_is_refused_for_layers_that_cannot_be_computed_again() -> None:
+    asked = Recipe(prune=None, distill=None, train=Train(checkpointing="on"))
+    preflight(MODEL, DATA, asked, Evaluate())
+    mpnet = MODEL.model_copy(update={"family": "mpnet"})
+    preflight(mpnet, DATA, Recipe(prune=None, distill=None), Evaluate())
+    with pytest.raises(InvalidSpec, match="family mpnet") as refused:
+        preflight(mpnet, DATA, asked, Evaluate())
+    assert refused.value.param == "recipe.train.checkpointing"
+    with pytest.raises(InvalidSpec, match="family mpnet"):
+        check_recomputing(asked, ARCHITECTURE_SPECS["mpnet"])
+
+
+def test_a_language_models_validation_is_read_as_far_as_it_chooses_the_epoch() -> None:
+    def read(characters: int, length: int) -> float:
+        data = TEXTS.model_copy(update={"characters": {**TEXTS.characters, "validation": characters}})
+        model = Counted(SMOLLM2, decoder_facts("llama", SMOLLM2).parameters, tied=True)
+        job = PlannedJob(model, model, data, Recipe(train=Train(max_length=length)), Evaluate())
+        return job.validated(model, 1.0) / (2 * model.active)
+
+    assert read(4 * 8192, 128) == pytest.approx(8192)
+    for length in (128, 512):
+        assert read(4 * 10**6, length) == pytest.approx(JUDGED)
 
 
 def test_several_datasets_share_the_limits_of_training() -> None:

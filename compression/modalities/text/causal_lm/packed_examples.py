@@ -16,11 +16,9 @@ from compression.modalities.text.causal_lm.packing import Packed
 from compression.modalities.text.dataset import FEWEST_TEXTS, Dataset
 from compression.schema.errors import EmptySplit
 from compression.schema.recipe.base import Split
+from compression.schema.tasks import JUDGED
 
 TOGETHER = 8192  #: tokens in a batch without training: more brings no speed and costs memory
-JUDGED = 65_536
-"""Tokens of validation that choose the epoch. The error of the difference of two models' losses on the same tokens is far
-below either loss's own error, so these suffice to compare them; all of a large split would cost more time than training."""
 
 
 @dataclass(frozen=True, kw_only=True)
