@@ -108,8 +108,8 @@ def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()
-    found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}
-    return {"answers": found}
+    spill = 0.0 if asked.spill_gib == "auto" else asked.spill_gib  # the default of before: its checkpoints stay valid
+    return {"answers": {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": spill}}
 
 
 STAGE = StageRunner(prune, phases, inputs, cuts=True)

@@ -42,6 +42,14 @@ def test_a_key_that_came_later_counts_once_it_is_used(key: str, tmp_path: Path) 
     assert fingerprints(plain, tmp_path)["pruned"] != fingerprints(spec_of(tmp_path, USED[key]), tmp_path)["pruned"]
 
 
+def test_disk_that_is_left_to_the_worker_counts_as_none_did_before(tmp_path: Path) -> None:
+    def pruned(spill: float | str) -> str:
+        recovery = {"prune": {"ratio": {"ffn": 0.3}, "recovery": {"by": "teacher", "epochs": 1}}}
+        return fingerprints(spec_of(tmp_path, {**recovery, "distill": {"spill_gib": spill}}), tmp_path)["pruned"]
+
+    assert pruned("auto") == pruned(0) != pruned(1.0)
+
+
 def test_a_column_of_images_counts_once_it_has_another_name(tmp_path: Path) -> None:
     plain = spec_of(tmp_path, {})
     ((about, _),) = fingerprint_facts(plain, tmp_path)["baseline"]["parts"]
