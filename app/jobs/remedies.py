@@ -8,15 +8,16 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
 from app.jobs import jobs, profile_remedies
 from app.jobs.preflight import plan
 from app.jobs.request import JobCreate, JobModels
-from app.store.models import TERMINAL, Job
+from app.store.models import TERMINAL, Job, Model, Worker
+from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
-from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, removed
+from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, Train, removed
 from compression.schema.report.measurements import Remedy
 
 ROOT = "recipe."
@@ -55,15 +56,8 @@ def _depth(remedy: Remedy) -> int:
 def _error_remedies(job: Job) -> Iterator[Remedy]:
     error: dict[str, Any] = job.error or {}
     code = error.get("code")
-    if code == OutOfMemory.code and (batch := _value_at(job.recipe, "recipe.train.batch") or 0) > 1:
-        together = _value_at(job.recipe, "recipe.train.accumulate") or 1
-        if 2 * together > MOST_ACCUMULATED:
-            why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
-            yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
-            return
-        why = "It ran out of memory; half of the rows at a time, added up over twice as many batches, train alike."
-        yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
-        yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
+    if code == OutOfMemory.code:
+        yield from _less_memory(job)
     elif code == TrainingDiverged.code:
         key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
         rate = _value_at(job.recipe, key)
@@ -76,6 +70,31 @@ def _error_remedies(job: Job) -> Iterator[Remedy]:
         key = "recipe.train.precision"
         why = "The worker's device does not support this precision."
         yield Remedy(key=key, now=_value_at(job.recipe, key), proposed="auto", why=why)
+
+
+def _less_memory(job: Job) -> Iterator[Remedy]:
+    """Yield what lets a job that ran out of memory train with less."""
+    train = Train.model_validate(job.recipe.get("train") or {})
+    if train.batch > 1:
+        together = 2 * train.accumulate
+        why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
+        if together <= MOST_ACCUMULATED:
+            why = "It ran out of memory; half of the rows at a time, added up over twice as many batches, train alike."
+        yield Remedy(key="recipe.train.batch", now=train.batch, proposed=train.batch // 2, why=why)
+        if together <= MOST_ACCUMULATED:
+            yield Remedy(key="recipe.train.accumulate", now=train.accumulate, proposed=together, why=why)
+    session = object_session(job)
+    if session is None:
+        return
+    trained = [session.get(Model, one) for one in (job.model_id, job.student) if one is not None]
+    families = [ARCHITECTURE_SPECS.get((one.facts or {}).get("family", "")) for one in trained if one is not None]
+    if train.checkpointing != "on" and all(family is not None and family.recomputes for family in families):
+        why = "It ran out of memory; layers computed again in the backward pass keep less, for about a third more time."
+        yield Remedy(key="recipe.train.checkpointing", now=train.checkpointing, proposed="on", why=why)
+    worker = session.get(Worker, job.worker_id) if job.worker_id is not None else None
+    if train.optimizer == "adamw" and worker is not None and (worker.facts.get("device") or {}).get("kind") == "cuda":
+        why = "It ran out of memory on a card; moments in 8 bits take 2 bytes of each parameter in place of 8."
+        yield Remedy(key="recipe.train.optimizer", now=train.optimizer, proposed="adamw-8bit", why=why)
 
 
 def _value_at(recipe: Any, key: str) -> Any:

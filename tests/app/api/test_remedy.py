@@ -15,7 +15,7 @@ from app.jobs.remedies import apply_remedies
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
 from compression.schema.stages import DISTILLED, PRUNED
-from tests.app.api.conftest import Json, problem, sql
+from tests.app.api.conftest import MOMENT, Json, insert, problem, sql
 from tests.app.api.finished import add_row
 from tests.client.figures import row
 from tests.conftest import Service
@@ -80,6 +80,34 @@ def test_rows_are_halved_alone_where_no_more_batches_can_be_added_up(fail: Fail,
     assert answer.status_code == 202, answer.text
     again = answer.json()["recipe"]["train"]
     assert (again["batch"], again["accumulate"]) == (16, 600)
+
+
+def test_a_job_that_ran_out_of_a_cards_memory_may_compute_layers_again_and_round_moments(
+    fail: Fail, service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    def offered(job: str) -> set[str]:
+        return {one["key"].removeprefix("recipe.train.") for one in http.get(f"/v1/jobs/{job}").json()["remedies"]}
+
+    facts = {"device": {"kind": "cuda", "name": "A card"}}
+    seen = {"drain": False, "started_at": MOMENT, "seen_at": "2126-01-01 00:00:00.000000"}
+    insert(service, "workers", id="wrk_card", kind="jobs", host="h", pid=1, facts=json.dumps(facts), **seen)
+    halves, error = {"batch", "accumulate"}, OutOfMemory("no room").as_dict()
+    assert offered(fail(error, recipe=whole(http))) == {*halves, "checkpointing"}  # its worker is unknown
+    job = fail(error, recipe=whole(http))
+    sql(service, "UPDATE jobs SET worker_id = 'wrk_card' WHERE id = %s", job)
+    assert offered(job) == {*halves, "checkpointing", "optimizer"}
+    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()["recipe"]["train"]
+    assert (again["checkpointing"], again["optimizer"], again["batch"]) == ("on", "adamw-8bit", 16)
+    recipe = whole(http)
+    recipe["train"] = {**recipe["train"], "checkpointing": "on", "optimizer": "adamw-8bit", "batch": 1}
+    job = fail(error, recipe=recipe)
+    sql(service, "UPDATE jobs SET worker_id = 'wrk_card' WHERE id = %s", job)
+    assert offered(job) == set()
+    model, job = request_body["models"]["base"], fail(error)
+    known = http.get(f"/v1/models/{model}").json()["facts"]
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps({**known, "family": "mpnet"}), model)
+    assert offered(job) == halves
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(known), model)
 
 
 def test_a_job_that_was_late_is_sent_again_without_its_deadline(fail: Fail, http: httpx.Client) -> None:
