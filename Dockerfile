@@ -65,11 +65,15 @@ CMD ["jobs"]
 
 FROM confined AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit. ONNX Runtime's build
-# for GPUs takes the place of the locked one: both are one module, and it trails it by a release (docs/gpu.md).
+# for GPUs takes the place of the locked one: both are one module, and it trails it by a release (docs/gpu.md). nvidia-ml-py is
+# the extra `cuda`: no list of hashes has it. Triton, which torch.compile uses on a card, compiles launchers of kernels by gcc.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN pip install --require-hashes --no-deps --requirement requirements/worker.txt \
     && pip install --constraint constraints.txt 'torch>=2.13,<3' 'torchvision>=0.28,<1' \
     && pip uninstall --yes onnxruntime \
-    && pip install --no-deps onnxruntime-gpu==1.31.1 \
+    && pip install --no-deps nvidia-ml-py==13.615.71 onnxruntime-gpu==1.31.1 \
     && pip install --no-deps --no-build-isolation .
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER lathe
