@@ -21,6 +21,8 @@ NO_MEMORY = (
     "bad allocation",
     "Failed to allocate memory",  # ONNX Runtime
 )
+NO_PRIMITIVE = ("could not create a primitive", "could not create a memory object")
+"""All that oneDNN says where an allocation fails: what it does not support names a descriptor as well."""
 BROKEN = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
 
 
@@ -38,7 +40,7 @@ def typed(problem: BaseException) -> CompressionError | None:
         if _says(link, NO_ROOM, errno.ENOSPC, errno.EDQUOT):
             return DiskFull(f"the worker's disk is full: {_words(link)}")
     for link in found:
-        if isinstance(link, MemoryError) or _is(link, "OutOfMemoryError") or _says(link, NO_MEMORY, errno.ENOMEM):
+        if isinstance(link, MemoryError) or _is(link, "OutOfMemoryError") or _lacks_memory(link):
             return OutOfMemory(_words(link) or "the machine's memory did not suffice", param="recipe.train")
     for link in found:
         if _is(link, "AcceleratorError") or (isinstance(link, RuntimeError) and _says(link, BROKEN)):
@@ -61,6 +63,10 @@ def _says(problem: BaseException, words: tuple[str, ...], *numbers: int) -> bool
         return problem.errno in numbers
     text = str(problem)
     return any(word in text for word in words)
+
+
+def _lacks_memory(problem: BaseException) -> bool:
+    return _says(problem, NO_MEMORY, errno.ENOMEM) or str(problem).strip() in NO_PRIMITIVE
 
 
 def _is(problem: BaseException, name: str) -> bool:

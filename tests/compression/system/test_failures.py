@@ -177,6 +177,8 @@ def raised(problem: BaseException, cause: BaseException | None = None) -> BaseEx
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), OutOfMemory),
         (OSError(12, "Cannot allocate memory"), OutOfMemory),
+        (RuntimeError("could not create a primitive"), OutOfMemory),
+        (RuntimeError("could not create a primitive descriptor for a matmul primitive"), None),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceError),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError),
         (ValueError("a bug"), None),
