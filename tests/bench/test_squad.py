@@ -89,10 +89,8 @@ def test_a_record_of_other_data_is_not_taken_for_this_ones(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, facts = articles.prepare(source, tmp_path / "data")
-    records, command = (
-        tmp_path / "records",
-        ["--data", str(source), "--folder", str(tmp_path), "--records", str(tmp_path / "records")],
-    )
+    records = tmp_path / "records"
+    command = ["--data", str(source), "--folder", str(tmp_path), "--records", str(records)]
     records.mkdir()
     rows = [row.model_dump(mode="json") for row in report().rows]
     kept = {"model": "minilm", "preset": "standard", "seed": 0, "max_steps": None, "splits": facts, "rows": rows}
