@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compression.models.adapters.network.parts import PassedValue
 from compression.models.networks.folding import folds
@@ -19,7 +20,7 @@ from compression.models.networks.graph import Graph
 from compression.models.networks.rounded_values import LAYERS, rounding
 from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS
 from compression.quantization.pair_levels import pair_levels
-from compression.quantization.precision import full_float32
+from compression.quantization.precision import full_float32, gradient_dtype
 from compression.quantization.static_int8 import TOP, Range, affine, codes, static_scales
 from compression.quantization.weight_only import fake_quantized_weights
 from compression.schema.schemes import Scheme
@@ -44,6 +45,24 @@ class _Rounded(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(grads[0], x, *ctx.ends), None, None
+
+
+class _HalfGradients(torch.autograd.Function):
+    """x, weight, layer, dtype -> the layer's convolution in float32 without a bias; its gradients are computed in `dtype`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x.to(dtype), weight.to(dtype))
+        ctx.settings = layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups
+        return functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:2], False]
+        found = torch.ops.aten.convolution_backward(grads[0].to(x.dtype), x, weight, None, *ctx.settings, wanted)
+        to_x, to_weight = (None if one is None else one.float() for one in found[:2])
+        return to_x, to_weight, None, None
 
 
 class RoundedValue(PassedValue):
@@ -98,7 +117,17 @@ class SimulatedConv(nn.Conv2d):
         weight = fake_quantized_weights(self.weight.flatten(1), None, self.row_levels()).view_as(self.weight)
         bias = self.bias if self.training else self.rounded_bias()
         with full_float32(input.device):
-            out: Tensor = self._conv_forward(input, weight, bias)
+            return self._convolved(input, weight, bias)
+
+    def _convolved(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+        # Gradients of grouped convolutions are slower in bfloat16 (docs/decisions/0069).
+        dtype = gradient_dtype(input.device) if self.groups == 1 and torch.is_grad_enabled() else torch.float32
+        out: Tensor
+        if dtype == torch.float32:
+            out = self._conv_forward(input, weight, bias)
+        else:
+            out = _HalfGradients.apply(input, weight, self, dtype)  # type: ignore[no-untyped-call]
+            out = out if bias is None else out + bias[:, None, None]
         return out
 
     @torch.no_grad()

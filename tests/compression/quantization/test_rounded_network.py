@@ -24,6 +24,7 @@ from compression.quantization.fake_quantize import (
     simulation_of,
 )
 from compression.quantization.pair_levels import pair_levels
+from compression.quantization.precision import gradient_precision
 from compression.quantization.rounded_network import RoundedValue, SimulatedConv
 from compression.quantization.static_int8 import StaticLinear, affine, static_weights
 from compression.quantization.weight_only import WeightOnlyLinear, dequantized_weights
@@ -76,8 +77,28 @@ def test_a_convolution_answers_with_rounded_weights_and_trains_the_weights_thems
     assert torch.allclose(found, functional.conv2d(x, weight, padding=1))
     assert not torch.allclose(found, model.conv_0(x), atol=1e-4)
     assert not torch.equal(conv.eval()(x), found), "the folded bias is an integer too"
-    found.backward(push)
+    with gradient_precision("float32"):
+        conv(x).backward(push)
     assert torch.allclose(conv.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_only_gradients_of_ungrouped_convolutions_may_be_half(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda _device: True)
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=groups)
+    conv.__class__ = SimulatedConv
+    x = torch.randn(3, 4, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    answers, gradients = {}, {}
+    for precision in ("auto", "float32"):
+        with gradient_precision(precision):
+            answers[precision] = conv(x)
+        answers[precision].square().sum().backward()
+        gradients[precision] = [found.grad.clone() for found in (x, conv.weight, conv.bias)]
+        x.grad = conv.weight.grad = conv.bias.grad = None
+    assert torch.allclose(answers["auto"], answers["float32"], rtol=1e-5, atol=1e-5)
+    for half, exact in zip(gradients["auto"], gradients["float32"], strict=True):
+        assert (half - exact).norm() <= 0.01 * exact.norm()
+    assert torch.equal(gradients["auto"][1], gradients["float32"][1]) == (groups == 2)
 
 
 @torch.no_grad()

@@ -114,7 +114,8 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False, **_: Any) -> NetworkOutput:
         """(rows, channels, height, width) -> logits, and the stages' maps if asked."""
-        values, maps = {INPUT: pixel_values}, []
+        # oneDNN and cuDNN multiply channels that lie side by side as they are; others they move to new places and back.
+        values, maps = {INPUT: pixel_values.contiguous(memory_format=torch.channels_last)}, []
         rounded = self._rounded(INPUT, values)
         for node, freed in zip(self._steps, self._freed, strict=True):
             inputs = [rounded.get(name, values[name]) if node.op in LAYERS else values[name] for name in node.inputs]
