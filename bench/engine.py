@@ -149,9 +149,14 @@ def _limit(engine: "subprocess.Popen[bytes]", minutes: float | None) -> Iterator
 
 
 def revision() -> str:
-    """Return the commit of this tree, and whether files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """Return the commit of this tree, with "-dirty" if files differ from it; records, which runs write, do not count."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    differ = _git("diff", "HEAD", "--name-only", "--", ".", ":(exclude,glob)bench/**/records/**")
+    return f"{commit}-dirty" if differ else commit
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _take(source: Path, target: Path, *, move: bool = False) -> None:

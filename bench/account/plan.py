@@ -78,7 +78,7 @@ def plan(shape: str, chosen: Set, data: DataFacts, recipe: str) -> dict[str, Any
 
     data: of the set. recipe: a preset's name.
     """
-    asked = {"shape": shape, "set": chosen.name, "recipe": recipe, "rows": data.rows}
+    asked = {"shape": shape, "set": chosen.name, "recipe": recipe, "rows": data.rows, "data": data.model_dump(mode="json")}
     whole, wanted = facts_of(SHAPES[shape]), recipe_of(recipe, chosen.task)
     try:
         found = preflight(whole, data, wanted, evaluate_of(chosen), targets=TARGETS)

@@ -16,7 +16,7 @@ from bench.gpu_plan.shapes import SHAPES, Published
 from compression.engine.commands.validate import validate
 from compression.schema.job_spec import Data, ModelCheck, Spec
 from compression.schema.recipe.recipe import LatencyTarget
-from compression.schema.validation import ModelFacts
+from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import report
 from tests.compression.planning.test_planning import DATA
 
@@ -53,6 +53,16 @@ def test_a_plan_says_what_no_data_sheet_measures_and_how_long_cards_take() -> No
     after = found["preflight"]["parameters"]["total"] / 1e9
     assert f"| 2.130 B | {after:.3f} B (" in told
     assert "refused: c: d (e)" in told
+
+
+@pytest.mark.parametrize("path", sorted((job.RECORDS / "plan").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_plans_are_those_that_the_preflight_makes_today(path: Path) -> None:
+    kept = json.loads(path.read_text("utf-8"))
+    data = DataFacts.model_validate(kept["data"])
+    made = json.loads(json.dumps(plan.plan(kept["shape"], glue.SETS[kept["set"]], data, kept["recipe"])))
+    assert made == {name: value for name, value in kept.items() if name not in ("date", "revision", "environment")}, (
+        "run python -m bench account for this shape again and check docs/benchmarks.md"
+    )
 
 
 def test_random_weights_of_a_shape_are_a_model_that_the_service_takes(tmp_path: Path) -> None:
