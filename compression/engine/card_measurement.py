@@ -29,7 +29,7 @@ parse_line: TypeAdapter[Step | CardReport] = TypeAdapter(Step | CardReport)
 
 def measure_on_card(job: Job) -> Generator[Event, None, CardReport | None]:
     """Time the models in a fresh process; None on a CPU, for several datasets, and for a model that is never whole in memory.
-    A process that fails costs these figures and not the job.
+    A process that fails costs the figures that it had not told yet, and not the job.
     """
     part = job.part
     if training_device().type != "cuda" or part is None or job.spec.parts or part.on_disk:
@@ -43,15 +43,18 @@ def measure_on_card(job: Job) -> Generator[Event, None, CardReport | None]:
     if TASKS[task].generates:  # further tokens need positions too, in each of the models
         length = min(prompt_of(length, config_of(Path(model.folder))) for model in models)
     spec = CardSpec(task=task, models=models, length=length)
+    report: CardReport | None = None
     try:
         for line in child_lines("measure-card", spec, timeout=TOTAL_SECONDS, silence=SILENT_SECONDS):
             found = parse_line.validate_json(line)
             if isinstance(found, CardReport):
-                return found
-            yield job.tracker.after(PHASE, progress.Step(found.done, found.total))
+                report = found
+            else:
+                yield job.tracker.after(PHASE, progress.Step(found.done, found.total))
     except ChildFailed as problem:
-        yield Log(level="warning", message=f"Nothing was timed on the GPU: {problem}."[:4000])
-    return None
+        lost = "Nothing" if report is None else "Not everything"
+        yield Log(level="warning", message=f"{lost} was timed on the GPU: {problem}."[:4000])
+    return report
 
 
 def _timed_model(job: Job, row: Row) -> TimedModel:

@@ -1,6 +1,6 @@
-"""`python -m compression measure-card SPEC.json`: times models on the GPU in each runtime, and prints one `CardReport`."""
+"""`python -m compression measure-card SPEC.json`: times models on the GPU in each runtime; prints all rows after each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from compression.system.host_lock import host_lock
 
 BATCHES = (1, 8, 32)
 FAILED = "the GPU failed before, and this process cannot use it any more."
+NO_TURN = "the measurement ended before its turn."
 
 
 class TimedModel(Config):
@@ -46,27 +47,23 @@ class CardSpec(Config):
     seconds: Annotated[float, Field(gt=0, description="For each shape.")] = SECONDS
 
 
-def measure_card(
-    spec: CardSpec,
-    tell: Callable[[Step], None] = lambda _: None,
-    runtimes: Mapping[str, Callable[[CardModel], Opened]] = RUNTIMES,
-) -> CardReport:
-    """Time all models in all runtimes. tell: called after each. What a runtime cannot time has the reason in its row; once the
-    GPU itself has failed, so has all that is left.
+def measure_card(spec: CardSpec, runtimes: Mapping[str, Callable[[CardModel], Opened]] = RUNTIMES) -> Iterator[CardReport]:
+    """Time all models in all runtimes; yield all rows after each. What a runtime cannot time has the reason in its row; once
+    the GPU itself has failed, so has all that is left.
     """
     facts = torch.cuda.get_device_properties(0)
-    uuid, rows, works = f"GPU-{facts.uuid}", list[CardRow](), True
+    turns = [(name, model) for name in runtimes for model in spec.models]
+    uuid, works = f"GPU-{facts.uuid}", True
     before = card_state(uuid)
-    for name, open_model in runtimes.items():
-        for model in spec.models:
-            row = CardRow(stage=model.stage, runtime=name, not_measured=FAILED)
-            if works:
-                with host_lock() as turn:  # for each: other jobs of the host wait for it
-                    row, works = time_model(spec, model, name, open_model)
-                row = row.model_copy(update={"exclusive": turn.exclusive})
-            rows.append(row)
-            tell(Step(done=len(rows), total=len(runtimes) * len(spec.models)))
-    return CardReport(device=facts.name, before=before, after=card_state(uuid), rows=tuple(rows))
+    rows = [CardRow(stage=model.stage, runtime=name, not_measured=NO_TURN) for name, model in turns]
+    for at, (name, model) in enumerate(turns):
+        if works:
+            with host_lock() as turn:  # for each: other jobs of the host wait for it
+                row, works = time_model(spec, model, name, runtimes[name])
+            rows[at] = row.model_copy(update={"exclusive": turn.exclusive})
+        else:
+            rows[at] = rows[at].model_copy(update={"not_measured": FAILED})
+        yield CardReport(device=facts.name, before=before, after=card_state(uuid), rows=tuple(rows))
 
 
 def time_model(spec: CardSpec, model: TimedModel, name: str, open_model: Callable[[CardModel], Opened]) -> tuple[CardRow, bool]:
@@ -120,7 +117,9 @@ def figures_of(spec: CardSpec, opened: Opened, batch: int) -> CardFigures:
 
 
 def main(path: Path) -> int:
-    """Measure the spec at `path`; print steps and the report. Return the exit code."""
-    tell = telling()
-    tell(measure_card(CardSpec.model_validate_json(path.read_bytes()), tell))
+    """Measure the spec at `path`; print reports, and a step after each. Return the exit code."""
+    tell, spec = telling(), CardSpec.model_validate_json(path.read_bytes())
+    for done, report in enumerate(measure_card(spec), 1):
+        tell(report)
+        tell(Step(done=done, total=len(report.rows)))
     return 0

@@ -106,17 +106,21 @@ def test_a_prompt_leaves_positions_for_further_tokens_and_a_file_that_is_gone_is
     assert "an earlier attempt" in asked[0].models[0].lacks
 
 
-def test_a_process_that_fails_costs_these_figures_alone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [[], [FOUND]])
+def test_a_process_that_fails_costs_what_it_did_not_tell(
+    told: list[CardReport], job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(card_measurement, "training_device", lambda: torch.device("cuda"))
 
     def fails(*_: Any, **__: Any) -> Iterator[str]:
+        yield from (report.model_dump_json() for report in told)
         raise ChildFailed("measure-card ended with 1: no driver")
-        yield ""
 
     monkeypatch.setattr(card_measurement, "child_lines", fails)
     found, events = measured(job)
-    assert found is None
+    assert found == (told[0] if told else None)
     last = events[-1]
     assert isinstance(last, Log)
     assert last.level == "warning"
+    assert last.message.startswith("Not everything" if told else "Nothing")
     assert "no driver" in last.message

@@ -17,7 +17,6 @@ from compression.evaluation.on_card.runtimes import CardModel, Unavailable
 from compression.schema.report.card_rows import CardReport
 from compression.system import card_state as states
 from compression.system.card_state import card_state
-from compression.system.child_process import Step
 from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE
 
 MODELS = (TimedModel(stage="baseline", folder="/a"), TimedModel(stage="distilled", folder="/b", onnx="/c"))
@@ -88,18 +87,20 @@ def test_a_runtime_that_is_not_there_has_its_reason() -> None:
 
 def test_all_models_are_timed_in_all_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A card", uuid="1-2"))
-    seen, told = list[str](), list[Step]()
+    seen = list[str]()
     monkeypatch.setattr(measure, "card_state", lambda uuid: seen.append(uuid) or states.CardState(sm_mhz=len(seen)))
-    found = measure_card(SPEC, told.append, {"one": Counted, "other": Counted})
+    *earlier, found = measure_card(SPEC, {"one": Counted, "other": Counted})
     assert [(row.stage, row.runtime) for row in found.rows] == [
         ("baseline", "one"),
         ("distilled", "one"),
         ("baseline", "other"),
         ("distilled", "other"),
     ]
-    assert seen == ["GPU-1-2"] * 2
-    assert [step.done for step in told] == [1, 2, 3, 4]
-    assert found.conditions == "The GPU before: 1 MHz; after: 2 MHz."
+    assert seen == ["GPU-1-2"] * 5
+    assert [sum(row.not_measured is None for row in each.rows) for each in earlier] == [1, 2, 3]
+    assert earlier[0].rows[0] == found.rows[0]
+    assert earlier[0].rows[1].text == "distilled in one not measured: the measurement ended before its turn."
+    assert found.conditions == "The GPU before: 1 MHz; after: 5 MHz."
     assert CardReport.model_validate_json(found.model_dump_json()) == found
 
 
@@ -124,7 +125,7 @@ def test_once_the_gpu_fails_the_rest_has_that_reason(where: str, monkeypatch: py
             raise broken
 
     monkeypatch.setattr(measure, "release_device_memory", release)
-    found = measure_card(SPEC, lambda _: None, {"one": open_model, "other": open_model})
+    *_, found = measure_card(SPEC, {"one": open_model, "other": open_model})
     assert opened == ["a", "b"]
     first, second, *others = found.rows
     assert first.not_measured is None
@@ -138,12 +139,11 @@ def test_each_row_has_the_hosts_lock_and_says_if_it_had_not(monkeypatch: pytest.
     monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
     monkeypatch.setenv(WAIT_VARIABLE, "0.05")
     other = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
-
-    def tell(step: Step) -> None:  # between two rows, whose lock is free then
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB if step.done == 1 else fcntl.LOCK_UN)
-
-    found = measure_card(SPEC, tell, {"one": Counted, "other": Counted})
+    found: CardReport | None = None
+    for done, found in enumerate(measure_card(SPEC, {"one": Counted, "other": Counted}), 1):  # noqa: B007 (the last)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB if done == 1 else fcntl.LOCK_UN)  # between two rows it is free
     os.close(other)
+    assert found is not None
     assert [row.exclusive for row in found.rows] == [True, False, True, True]
     assert "while another job was perhaps timed" in found.rows[1].text
 
