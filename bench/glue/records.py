@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from bench.record_file import left_to_machine
 from compression.schema.config import Config
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Row
@@ -22,11 +23,8 @@ ROOT = Path(__file__).parent / "records"
 
 
 def _as_it_was(recipe: Any) -> Any:
-    """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127. Where teachers' states were kept
-    is left to the machine, as it is now by default: it changes no more than their rounding.
-    """
-    if isinstance(recipe, dict) and (distill := recipe.get("distill")) and distill.get("spill_gib") == 0.0:
-        recipe = {**recipe, "distill": {key: value for key, value in distill.items() if key != "spill_gib"}}
+    """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127."""
+    recipe = left_to_machine(recipe)
     quantize = recipe.get("quantize") if isinstance(recipe, dict) else None
     if not quantize or "portable" in quantize or not SCHEMES[quantize.get("scheme", "dynamic-int8")].rounds_activations:
         return recipe

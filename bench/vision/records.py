@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
+from bench.record_file import left_to_machine
 from compression.schema.config import Config
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Row
@@ -28,7 +29,7 @@ class Record(Config):
     """One job with one seed, or one baseline. stages: each stage's model, by its name."""
 
     key: Annotated[str, Field(description="Digest of the model's and the data's files.")]
-    recipe: Recipe | None = None
+    recipe: Annotated[Recipe | None, BeforeValidator(left_to_machine)] = None
     wanted: tuple[int, ...]
     stages: dict[str, Answered]
     validation: Annotated[dict[str, float], Field(default_factory=dict)]

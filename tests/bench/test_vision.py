@@ -39,6 +39,13 @@ def test_a_record_is_of_its_files_and_its_recipe(tmp_path: Path) -> None:
     assert records.find(path, None, rows.KINDS["resnet56-half"].recipe) is None
 
 
+@pytest.mark.parametrize("path", sorted(records.ROOT.glob("*-[0-9].json")), ids=lambda path: path.stem)
+def test_committed_records_are_of_todays_recipes(path: Path) -> None:
+    name, _, seed = path.stem.rpartition("-")
+    cell = rows.Cell(name, int(seed), Path("none"), Path("none"), Path("none"), records.ROOT)
+    assert cell.record(run=False) is not None
+
+
 def test_a_network_of_cifar_is_written_with_its_batch_normalization(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = cifar_resnet.CifarResNet(8)
