@@ -45,7 +45,8 @@ from compression.schema.stages import BASELINE, PRUNED, QUANTIZED
 from compression.system import process
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import train
+from compression.training.work import TrainingHooks
 from tests.support.job_models import alone
 
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""The engine's command: `python -m compression run|validate|measure|measure-card|predict|profile|probe|lm-eval-job SPEC.json`.
+"""The engine's command: `python -m compression run|rank|validate|measure|measure-card|predict|profile|probe|lm-eval-job SPEC`.
 
 `python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact,
 `python -m compression device-table --out FILE` measures what single layers cost here.
@@ -22,6 +22,7 @@ MODULES = {
     "run": "compression.engine.commands.run",
     "validate": "compression.engine.commands.validate",
     "probe": "compression.engine.commands.probe",
+    "rank": "compression.engine.commands.rank",
     "measure": "compression.evaluation.measure",
     "measure-card": "compression.evaluation.on_card.measure",
     "predict": "compression.evaluation.predict",
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("run", "compress a model as the specification says"),
         ("validate", "check the files of a model or a dataset"),
         ("probe", "try the device that a worker's engines will have"),
+        ("rank", "do one process's part of a training on several devices"),
         ("measure", "measure an artifact in this fresh process"),
         ("measure-card", "time models on the GPU in each runtime"),
         ("predict", "let a job's model before and after answer one row"),

@@ -92,7 +92,8 @@ def _less_memory(job: Job) -> Iterator[Remedy]:
         why = "It ran out of memory; layers computed again in the backward pass keep less, for about a third more time."
         yield Remedy(key="recipe.train.checkpointing", now=train.checkpointing, proposed="on", why=why)
     worker = session.get(Worker, job.worker_id) if job.worker_id is not None else None
-    if train.optimizer == "adamw" and worker is not None and (worker.facts.get("device") or {}).get("kind") == "cuda":
+    on_card = worker is not None and (worker.facts.get("device") or {}).get("kind") == "cuda"
+    if train.optimizer == "adamw" and on_card and train.devices == 1:  # several have their moments in shards
         why = "It ran out of memory on a card; moments in 8 bits take 2 bytes of each parameter in place of 8."
         yield Remedy(key="recipe.train.optimizer", now=train.optimizer, proposed="adamw-8bit", why=why)
 

@@ -27,7 +27,8 @@ from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.validation import DataFacts
 from compression.training.config import TrainingConfig
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import train
+from compression.training.work import TrainingHooks
 
 if TYPE_CHECKING:
     from compression.schema.recipe.base import Precision

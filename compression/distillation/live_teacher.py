@@ -38,6 +38,11 @@ class LiveTeacher:
         self._logits = logits
 
     @property
+    def models(self) -> list[PreTrainedModel]:
+        """All teachers."""
+        return [each.model for each in (self.guide, *self.others)]
+
+    @property
     def note(self) -> str:
         """Say when the teachers run."""
         who = "Each teacher" if self.others else "The teacher"

@@ -206,6 +206,16 @@ class DistillationObjective:
         """All parameters that are trained beside the student."""
         return [*self.projections, *self.weighting.parameters]
 
+    @property
+    def inside(self) -> bool:
+        """Whether it compares what layers make, and not their last outputs alone."""
+        return len(self.feature_losses.comparison.student) > 0
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """The frozen models that it asks."""
+        return self.teacher.models
+
     def close(self) -> None:
         """Free the cached teacher outputs and targets."""
         self.teacher.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from compression.distillation.live_teacher import Member
 from compression.distillation.teacher import LOGITS_ALONE, FeatureRequest, Teacher, TeacherOutputs
@@ -43,6 +44,11 @@ class StatesTeacher(Teacher):
             found.append(teacher)
         guide, *guide.others = found
         return guide
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """All teachers."""
+        return [self.model, *(model for each in self.others for model in each.models)]
 
     @property
     def asks(self) -> int:

@@ -132,6 +132,11 @@ class Teacher:
         self._logits, self._size = logits, micro_batch_size(BATCH, parts)
 
     @property
+    def models(self) -> list[PreTrainedModel]:
+        """The model."""
+        return [self.model]
+
+    @property
     def keeps(self) -> bool:
         """Whether all requested features are cached, so that the model does not have to run again."""
         return self.store is not None or not len(self.look)

@@ -21,6 +21,7 @@ from compression.schema.stages import Stage
 from compression.system.progress import ProgressTracker
 from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
+from compression.training.work import Processes
 
 Finish = Callable[[ShippedArtifact, PreTrainedModel], Sequence[Row]]
 """Completes a stage's row from its measured first artifact and its model without weights; returns the rows so far."""
@@ -61,8 +62,10 @@ class ModelBackend(Protocol):
     def summary(self) -> DatasetSummary:
         """Return the report's facts about the dataset."""
 
-    def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
-        """Set the job's checkpointer for training in progress, its tracker and its fingerprints."""
+    def begin(
+        self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints, processes: Processes
+    ) -> None:
+        """Set the job's checkpointer for training in progress, its tracker, its fingerprints and what trains."""
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
         """Resume from a finished stage's checkpoint in `folder`. beginning: the folder of the baseline's checkpoint, which an

@@ -147,6 +147,7 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     if found["distill"] is not None:
         found["distill"].setdefault("gate", None)
     _drop_defaults(found, ADDED_KEYS)
+    found["train"].pop("devices")  # a job goes on with another number
     return found
 
 

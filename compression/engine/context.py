@@ -29,7 +29,8 @@ from compression.system.progress import ProgressTracker, Step
 from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.save import ResumableTraining, TrainingCheckpointer
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import train
+from compression.training.work import ONE_PROCESS, Attempt, Processes, TrainingHooks
 
 COMMON = ("batch", "micro_batch", "seed", "warmup", "decay", "accumulate", "optimizer", "compile", "precision")
 """Settings of all trainings of a recipe, as `Train` and `TrainingConfig` name them."""
@@ -80,6 +81,7 @@ class StageContext:
     timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Saving | NotMeasured]] = unmeasured
     memory: int | None = None
     cache_bytes: int | None = None  #: most bytes of a file of teachers' outputs, if the recipe leaves it to the machine
+    processes: Processes = ONE_PROCESS  #: that trainings run in
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property
@@ -112,7 +114,7 @@ class StageContext:
         common["recompute"], common["remarks"] = checkpoints_gradients(self, name)
         if reads_layers and common["compile"] == "on":
             common["remarks"] += (f"{name} runs without torch.compile, since it compares attention.",)
-        if reads_layers:
+        if reads_layers or self.processes.size > 1:
             common["compile"] = "off"
         return TrainingConfig(name=name, epochs=epochs, rate=rate, parts=self.parts, **common | own)
 
@@ -143,7 +145,8 @@ class StageContext:
         """Train a model, by default the current one on train, as the current stage's `phase`, and judge it on validation."""
         rows, validation = self.rows["train"] if rows is None else rows, judge or self.rows["validation"]
         resumable = self.resumable(phase, beside)
-        return train(model or self.model, plan, rows, validation, loss, hooks=hooks, resumable=resumable, budget=self.budget)
+        attempt = Attempt(resumable=resumable, budget=self.budget, processes=self.processes)
+        return train(model or self.model, plan, rows, validation, loss, hooks=hooks, **attempt)
 
     def note_training(self, what: str, outcome: TrainingOutcome, epochs: int, more: str = "") -> None:
         """Note a training's validation before it and in its best epoch, of those from 0 to `epochs`."""

@@ -62,6 +62,7 @@ from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
+from compression.training.work import Processes
 
 SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the engine's
 
@@ -137,9 +138,12 @@ class DatasetRun:
         """Return the tracker of a job's phases."""
         return job_progress(spec.recipe, rows, spec.evaluate.lm_eval)
 
-    def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
-        """Set the job's checkpointer for training in progress, its tracker and its stages' fingerprints."""
+    def begin(
+        self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints, processes: Processes
+    ) -> None:
+        """Set the job's checkpointer for training in progress, its tracker, its stages' fingerprints and what trains."""
         self.state.checkpointer, self.state.tracker, self.fingerprints = checkpointer, tracker, fingerprints
+        self.state.processes = processes
 
     @property
     def result(self) -> StageResult:

@@ -39,6 +39,7 @@ from compression.system.progress import ProgressTracker
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files
 from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
+from compression.training.work import ONE_PROCESS, Processes
 
 
 @dataclass
@@ -55,13 +56,19 @@ class Job:
     tracker: ProgressTracker
     about: dict[str, DatasetSummary]
     part: ModelBackend | None
+    processes: Processes = ONE_PROCESS
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     card: CardReport | None = None  #: what models cost on the GPU, if that was measured
 
     @classmethod
     def open(
-        cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never, backend: type[ModelBackend] = DatasetRun
+        cls,
+        spec: Spec,
+        base: Path,
+        pause_asked: Callable[[], bool] = never,
+        backend: type[ModelBackend] = DatasetRun,
+        processes: Processes = ONE_PROCESS,
     ) -> "Job":
         """Read model and data, and refuse an impossible job before any training."""
         about: dict[str, DatasetSummary] = {}
@@ -76,9 +83,9 @@ class Job:
         work = {stage: f"{found}{backend.suffix}" for stage, found in checkpoints.fingerprints(spec, base).items()}
         folder, earlier = base / spec.output / "checkpoints", base / spec.resume if spec.resume is not None else None
         checkpointer = TrainingCheckpointer(folder, [*work.values()][-1], spec.save_seconds, pause_asked, earlier)
-        job = cls(spec, base, backend, work, checkpointer, tracker, about, None if spec.parts else part)
+        job = cls(spec, base, backend, work, checkpointer, tracker, about, None if spec.parts else part, processes)
         if job.part is not None:
-            job.part.begin(checkpointer, tracker, work)
+            job.part.begin(checkpointer, tracker, work, processes)
         return job
 
     def resume(self) -> Iterator[Event]:
@@ -117,7 +124,7 @@ class Job:
         self.part = None
         process.release_memory()
         part = self.backend.open(self.spec, self.base, asked)
-        part.begin(self.checkpointer, self.tracker, self.fingerprints)
+        part.begin(self.checkpointer, self.tracker, self.fingerprints, self.processes)
         if self.rows:
             stage = self.rows[-1].stage
             folder = self.folder_of(stage)

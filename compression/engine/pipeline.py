@@ -5,6 +5,7 @@ that the recipe omits has no row. A decoder that is not trained and does not fit
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from compression.engine.job import Job
 from compression.engine.on_disk.backend import OnDiskRun, fits_on_disk_only
 from compression.engine.resolving import resolved
 from compression.engine.stages.registry import planned
+from compression.planning.sharded_rules import check_sharded
 from compression.schema.events import Event, Finished, StageStarted, Started
 from compression.schema.job_spec import Spec
 from compression.system import process
 from compression.system.environment import environment
 from compression.system.interrupts import Pause, never
+from compression.training.work import ONE_PROCESS, Processes
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
@@ -30,13 +33,33 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
     stages = planned(spec.recipe)
     yield Started(environment=environment(), stages=stages)
     spec = yield from resolved(spec, base, pause_asked)
-    job = Job.open(spec, base, pause_asked, OnDiskRun if fits_on_disk_only(spec, base) else DatasetRun)
-    yield from job.resume()
-    for stage in stages[len(job.rows) :]:
-        yield StageStarted(stage=stage)
-        yield from job.do(stage)
-        if pause_asked():
-            raise Pause
+    backend = OnDiskRun if fits_on_disk_only(spec, base) else DatasetRun
+    with training_processes(spec, base) as processes:
+        job = Job.open(spec, base, pause_asked, backend, processes)
+        yield from job.resume()
+        for stage in stages[len(job.rows) :]:
+            yield StageStarted(stage=stage)
+            yield from job.do(stage)
+            if pause_asked():
+                raise Pause
     yield from job.ship_more()
     job.card = yield from measure_on_card(job)
     yield Finished(report=job.report())
+
+
+@contextmanager
+def training_processes(spec: Spec, base: Path) -> Iterator[Processes]:
+    """Return the processes that a job's trainings run in; they end with this context. Raises InvalidSpec if the recipe asks for
+    what several processes cannot do.
+    """
+    check_sharded(spec.recipe)
+    if (size := spec.recipe.train.devices) == 1:
+        yield ONE_PROCESS
+        return
+    from compression.training.ranks import Ranks  # its half second is for such jobs alone
+
+    ranks = Ranks(size, base / spec.output / "scratch" / "ranks")
+    try:
+        yield ranks
+    finally:
+        ranks.close()

@@ -6,6 +6,7 @@ An optional capability of a task is an object, or None if the task lacks it.
 from __future__ import annotations  # processes that must not load torch import this module
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -312,7 +313,7 @@ class PackedLanguageModel(Protocol):
 
 def label_loss(task: TaskAdapter, model: nn.Module) -> Callable[[Batch], Tensor]:
     """Return the function that training calls for the loss of `model` on a batch's labels."""
-    return lambda batch: task.learned(model, batch)
+    return partial(task.learned, model)
 
 
 def count_steps(rows: int, size: int) -> int:

@@ -102,6 +102,14 @@ def check_vocabularies(teachers: Mapping[str, int], student: int) -> None:
             raise InvalidSpec(cause, param=param, remedy=remedy)
 
 
+def check_whole_teachers(recipe: Recipe) -> None:
+    """Refuse a teacher in 8 bits on several devices, where its layers are in shards. Raises InvalidSpec."""
+    if recipe.train.devices > 1 and recipe.distill is not None and recipe.distill.teachers.precision == "int8":
+        cause = f"a teacher is to be in 8 bits, and the layers of teachers are sharded over {recipe.train.devices} devices"
+        remedy = "Set distill.teachers.precision to auto or float32, or train.devices to 1."
+        raise InvalidSpec(cause, param="recipe.distill.teachers.precision", remedy=remedy)
+
+
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
     """Check that a named teacher has a head for the task and the labels `wanted`, if any. Raises LabelMismatch."""
     if heads.of_architecture(architecture) != heads.of_task(task):

@@ -24,6 +24,7 @@ from compression.planning.network_rules import (
     fitted,
 )
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
+from compression.planning.sharded_rules import check_sharded
 from compression.planning.warnings import warned
 from compression.schema.config import Config
 from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape, listed
@@ -247,6 +248,7 @@ def _checked(
 ) -> int:
     """Return the number of outputs that the task needs of a model. Raises the errors of `preflight`."""
     check_models(recipe, student=student is not None, teachers=len(teachers))
+    check_sharded(recipe)
     evaluation_settings(evaluate, 0, 1, data.task, data.labels)
     check_task(data.task, recipe, evaluate)
     if TASKS[data.task].generates:

@@ -222,6 +222,13 @@ class DeviceLost(CompressionError):
     )
 
 
+class RankLost(CompressionError):
+    """One of the processes of a training on several devices ended."""
+
+    code = "rank_lost"
+    remedy = "It is tried again by itself, from the last save; if the job has failed, retry it, or send train.devices: 1."
+
+
 class DiskFull(CompressionError):
     """The disk of the worker or of the storage has no room for this job."""
 

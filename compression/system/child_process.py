@@ -44,10 +44,15 @@ class ChildOutOfMemory(ChildFailed):
     """A child ran out of memory: it reported so itself, or the kernel killed it."""
 
 
-def start(arguments: list[str], env: dict[str, str], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start `python -m compression arguments…` in a fresh interpreter, its output in a pipe."""
+def start(
+    arguments: list[str], env: dict[str, str], errors: IO[bytes] | None, *, asked: bool = False
+) -> "subprocess.Popen[bytes]":
+    """Start `python -m compression arguments…` in a fresh interpreter, its output in a pipe. errors: None, where this process's
+    go. asked: whether its input is a pipe, too.
+    """
     command = [sys.executable, "-m", "compression", *arguments]
-    return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+    given = subprocess.PIPE if asked else subprocess.DEVNULL
+    return subprocess.Popen(command, env=env, stdin=given, stdout=subprocess.PIPE, stderr=errors)
 
 
 def child_lines(
@@ -69,7 +74,7 @@ def child_lines(
         path, log = Path(folder) / "spec.json", Path(folder) / "log"
         path.write_text(spec.model_dump_json(), "utf-8")
         with log.open("wb") as errors:
-            child = start([command, "--die-with-parent", str(path)], _environment(), errors)
+            child = start([command, "--die-with-parent", str(path)], environment(), errors)
         try:
             assert child.stdout is not None  # noqa: S101
             with child.stdout as pipe:
@@ -122,7 +127,8 @@ def _lines(pipe: IO[bytes], end: float, silence: float, waiting: Callable[[], No
     raise TimeoutError
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the variables of a child: it works offline, and finds this package."""
     # The child finds the package even if we were started from its folder without installing it.
     home = str(Path(compression.__file__).parents[1])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class RowFile:
@@ -19,6 +20,14 @@ class RowFile:
         self.bytes = at
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": -1}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file of another process to read it."""
+        vars(self).update(state)
+        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def write(self, row: int, data: bytes | memoryview) -> None:
         """Write a row. Raises ValueError if its size differs, OSError if the disk is full."""

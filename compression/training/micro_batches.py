@@ -56,9 +56,13 @@ def parts_of(batch: int, rows: int) -> int:
 class MicroBatches:
     """The number of micro-batches of one training, which grows when memory does not suffice (`TrainerState.parts`)."""
 
-    def __init__(self, plan: TrainingConfig, parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor]) -> None:
-        """parameters, buffers: what a step gives gradients to, and what it changes besides."""
-        self.plan, self.parameters, self.buffers = plan, parameters, buffers
+    def __init__(
+        self, plan: TrainingConfig, parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor], *, begins_anew: bool = True
+    ) -> None:
+        """parameters, buffers: what a step gives gradients to, and what it changes besides. begins_anew: whether a step may be
+        tried, and begin anew; if not, the planned number stays.
+        """
+        self.plan, self.parameters, self.buffers, self.begins_anew = plan, parameters, buffers, begins_anew
 
     def choose(self, where: TrainerState, rows: TrainingRows[AnyBatch], gradients: Gradients[AnyBatch]) -> Iterator[Log]:
         """Choose the number before the first step. On a device beside the CPU, `auto` finds the fewest that fit: it computes
@@ -71,7 +75,7 @@ class MicroBatches:
             where.parts = max(where.parts, plan.parts)
             return
         where.parts = max(plan.parts, 1 if plan.micro_batch == "auto" else parts_of(plan.batch, plan.micro_batch))
-        if plan.micro_batch != "auto" or device.type == "cpu":
+        if plan.micro_batch != "auto" or device.type == "cpu" or not self.begins_anew:
             return
         batches = [longest_batch(rows, plan.batch)] * min(plan.accumulate, 2)  # gradients stay beside the second one's step
         with self._without_trace(where):
@@ -90,10 +94,11 @@ class MicroBatches:
     def compute(self, where: TrainerState, gradients: Callable[[int], bool]) -> bool:
         """Compute a step's gradients in the chosen number of micro-batches; return what `gradients` returns.
 
-        If memory does not suffice, the step begins anew with twice as many, and later steps have as many.
+        If memory does not suffice, the step begins anew with twice as many if it may, and later steps have as many.
         """
         plan, before = self.plan, where.parts or self.plan.parts
-        finite, where.parts = in_parts(gradients, before, plan.batch, self._undo())
+        most = plan.batch if self.begins_anew else before
+        finite, where.parts = in_parts(gradients, before, most, self._undo())
         if where.parts > before:
             where.remarks.append(
                 f"Memory did not suffice in step {where.step + 1} of {plan.name}: from there on, batches of {plan.batch} rows "

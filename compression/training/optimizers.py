@@ -1,6 +1,6 @@
 """AdamW in float32, or with moments of 8 bits, and its groups of parameters."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compression.models.tensors import Tensors
 from compression.planning.memory import CHUNK, MOMENT_BLOCK, SMALLEST_ROUNDED
 from compression.training.config import TrainingConfig
+from compression.training.work import Group
 
 MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
 """AdamW's moments, by torch's names, and whether they have signs."""
@@ -110,13 +111,23 @@ def like(weight: Tensor, values: Tensor, device: torch.device | None = None) -> 
     return torch.empty_like(weight, device=device, requires_grad=False).copy_(values)
 
 
-def saved_state(parameter: Tensor, tensors: Tensors, number: int) -> dict[str, Tensor]:
-    """Return what a save holds of a parameter's optimizer state; nothing of one that was always frozen."""
-    found = {name: tensors[f"{name}.{number}"] for name in STATE if f"{name}.{number}" in tensors}
-    return {
-        name: like(parameter, value) if value.shape == parameter.shape else value.to(parameter.device, copy=True)
-        for name, value in found.items()
-    }
+def saved_state(
+    parameter: Tensor, number: int, shapes: Mapping[str, tuple[int, ...]], tensors: Tensors, group: Group
+) -> dict[str, Tensor]:
+    """Return what a save holds of a parameter's optimizer state, on its device; nothing of one that was always frozen.
+
+    number: of the parameter. shapes: of all tensors in the save. tensors: the save; empty in others than the first process.
+    """
+    state: dict[str, Tensor] = {}
+    for name, key in ((name, f"{name}.{number}") for name in STATE if f"{name}.{number}" in shapes):
+        if shapes[key] == tuple(parameter.shape):
+            state[name] = torch.empty_like(parameter, requires_grad=False)  # in its memory layout, as in `like`
+            group.local(state[name]).copy_(group.part(parameter, tensors.get(key)))
+        else:
+            found = group.shared(tensors.get(key))
+            assert found is not None, "the first process has it"  # noqa: S101
+            state[name] = found.to(parameter.device, copy=True)
+    return state
 
 
 def make_optimizer(
@@ -131,10 +142,11 @@ def make_optimizer(
     groups: list[dict[str, Any]] = []
     everything = list(parameters)
     for of_head, factor in ((False, 1.0), (True, plan.head_factor)):
-        own = [p for p in everything if (id(p) in head) == of_head]
-        plain = [p for p in own if p.ndim < 2 or id(p) in tables]
-        decayed = [p for p in own if p.ndim >= 2 and id(p) not in tables]
-        groups.append({"params": decayed, "weight_decay": decay, "decays": True, "factor": factor})
-        groups.append({"params": plain, "weight_decay": 0.0, "decays": False, "factor": factor})
+        for kind in {type(p): None for p in everything}:  # the fused kernel takes no sharded tensors beside others
+            own = [p for p in everything if (id(p) in head) == of_head and type(p) is kind]
+            plain = [p for p in own if p.ndim < 2 or id(p) in tables]
+            decayed = [p for p in own if p.ndim >= 2 and id(p) not in tables]
+            groups.append({"params": decayed, "weight_decay": decay, "decays": True, "factor": factor})
+            groups.append({"params": plain, "weight_decay": 0.0, "decays": False, "factor": factor})
     groups = [group for group in groups if group["params"]]
     return AdamW8bit(groups, plan.rate) if plan.optimizer == "adamw-8bit" else torch.optim.AdamW(groups, plan.rate, fused=True)

@@ -7,10 +7,10 @@ it: all its state is in `_Run`, which `save` writes and reads.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from itertools import islice
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,34 +32,13 @@ from compression.training.gradient_checkpointing import recomputed
 from compression.training.micro_batches import MicroBatches
 from compression.training.optimizers import like, make_optimizer, saved_state
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
+from compression.training.work import NO_HOOKS, ONE_PROCESS, Attempt, Group, TrainingHooks, Work
 
 HOST = torch.device("cpu")
 LARGEST_GRADIENT = 1.0  #: gradients are clipped to this norm, the value of BERT's fine-tuning
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Bounds of the adapted L2. A step subtracts rate × L2 of each weight: over 300 steps, even the largest L2 subtracts about a
 thousandth at the published account's rate (docs/method.md), 1e-5, and a tenth at 1e-3."""
-
-BeforeEpoch = Callable[[int], None]
-BeforeStep = Callable[[int, int], None]
-
-
-def nothing(*_: int) -> None:
-    """Do nothing before an epoch or a step."""
-
-
-@dataclass(frozen=True)
-class TrainingHooks:
-    """What a stage adds to the plain loop.
-
-    `before_epoch` may freeze parameters or exchange layers; it must also work if it is called in mid-epoch, after a resumption.
-    `before_step` is called with (step, total steps) before each step. `extra` are parameters that are trained beside the
-    model's and discarded afterwards. `head` are the parameters of the model that `plan.head_factor` applies to.
-    """
-
-    before_epoch: BeforeEpoch = nothing
-    before_step: BeforeStep = nothing
-    extra: Sequence[nn.Parameter] = ()
-    head: Sequence[nn.Parameter] = ()
 
 
 def train(
@@ -69,51 +48,66 @@ def train(
     validation: Examples | Callable[[], Validation],
     loss: Callable[[AnyBatch], Tensor],
     *,
-    hooks: TrainingHooks = TrainingHooks(),
-    resumable: ResumableTraining | None = None,
-    budget: Budget | None = None,
+    hooks: TrainingHooks = NO_HOOKS,
+    **attempt: Unpack[Attempt],
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
     """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
 
-    An epoch is judged by the plain score on the rows of `validation`, or by what `validation` returns. `resumable` saves,
-    pauses and resumes. `budget` is the job's: if it is used up, training ends at that step, and a partial epoch is validated
-    like a whole one. With 0 epochs nothing changes. If a loss is not finite, training restores the last good epoch, once, and
-    continues at half the rate. Raises TrainingDiverged the second time, and Pause from `resumable`.
+    An epoch is judged by the plain score on the rows of `validation`, or by what `validation` returns. With 0 epochs nothing
+    changes. If the budget is used up, training ends at that step, and a partial epoch is validated like a whole one. If a loss
+    is not finite, training restores the last good epoch, once, and continues at half the rate. Raises TrainingDiverged the
+    second time, Pause from `resumable`, and RankLost if one of several processes ends.
     """
     judge = validation if callable(validation) else partial(validate, model, validation, plan.parts)
-    an_epoch = count_steps(count_steps(len(train_rows), plan.batch), plan.accumulate)
-    run = _Run(model, plan, hooks.extra, an_epoch, budget or Budget(), hooks.head)
-    found = (yield from resumable.take_up(run.shapes)) if resumable is not None and plan.epochs else None
-    if found is not None:
-        run.take_up(*found)
+    if plan.epochs == 0:
+        before = judge()
+        model.eval()
+        return TrainingOutcome(0, before, before, False)
+    work = Work(model, plan, train_rows, loss, hooks, attempt.get("budget") or Budget())
+    with attempt.get("processes", ONE_PROCESS).joined(work) as group:
+        outcome = yield from run(work, group, judge, attempt.get("resumable"))
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    model.eval()
+    return outcome
+
+
+def run(
+    work: Work, group: Group, judge: Callable[[], Validation] | None = None, resumable: ResumableTraining | None = None
+) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
+    """Do a training's steps in one of its processes: the first judges and saves, the others have neither of both."""
+    plan, hooks = work.plan, work.hooks
+    run = _Run(work, group)
+    found = (yield from resumable.take_up(run.shapes)) if resumable is not None else None
+    if (saved := group.shared(found and found[0])) is not None:
+        run.take_up(saved, found[1] if found else None)
         yield Step(run.where.step, run.expected, resumed=True)
     else:
-        before = judge()
-        if plan.epochs == 0:
-            model.eval()
-            return TrainingOutcome(0, before, before, False)
-        torch.manual_seed(plan.seed)
+        before = group.judged(judge)
+        group.seed(plan.seed)
         run.begin(before)
     where = run.where
     run.budget.begin()
     while not run.is_over():
         hooks.before_epoch(where.epoch)
-        set_training_mode(model, dropout=plan.dropout)
-        healthy = yield from run.epoch(train_rows, loss, resumable, hooks.before_step)
+        run.freeze()
+        set_training_mode(run.model, dropout=plan.dropout)
+        healthy = yield from run.epoch(work.rows, resumable)
         if not healthy:
             yield Log(level="warning", message=run.step_back())
             continue
-        score = run.judged(judge())
+        score = run.judged(group.judged(judge))
         yield Step(where.step, run.expected, where.last_loss, run.rate(), score)
-    run.leave_best()
+    run.restore(run.best_weights)
     if not where.ended:
         if (cut_short := run.why_cut_short()) is not None:
             where.remarks.append(cut_short)
             yield Log(message=cut_short)
         where.ended = True
-        if resumable is not None:
-            yield from resumable.after_step(run, ended=True)
+        yield from run.after_step(resumable, ended=True)
     ends = tuple(where.remarks), tuple(where.curve), run.is_out_of_patience()
+    group.finish()
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
@@ -122,22 +116,21 @@ class _Run:
 
     where: TrainerState
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: TrainingConfig,
-        extra: Sequence[nn.Parameter],
-        steps_an_epoch: int,
-        budget: Budget,
-        head: Sequence[nn.Parameter] = (),
-    ) -> None:
-        self.model, self.plan, self.budget = model, plan, budget
-        self.steps_an_epoch = steps_an_epoch
-        self.parameters = [*model.parameters(), *extra]
-        self.weights: list[Tensor] = [*self.parameters, *saved_buffers(model)]
-        self.head = {id(parameter) for parameter in head} if plan.head_factor != 1 else set()
-        self.layers = CompiledLayers(model, plan)
-        self.micro_batches = MicroBatches(plan, self.parameters, self.weights[len(self.parameters) :])
+    def __init__(self, work: Work, group: Group) -> None:
+        self.model, self.plan, self.budget, self.hooks, self.group = work.model, work.plan, work.budget, work.hooks, group
+        self.steps_an_epoch = count_steps(count_steps(len(work.rows), self.plan.batch), self.plan.accumulate)
+        self.buffers = saved_buffers(self.model)
+        self.parameters = [*self.model.parameters(), *self.hooks.extra]
+        self.weights: list[Tensor] = [*self.parameters, *self.buffers]
+        head = group.parameters(self.hooks.head) if self.plan.head_factor != 1 else []
+        self.head = {id(parameter) for parameter in head}
+        self.layers = CompiledLayers(self.model, self.plan)
+        self.micro_batches = MicroBatches(self.plan, self.parameters, self.buffers, begins_anew=group.begins_anew)
+
+    def freeze(self) -> None:
+        """Freeze the parameters that do not train at all."""
+        for parameter in self.group.parameters(self.hooks.frozen):
+            parameter.requires_grad_(False)
 
     @property
     def shapes(self) -> Shapes:
@@ -153,19 +146,28 @@ class _Run:
         self.optimizer = self._optimizer()
 
     def tensors(self) -> Tensors:
-        """Return all tensors that a checkpoint needs beside `where`; shared weights are listed once."""
-        found: Tensors = {f"weight.{i}": weight for i, weight in enumerate(self.weights)}
+        """Return all tensors that a checkpoint needs beside `where`, whole; shared weights are listed once."""
+        self.group.gather()
+        found = {f"weight.{i}": self.group.whole(weight, self.group.local(weight)) for i, weight in enumerate(self.weights)}
         if self.where.ended:
             return {**found, **random_state()}
-        found |= {f"good.{i}": weight for i, weight in enumerate(self.good)}
+        found |= self._whole("good", self.good)
         if self.best_weights is not self.good:
-            found |= {f"best.{i}": weight for i, weight in enumerate(self.best_weights)}
+            found |= self._whole("best", self.best_weights)
         for i, parameter in enumerate(self.parameters):
-            found |= {f"{name}.{i}": value for name, value in self.optimizer.state.get(parameter, {}).items()}
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                whole = value if name == "step" else self.group.whole(parameter, self.group.local(value))
+                found[f"{name}.{i}"] = whole
         return {**found, **random_state()}
 
-    def take_up(self, where: TrainerState, tensors: Tensors) -> None:
-        """Restore the saved loop, bit for bit."""
+    def _whole(self, name: str, parts: list[Tensor]) -> Tensors:
+        pairs = enumerate(zip(self.weights, parts, strict=True))
+        return {f"{name}.{i}": self.group.whole(weight, part) for i, (weight, part) in pairs}
+
+    def take_up(self, where: TrainerState, tensors: Tensors | None) -> None:
+        """Restore the saved loop, bit for bit if as many processes go on. tensors: None in others than the first process."""
+        found = None if tensors is None else {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        shapes, tensors = self.group.shared(found) or {}, tensors or {}
         self.where, self.budget.spent = where, where.spent
         set_input_ranges(self.model, where.ranges)
         self.restore(self._saved("weight", tensors))
@@ -174,14 +176,17 @@ class _Run:
             self.good = self.best_weights = self.snapshot()
         else:
             self.good = self._saved("good", tensors)
-            self.best_weights = self._saved("best", tensors) if "best.0" in tensors else self.good
+            self.best_weights = self._saved("best", tensors) if "best.0" in shapes else self.good
             for i, parameter in enumerate(self.parameters):
-                if found := saved_state(parameter, tensors, i):
-                    self.optimizer.state[parameter] = found
-        set_random_state(tensors)
+                if state := saved_state(parameter, i, shapes, tensors, self.group):
+                    self.optimizer.state[parameter] = state
+        self.group.seed(self.plan.seed + where.step)
+        if tensors:
+            set_random_state(tensors)
 
     def _saved(self, name: str, tensors: Tensors) -> list[Tensor]:
-        return [like(weight, tensors[f"{name}.{i}"], HOST) for i, weight in enumerate(self.weights)]
+        pairs = ((weight, self.group.part(weight, tensors.get(f"{name}.{i}"))) for i, weight in enumerate(self.weights))
+        return [like(self.group.local(weight), part, HOST) for weight, part in pairs]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         return make_optimizer(self.plan, self.model, self.parameters, self.head, self.where.decay)
@@ -208,8 +213,12 @@ class _Run:
         """Return whether training is over: epochs, patience or budget are used up."""
         where = self.where
         # A partial epoch still needs validation, also if a new attempt starts with the budget used up.
-        spent = self.budget.reached() is not None and not where.done
+        spent = self._has_spent() and not where.done
         return where.ended or where.epoch > self.plan.epochs or self.is_out_of_patience() or spent
+
+    def _has_spent(self) -> bool:
+        """Return whether the budget is used up, by the first process's clock."""
+        return self.group.agreed(self.budget.reached() is not None)
 
     def is_out_of_patience(self) -> bool:
         """Return whether no epoch was better within the configured patience."""
@@ -234,58 +243,60 @@ class _Run:
         )
 
     def epoch(
-        self,
-        rows: TrainingRows[AnyBatch],
-        loss: Callable[[AnyBatch], Tensor],
-        resumable: ResumableTraining | None,
-        before_step: BeforeStep,
+        self, rows: TrainingRows[Any], resumable: ResumableTraining | None
     ) -> Generator[Step | TrainingSaved | Log, None, bool]:
         """Train on this epoch's remaining rows, within the budget; return whether all losses and gradients were finite."""
         where, plan = self.where, self.plan
-        compute = partial(self._accumulate, loss)
-        yield from self.micro_batches.choose(where, rows, compute)
-        yield from self.layers.begin(where, self.expected, lambda: self.micro_batches.try_few(where, rows, compute))
+        yield from self.micro_batches.choose(where, rows, self._accumulate)
+        few = partial(self.micro_batches.try_few, where, rows, self._accumulate)
+        yield from self.layers.begin(where, self.expected, few)
         batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
         for step in islice(grouped(batches, plan.accumulate), where.done, None):
-            if self.budget.reached() is not None:
+            if self._has_spent():
                 return True
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate() * group["factor"]
-            before_step(where.step, where.total)
+            self.hooks.before_step(where.step, where.total)
             told = len(where.remarks)
-            healthy = self.gradients(step, loss)
+            healthy = self.gradients(step)
             yield from (Log(level="warning", message=remark) for remark in where.remarks[told:])
             if not healthy:
                 return False
-            norm = nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
-            if not math.isfinite(norm.item()):
+            if not math.isfinite(self.group.clip(self.parameters, LARGEST_GRADIENT)):
                 return False
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.group.average(self.buffers)
             where.step += 1
             where.done += 1
             self.budget.count(steps=1)
             yield Step(where.step, self.expected, where.last_loss, self.rate())
-            if resumable is not None:
-                yield from resumable.after_step(self)
+            yield from self.after_step(resumable)
         return True
 
-    def gradients(self, batches: list[AnyBatch], loss: Callable[[AnyBatch], Tensor]) -> bool:
-        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite."""
-        return self.micro_batches.compute(self.where, partial(self._accumulate, loss, batches))
+    def after_step(self, resumable: ResumableTraining | None, *, ended: bool = False) -> Iterator[TrainingSaved]:
+        """Save if it is due. Raises Pause if one was requested."""
+        if resumable is not None:
+            yield from resumable.after_step(self, ended=ended)
+        self.group.settle(self.tensors)
 
-    def _accumulate(self, loss: Callable[[AnyBatch], Tensor], batches: list[AnyBatch], parts: int) -> bool:
+    def gradients(self, batches: list[Any]) -> bool:
+        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite."""
+        return self.micro_batches.compute(self.where, partial(self._accumulate, batches))
+
+    def _accumulate(self, batches: list[Any], parts: int) -> bool:
         """Add up the gradients of batches, each in `parts` micro-batches; return whether the loss was finite.
 
-        Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
-        equals the loss of the whole batch, up to rounding, dropout's other numbers, normalizations over rows, and losses of
-        hidden states, relations and a tagger's soft targets, which average over tokens: a row among short rows has a slightly
-        larger weight in them.
+        Micro-batches, and the processes' parts of them, are weighted by the count that their loss averages over (rows, words,
+        or tokens to predict), so the sum equals the loss of the whole batch, up to rounding, dropout's other numbers,
+        normalizations over rows, and losses of hidden states, relations and a tagger's soft targets, which average over tokens:
+        a row among short rows has a slightly larger weight in them.
         """
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(parts)):
+            own, weight = self.group.piece(part)
             with (
                 gradient_precision(self.plan.precision),
                 fast_float32(device),
@@ -294,11 +305,11 @@ class _Run:
             ):
                 # Simulated integers must stay exact, so only plain training uses bfloat16 (2.3 times as fast there).
                 with half_products(device, wanted=not is_simulated(self.model)):
-                    value = loss(part.to(device)) * (part.weight / whole)
-                self.where.last_loss += value.item()
+                    value = self.group.loss(own.to(device)) * (weight / whole)
+                self.where.last_loss += self.group.summed(value)
                 if not math.isfinite(self.where.last_loss):
                     return False
-                value.backward()  # type: ignore[no-untyped-call]
+                self.group.backward(value)
         return True
 
     def judged(self, now: Validation) -> float:
@@ -337,31 +348,22 @@ class _Run:
         self.optimizer = self._optimizer()
 
     def snapshot(self) -> list[Tensor]:
-        """Copy all weights, to the host's memory: a card's is for what trains."""
-        return [weight.detach().to(HOST, copy=True) for weight in self.weights]
+        """Copy all weights, or this process's parts, to the host's memory: a card's is for what trains."""
+        return [self.group.local(weight).detach().to(HOST, copy=True) for weight in self.weights]
 
     @torch.no_grad()
     def restore(self, weights: list[Tensor]) -> None:
         """Restore copied weights."""
+        self.group.discard()
         for own, weight in zip(self.weights, weights, strict=True):
-            own.copy_(weight)
-
-    def leave_best(self) -> None:
-        """Leave the model with the weights of its best epoch, nothing frozen, in evaluation mode."""
-        self.restore(self.best_weights)
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(True)
-            parameter.grad = None
-        self.model.eval()
+            self.group.local(own).copy_(weight)
 
     def step_back(self) -> str:
         """Restore the last good epoch at half the rate; return a remark. Raises TrainingDiverged the second time."""
         where, plan = self.where, self.plan
         if where.stepped_back:
-            raise TrainingDiverged(
-                f"the loss of {plan.name} is not finite in epoch {where.epoch}, also at half the rate ({plan.rate / 2:g})",
-                param=f"recipe.{plan.name}.rate",
-            )
+            cause = f"the loss of {plan.name} is not finite in epoch {where.epoch}, also at half the rate ({plan.rate / 2:g})"
+            raise TrainingDiverged(cause, param=f"recipe.{plan.name}.rate")
         where.stepped_back = True
         self.restore(self.good)
         where.scale, where.step, where.done = where.scale / 2, (where.epoch - 1) * self.steps_an_epoch, 0

@@ -17,10 +17,9 @@ from compression.quantization.integer_products import (
     product_in_shape,
 )
 from compression.quantization.precision import fast_float32
-from compression.training import trainer
-from compression.training.budget import Budget
 from compression.training.config import TrainingConfig
 from tests.support.tiny_bert import encoded, sentences, tiny_config
+from tests.support.trainings import run_of
 
 
 @pytest.mark.parametrize("way", [exact_product, product_by_floats, product_in_shape])
@@ -43,8 +42,8 @@ def test_a_step_of_training_may_round_float32(card: torch.device) -> None:
     rows, seen = encoded(sentences(16, 1)), set[str]()
     model = BertForSequenceClassification(tiny_config(num_labels=2)).to(card)
     model.bert.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
-    run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 16, 0), [], 1, Budget())
+    run = run_of(model, TrainingConfig("prepare", 1, 1e-3, 16, 0), label_loss(rows.task, model))
     run.begin(Validation(0.0, 0.0))
-    assert run.gradients([rows.batch(list(range(16)))], label_loss(rows.task, model))
+    assert run.gradients([rows.batch(list(range(16)))])
     assert seen == {"high"}
     assert torch.get_float32_matmul_precision() == "highest"

@@ -47,7 +47,7 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
 def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
     """Run the job in the file; yield its events. Raises CompressionError, also for known failures of the machine, and Pause."""
     spec = read_spec(path)
-    check_claimed_device(spec.device)
+    check_claimed_device(spec.device, spec.recipe.train.devices)
     try:
         yield from compress(spec, path.resolve().parent, pause_asked)
     except Exception as problem:  # libraries raise any type, and loaders report it as an error of the user's files

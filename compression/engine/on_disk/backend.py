@@ -53,6 +53,7 @@ from compression.system.interrupts import Pause, never
 from compression.system.progress import Phase, ProgressTracker, Result, Returning, Step
 from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
+from compression.training.work import Processes
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
 PLAIN, GRAPH = "measure in 16 bits", "write ONNX"  #: names of phases, like those above
@@ -147,7 +148,13 @@ class OnDiskRun:
         stages = planned(spec.recipe)
         return ProgressTracker([phase for phase in PHASES if phase.stage in stages])
 
-    def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:  # noqa: ARG002
+    def begin(
+        self,
+        checkpointer: TrainingCheckpointer,
+        tracker: ProgressTracker,
+        fingerprints: Fingerprints,  # noqa: ARG002
+        processes: Processes,  # noqa: ARG002
+    ) -> None:
         """Set the job's tracker, and how a pause is requested. There is no training to save."""
         self.tracker, self.pause_asked = tracker, checkpointer.pause_asked
 

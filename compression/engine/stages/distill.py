@@ -13,7 +13,7 @@ from compression.engine.job_models import ModelSource, with_views
 from compression.engine.stages import general_distillation
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
-from compression.engine.stages.objectives import log_terms, objective_for
+from compression.engine.stages.objectives import log_terms, objective_for, objective_hooks
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
 from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, asks_in_half, note, quantize_teacher
@@ -27,7 +27,6 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, portion_of
-from compression.training.trainer import TrainingHooks
 
 PHASE, AUGMENT = "distill", "augment"
 LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
@@ -146,7 +145,7 @@ def _task_phase(
         objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
         kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
 
-    hooks = TrainingHooks(before_step=objective.before_step, extra=objective.parameters)
+    hooks = objective_hooks(objective, objective.before_step)
     ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
     context.note_training("Distillation", outcome, settings.epochs)

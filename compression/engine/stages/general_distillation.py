@@ -12,7 +12,7 @@ from compression.distillation.loss_weights import ScheduledWeights
 from compression.distillation.objective import AnyTeacher, DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher, request_features
 from compression.engine.context import StageContext
-from compression.engine.stages.objectives import log_terms
+from compression.engine.stages.objectives import log_terms, objective_hooks
 from compression.engine.stages.teacher_ensemble import rows_of
 from compression.engine.stages.teacher_precision import asks_in_half
 from compression.evaluation.validate import Validation
@@ -21,7 +21,6 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
-from compression.training.trainer import TrainingHooks
 
 ASK, PHASE = "ask of unlabelled text", "general"
 
@@ -50,7 +49,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     )
     reads, patience = objective.reads_layers, asked.patience
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
-    hooks = TrainingHooks(extra=objective.parameters)
+    hooks = objective_hooks(objective)
     validate = partial(_validate, context, objective, judge)
     ticks = context.train(PHASE, plan, objective, hooks, rows=student_rows, judge=validate)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective))

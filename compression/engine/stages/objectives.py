@@ -16,6 +16,7 @@ from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, count_rows
 from compression.training.config import TrainingOutcome
+from compression.training.work import BeforeStep, TrainingHooks, nothing
 
 TARGETS = "teacher-tokens"  #: name of the file of a teacher's saved next-token targets
 
@@ -59,6 +60,11 @@ def output_objective(context: StageContext, rows: Examples) -> Generator[Step, N
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
     outputs = EnsembleOutputs(context.prepared.to(context.device), rows)
     return (yield from objective_for(context, alone, outputs, rows))
+
+
+def objective_hooks(objective: DistillationObjective, before_step: BeforeStep = nothing) -> TrainingHooks:
+    """Return the hooks of a training on an objective."""
+    return TrainingHooks(before_step=before_step, extra=objective.parameters, asked=objective.models, inside=objective.inside)
 
 
 def log_terms(

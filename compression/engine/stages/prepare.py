@@ -25,7 +25,7 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
 from compression.training.config import TrainingConfig, TrainingOutcome
-from compression.training.trainer import TrainingHooks
+from compression.training.work import TrainingHooks
 
 PHASE = "tune"
 PREPARATION = "preparation"  #: key under which a training's save stores the facts about the baseline's tuning

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -17,7 +18,7 @@ from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_f
 from compression.schema.events import Event
 from compression.schema.recipe.quantize import Qat
 from compression.schema.schemes import SCHEMES
-from compression.training.trainer import TrainingHooks
+from compression.training.work import TrainingHooks
 
 PHASE = "quantization-aware training"
 ORDER = "qat.order"  #: key under which a training's save stores the order of the depths
@@ -45,7 +46,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
         PHASE,
         plan,
         label_loss(context.task, model),
-        TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
+        TrainingHooks(partial(_begin_epoch, model, qat, order, simulation)),
         judge=lambda: _quantized_validation(context, simulation),
         beside={ORDER: torch.tensor(order)},
     )
@@ -96,6 +97,10 @@ def share(qat: Qat, epoch: int) -> float:
 def simulate_first(model: PreTrainedModel, part: float, order: Sequence[int], simulation: Simulation = DYNAMIC) -> None:
     """Quantize the first share `part` of the depths in `order`: embeddings, each layer, and the head."""
     only(model, set(order[: math.ceil(part * len(order))]), simulation)
+
+
+def _begin_epoch(model: PreTrainedModel, qat: Qat, order: Sequence[int], simulation: Simulation, epoch: int) -> None:
+    simulate_first(model, share(qat, epoch), order, simulation)
 
 
 def _quantized_validation(context: StageContext, simulation: Simulation) -> Validation:

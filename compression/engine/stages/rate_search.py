@@ -20,7 +20,8 @@ from compression.schema.events import Log, TrainingSaved
 from compression.schema.report.preparation import RateTried
 from compression.system.progress import Returning, Step
 from compression.training.config import TrainingOutcome
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import train
+from compression.training.work import TrainingHooks
 
 News = Step | TrainingSaved | Log
 Ticks = Generator[News, None, TrainingOutcome]
@@ -155,19 +156,15 @@ class RateSearch:
     def _train(self, rate: float, factor: float, *, frozen: Sequence[nn.Parameter] = ()) -> Ticks:
         rows, epochs, _ = self._size()
         plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed)
-
-        def freeze(_: int) -> None:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-
         return train(
             self.model,
             replace(plan, head_factor=factor),
             shuffled_rows(self.state.rows["train"], rows, self.seed),
             self.state.rows["validation"],
             label_loss(self.state.task, self.model),
-            hooks=TrainingHooks(before_epoch=freeze, head=head_of(self.model)),
+            hooks=TrainingHooks(head=head_of(self.model), frozen=frozen),
             budget=self.state.budget,
+            processes=self.state.processes,
         )
 
     def _warm_up(self, parameters: list[nn.Parameter]) -> Ticks:

@@ -1,6 +1,7 @@
 """Recovers the model by training right after a cut, as published."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -16,7 +17,7 @@ from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.training.trainer import TrainingHooks
+from compression.training.work import TrainingHooks
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
@@ -57,7 +58,10 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         patience_from=alone,
         seed=context.recipe.train.seed + step - 1,
     )
-    loss, hooks = objective or label_loss(context.task, model), TrainingHooks(before_epoch=freezer(model, settings))
+    loss, hooks = (
+        objective or label_loss(context.task, model),
+        TrainingHooks(partial(freeze, model, settings), asked=[] if objective is None else objective.models),
+    )
     ticks = context.train(phase, plan, loss, hooks, beside=beside | ({HELD: torch.tensor(True)} if is_held else {}))
     try:
         outcome = yield from context.tracker.relay(phase, ticks)
@@ -87,16 +91,12 @@ def epochs_alone(layers: int, epochs: int) -> int:
     return epochs * (layers - 1) // layers if layers else 0
 
 
-def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest. The
-    optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
+def freeze(model: PreTrainedModel, settings: Recovery, epoch: int) -> None:
+    """Unfreeze the layers that train in an epoch, from 1, and freeze the rest. The optimizer neither updates nor decays a
+    frozen parameter, which has no gradient, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
-
-    def before_epoch(epoch: int) -> None:
-        count = learning_layers(epoch, settings.epochs, len(layers)) if settings.shallow_first else len(layers)
-        learning = {id(parameter) for layer in layers[:count] for parameter in layer}
-        for parameter in model.parameters():
-            parameter.requires_grad_(count == len(layers) or id(parameter) in learning)
-
-    return before_epoch
+    count = learning_layers(epoch, settings.epochs, len(layers)) if settings.shallow_first else len(layers)
+    learning = {id(parameter) for layer in layers[:count] for parameter in layer}
+    for parameter in model.parameters():
+        parameter.requires_grad_(count == len(layers) or id(parameter) in learning)

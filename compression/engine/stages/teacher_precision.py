@@ -37,7 +37,7 @@ def quantize_teacher(
     weights are then saved in the scratch folder for `restore_teacher`. Raises ValueError if there is no such folder.
     """
     asked = settings.teachers.precision
-    if asked == "float32":
+    if asked == "float32" or context.recipe.train.devices > 1:
         return False, ""
     why = "as the recipe says" if asked == "int8" else "as the attempt before had it"
     if asked == "auto" and not before:

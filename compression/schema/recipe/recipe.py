@@ -20,6 +20,7 @@ from compression.schema.stages import STAGE_SPECS, STAGES
 MOST_ACCUMULATED = 1024
 MOST_MINUTES = 1e6
 MOST_ROWS = 4096
+MOST_DEVICES = 64
 PREPARE_RATE, PREPARE_PATIENCE = 5e-5, 3
 
 
@@ -93,6 +94,8 @@ class Train(Config):
     """torch.compile of a text model's layers in training. Those that simulate integers, and trainings that compare attention,
     run without. auto: on a GPU with a C compiler beside it, in trainings of 1,000 expected steps and more. If it fails,
     training goes on without and says so."""
+    devices: Annotated[int, Field(ge=1, le=MOST_DEVICES)] = 1
+    """Cards that train together, each with a shard of the weights and a part of each batch; on a CPU worker, processes."""
     views: Annotated[Views | None, Field(exclude_if=lambda value: value is None)] = None
     """Of images: how training varies them. null: not at all."""
     max_steps: Annotated[int | None, Field(ge=1)] = None

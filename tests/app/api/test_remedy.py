@@ -103,6 +103,10 @@ def test_a_job_that_ran_out_of_a_cards_memory_may_compute_layers_again_and_round
     job = fail(error, recipe=recipe)
     sql(service, "UPDATE jobs SET worker_id = 'wrk_card' WHERE id = %s", job)
     assert offered(job) == set()
+    recipe["train"] |= {"optimizer": "adamw", "devices": 2}
+    job = fail(error, recipe=recipe)
+    sql(service, "UPDATE jobs SET worker_id = 'wrk_card' WHERE id = %s", job)
+    assert offered(job) == set()  # several devices have their moments in shards
     model, job = request_body["models"]["base"], fail(error)
     known = http.get(f"/v1/models/{model}").json()["facts"]
     sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps({**known, "family": "mpnet"}), model)

@@ -18,12 +18,12 @@ from compression.schema.events import Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.system.progress import Returning
-from compression.training import compiled_layers, trainer
-from compression.training.budget import Budget
+from compression.training import compiled_layers
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import train
 from tests.support.stage_runs import distill
 from tests.support.tiny_bert import encoded, sentences, state_of
+from tests.support.trainings import run_of
 
 TRAIN, VALIDATION = encoded(sentences(96, 1)), encoded(sentences(32, 3))
 PLAN = TrainingConfig("prepare", 1, 3e-3, 16, 0, precision="float32", compile="on")
@@ -140,11 +140,12 @@ def test_auto_counts_the_steps_that_are_expected_and_not_the_bound(
     monkeypatch.setattr(compiled_layers, "can_compile", lambda _: True)
     monkeypatch.setattr(compiled_layers, "LONG_STEPS", 1000)
     monkeypatch.setattr(torch, "compile", None)
-    run = trainer._Run(model, replace(PLAN, compile="auto", epochs=200, plateau=0.5, patience=3), [], 6, Budget())
+    plan = replace(PLAN, compile="auto", epochs=200, plateau=0.5, patience=3)
+    run = run_of(model, plan, label_loss(TRAIN.task, model), TRAIN)
     run.begin(Validation(0.0, 0.0))
     assert run.where.total == 1200
     assert run.expected < 1000
-    assert list(run.epoch(TRAIN, label_loss(TRAIN.task, model), None, lambda *_: None))
+    assert list(run.epoch(TRAIN, None))
 
 
 def test_a_card_without_a_compiler_is_not_compiled_for_unasked(monkeypatch: pytest.MonkeyPatch) -> None:

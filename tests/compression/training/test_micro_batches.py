@@ -6,7 +6,6 @@ Memory is a double: a hook before the model's forward raises what torch raises, 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -21,13 +20,13 @@ from compression.schema.errors import OutOfMemory
 from compression.schema.events import Log
 from compression.system.failures import typed
 from compression.system.progress import Returning, Step
-from compression.training import trainer
-from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.micro_batches import longest_batch
 from compression.training.trainer import train
+from compression.training.work import Alone
 from tests.support.second_device import second_device
 from tests.support.tiny_bert import encoded, sentences
+from tests.support.trainings import run_of
 
 TRAIN, VALIDATION = encoded(sentences(96, 1)), encoded(sentences(32, 3))
 PLAN = TrainingConfig(name="prepare", epochs=2, rate=3e-3, batch=16, seed=0, precision="float32")
@@ -96,10 +95,10 @@ def test_gradients_are_those_of_the_whole_batch_also_of_uneven_parts(model: Bert
     batch = TRAIN.batch(list(range(30)))
 
     def gradients(room: int) -> list[torch.Tensor]:
-        run = trainer._Run(model, replace(PLAN, batch=30), [], 1, Budget())
+        run = run_of(model, replace(PLAN, batch=30), label_loss(TRAIN.task, model))
         run.begin(Validation(0.0, 0.0))
         with memory_for(model, lambda: room, OF_A_GPU, []):
-            assert run.gradients([batch], label_loss(TRAIN.task, model))
+            assert run.gradients([batch])
         assert run.where.parts == (1 if room == 30 else 4)
         return [value.grad.clone() for value in model.parameters() if value.grad is not None]
 
@@ -155,17 +154,31 @@ def test_the_trial_has_room_for_the_moments_and_for_gradients_that_stay(
         model.to(device)
         monkeypatch.setattr(torch, "empty", counted)
         with memory_for(model, lambda: 16, OF_A_GPU, seen):
-            run = trainer._Run(model, replace(PLAN, accumulate=4), [], 1, Budget())
+            run = run_of(model, replace(PLAN, accumulate=4), label_loss(TRAIN.task, model))
             run.begin(Validation(0.0, 0.0))
-            list(run.micro_batches.choose(run.where, TRAIN, partial(run._accumulate, run_loss(model))))
+            list(run.micro_batches.choose(run.where, TRAIN, run._accumulate))
         assert all(value.grad is None for value in model.parameters())
     assert sum(asked) == 8 * count
     assert seen == [16, 16]  # the second beside the gradients of the first
     assert run.where.parts == 1
 
 
-def run_loss(model: BertForSequenceClassification) -> Any:
-    return label_loss(TRAIN.task, model)
+@pytest.mark.parametrize(("asked", "parts"), [("auto", 1), (6, 3)])
+def test_who_may_not_begin_a_step_anew_tries_nothing_and_fails_at_once(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, asked: Any, parts: int
+) -> None:
+    """As one of several processes, which the others wait for."""
+    monkeypatch.setattr(Alone, "begins_anew", False)
+    seen: list[int] = []
+    with second_device() as device, memory_for(model.to(device), lambda: 0, OF_A_GPU, seen):
+        run = run_of(model, replace(PLAN, micro_batch=asked), label_loss(TRAIN.task, model))
+        run.begin(Validation(0.0, 0.0))
+        assert not list(run.micro_batches.choose(run.where, TRAIN, run._accumulate))
+        assert (seen, run.where.parts) == ([], parts)
+        with pytest.raises(torch.OutOfMemoryError):
+            run.gradients([TRAIN.batch(list(range(16)))])
+    assert len(seen) == 1
+    assert run.where.parts == parts
 
 
 def test_the_longest_rows_are_the_trial() -> None:

@@ -13,7 +13,8 @@ from transformers import BertForSequenceClassification
 from compression.evaluation.validate import Validation
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import train
+from compression.training.work import TrainingHooks
 from tests.compression.training.test_trainer import finish, loss_of
 from tests.support.tiny_bert import encoded, sentences
 

@@ -18,7 +18,7 @@ from compression.schema.events import Log, TrainingSaved
 from compression.system.progress import Step
 from compression.training import save
 from compression.training.save import TENSORS, read_training
-from compression.training.trainer import TrainingHooks
+from compression.training.work import TrainingHooks
 from tests.compression.training.conftest import Listener, checkpointer
 from tests.support import placement
 from tests.support.second_device import second_device

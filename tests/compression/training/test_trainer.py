@@ -18,12 +18,12 @@ from compression.schema.errors import TrainingDiverged, UnsupportedPrecision
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.recipe import Recipe
 from compression.system.progress import Returning, Step
-from compression.training import trainer
 from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome, check_precision
 from compression.training.trainer import train
 from tests.support.tiny_bert import encoded, sentences
 from tests.support.toy_tasks import opened
+from tests.support.trainings import run_of
 
 TRAIN, VALIDATION = encoded(sentences(320, 1)), encoded(sentences(64, 3))
 PLAN = TrainingConfig(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True)
@@ -129,9 +129,9 @@ BATCHES = [TRAIN.batch(list(range(30)))]
 
 def gradients(model: PreTrainedModel, loss: Any, parts: int, batches: list[Batch] = BATCHES, **plan: Any) -> list[torch.Tensor]:
     """Gradients of batches of 30 rows together, computed in parts, and their loss."""
-    run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, parts=parts, **plan), [], 1, Budget())
+    run = run_of(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, parts=parts, **plan), loss)
     run.begin(Validation(0.0, 0.0))
-    assert run.gradients(batches, loss)
+    assert run.gradients(batches)
     found = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     run.optimizer.zero_grad()
     return [*found, torch.tensor(run.where.last_loss)]
@@ -294,10 +294,10 @@ def test_precision_of_products(model: BertForSequenceClassification, monkeypatch
     assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}
 
     insert_fake_quantization(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows
-    run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, precision=precision), [], 1, Budget())
+    run = run_of(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, precision=precision), loss_of(model))
     run.begin(Validation(0.0, 0.0))
     seen.clear()
-    assert run.gradients([TRAIN.batch(list(range(30)))], loss_of(model))
+    assert run.gradients([TRAIN.batch(list(range(30)))])
     assert seen == {torch.float32}
     rounded = linear.weight.grad.clone()
     run.optimizer.zero_grad()

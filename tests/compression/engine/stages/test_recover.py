@@ -1,5 +1,6 @@
 """Recovery unfreezes a model layer by layer: who learns in which epoch, and what is frozen stays as it was."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.recover import epochs_alone, freezer, learning_layers
+from compression.engine.stages.recover import epochs_alone, freeze, learning_layers
 from compression.schema.events import Progress
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
@@ -50,7 +51,7 @@ def test_each_layer_has_a_share_of_the_epochs_to_join_in(layers: int, epochs: in
 
 def test_tables_and_head_learn_with_the_deepest_layer() -> None:
     model = three_layers()
-    before_epoch = freezer(model, Recovery(epochs=3))
+    before_epoch = partial(freeze, model, Recovery(epochs=3))
     layers = [{name for name, _ in model.named_parameters() if f"encoder.layer.{depth}." in name} for depth in range(3)]
     everything = {name for name, _ in model.named_parameters()}
     for epoch, wanted in ((1, layers[0]), (2, layers[0] | layers[1]), (3, everything), (2, layers[0] | layers[1])):

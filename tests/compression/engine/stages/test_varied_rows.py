@@ -1,6 +1,7 @@
 """Stages on rows that look different each time: teachers see what the student sees, and a stopped attempt goes on alike."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.linear_probe import linear_probe
 from compression.engine.stages.objectives import output_objective
 from compression.engine.stages.rate_search import RateSearch
-from compression.engine.stages.recover import freezer
+from compression.engine.stages.recover import freeze
 from compression.evaluation.validate import validate
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
@@ -129,7 +130,7 @@ def test_a_cut_network_recovers_from_shallow_to_deep_by_what_the_baseline_sees(t
     assert any("all of the model in epoch" in note for note in state.notes)
     layers = adapter_of(state.model).layer_parameters(state.model)
     parameters = {id(parameter) for parameter in state.model.parameters()}
-    before_epoch = freezer(state.model, Recovery(epochs=len(layers)))
+    before_epoch = partial(freeze, state.model, Recovery(epochs=len(layers)))
     for epoch in range(1, len(layers) + 1):
         before_epoch(epoch)
         learning = {id(parameter) for parameter in state.model.parameters() if parameter.requires_grad}

@@ -11,11 +11,10 @@ from compression.modalities.text.causal_lm.losses import FullTargets, next_token
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.modalities.text.scoring.perplexity import figures
 from compression.system.progress import run_silently
-from compression.training import trainer
-from compression.training.budget import Budget
 from compression.training.config import TrainingConfig
 from compression.training.trainer import train
 from tests.support.tiny_language import TEXTS, documents, model
+from tests.support.trainings import run_of
 
 FOUND = documents([text for number in range(6) for text in (f"{TEXTS[0]} {number}", TEXTS[2][number:], TEXTS[1])])
 ROWS = Packed(FOUND, 48)
@@ -59,9 +58,10 @@ def test_batches_in_parts_and_together_have_the_gradients_of_all_tokens_at_once(
     teacher, student = model(initializer_range=0.1), model()
 
     def gradients(batches: list[list[int]], parts: int) -> list[Tensor]:
-        run = trainer._Run(student, TrainingConfig("distill", 1, 1e-3, 4, 0, parts=parts, precision="float32"), [], 1, Budget())
+        plan = TrainingConfig("distill", 1, 1e-3, 4, 0, parts=parts, precision="float32")
+        run = run_of(student, plan, lambda batch: objective(student, teacher, batch))
         run.begin(Validation(0.0, 0.0))
-        assert run.gradients([ROWS.batch(rows) for rows in batches], lambda batch: objective(student, teacher, batch))
+        assert run.gradients([ROWS.batch(rows) for rows in batches])
         found = [parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None]
         run.optimizer.zero_grad()
         return [*found, torch.tensor(run.where.last_loss)]
