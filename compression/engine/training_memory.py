@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from compression.models.adapters.registry import adapter_of
+from compression.planning.distillation_rules import compares_states
 from compression.planning.memory import (
     COPIED_BYTES,
     GRADIENT_BYTES,
+    HELD_BYTES,
     Products,
     has_half_products,
     kept_by,
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def needed(context: StageContext, *, recompute: bool | None = None) -> int:
-    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations and its weights in the
-    type of the products, and on a CPU two copies of its weights, which are in the host's memory.
+def needed(context: StageContext, *, recompute: bool | None = None, compared: bool = False) -> int:
+    """Estimate the bytes of training the student on its device, on a CPU for all processes that train together: gradients,
+    moments, a step's activations and its weights in the type of the products, and on a CPU two copies of its weights, which are
+    in the host's memory.
 
     recompute: whether layers are computed again. None: the least that the recipe allows; a device beside the CPU may then also
-    take a single row at a time.
+    take a single row at a time. compared: whether the loss reads what layers make, so that several processes gather them all.
     """
     train = context.recipe.train
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
@@ -42,12 +45,26 @@ def needed(context: StageContext, *, recompute: bool | None = None) -> int:
         recompute = train.checkpointing != "off" and bool(layers_of(context.model))
     floats: Products = "bfloat16" if has_half_products(train, context.device.type) else "float32"
     products = "int8" if is_simulated(context.model) else floats
-    rows = train.rows(least=least and on_card) / context.parts
+    devices = context.processes.size
+    shares, each = (devices, 1) if on_card else (1, devices)  # a card has one of the processes, a host all of them
+    rows = each * train.rows(least=least and on_card) / context.parts
     longest, network = max(context.rows["train"].lengths), family.network(config)
     shape, copies = family.shape_of(config), 0 if on_card else COPIED_BYTES
     step = step_bytes(shape, rows, longest, network, products, recompute=bool(recompute))
-    step += kept_by(shape)[products].weight * _multiplied(context) // (shape.layers if recompute else 1)
-    return (GRADIENT_BYTES + copies) * trained + moment_bytes(train.optimizer, trained) + step
+    step += each * kept_by(shape)[products].weight * _multiplied(context) // (shape.layers if recompute else 1)
+    held = (GRADIENT_BYTES + copies) * trained + moment_bytes(train.optimizer, trained)
+    if devices == 1:
+        return held + step
+    # The first process's weights make room for shards, and for the weights and gradients that each gathers.
+    gathered = (HELD_BYTES + GRADIENT_BYTES) * (trained if compared else _whole_at_a_time(context))
+    return (held + HELD_BYTES * trained) // shares - HELD_BYTES * trained + each * gathered + step
+
+
+def _whole_at_a_time(context: StageContext) -> int:
+    """Return how many parameters one of several processes gathers at a time: those of no layer, and of two layers."""
+    layers: list[int] = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers_of(context.model)]
+    total: int = sum(parameter.numel() for parameter in context.model.parameters())
+    return total - sum(layers) + sum(sorted(layers)[-2:])
 
 
 def _multiplied(context: StageContext) -> int:
@@ -79,7 +96,9 @@ def checkpoints_gradients(context: StageContext, name: str) -> tuple[bool, tuple
     asked = context.recipe.train.checkpointing
     if asked != "auto" or not layers_of(context.model):
         return asked == "on", ()
-    room, need = free(context), needed(context, recompute=False)
+    distill = context.recipe.distill
+    compared = name.startswith("distill") and distill is not None and compares_states(distill)
+    room, need = free(context), needed(context, recompute=False, compared=compared)
     if room is None or need <= room:
         return False, ()
     why = f"training needs about {need / GIB:.1f} GiB more without, and {room / GIB:.1f} are free"

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from compression.planning.memory import (
-    COPIED_BYTES,
     HELD_BYTES,
     KEPT_FREED,
     PROCESS_BYTES,
@@ -26,7 +25,7 @@ LIBRARIES_BYTES = 1_500_000_000
 
 
 def card_memory(job: "PlannedJob") -> tuple[int, int]:
-    """Return the peak bytes of the card, and of the host's process beside it.
+    """Return the peak bytes of the card, of several the first, and of the host's processes beside them.
 
     On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are
     data, other teachers, what teachers answered, the best weights, and at times a save or a model that becomes an artifact.
@@ -34,15 +33,18 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     known = list(trainings(job, "cuda"))
     whole = job.model.parameters.total
     reading = HELD_BYTES * whole * (1 + job.recipe.has_teacher) + _pass_bytes(job)
-    card = max(reading, cut_bytes(job), *(one.total - COPIED_BYTES * one.parameters for one in known))
+    card = max(reading, cut_bytes(job), *(one.total - one.copies for one in known))
     # Of the teachers that the job names the best stays with the model; all do if rows vary. A language model's are in `known`.
     named = [HELD_BYTES * each.parameters.total for each in job.named if not job.is_language]
     card += sum(named) if job.recipe.train.varies else max(named, default=0)
     pixels = pixel_bytes(job.model.network, job.data.rows)[0] if job.model.network is not None else 0
+    devices = job.recipe.train.devices  # each with a process
     # A save is copied to the host before it is written; the weights of the last good and of the best epoch are there always.
-    saves = (one.states + saved_bytes(job.recipe.train.optimizer, one.parameters) for one in known)
-    beside = pixels + teachers_bytes(job) + max([shipped_bytes(job), *saves])
-    return CONTEXT_BYTES + round(KEPT_FREED * card), LIBRARIES_BYTES + round(KEPT_FREED * (PROCESS_BYTES + beside))
+    held = (one.devices * one.states + (devices - 1) * one.further for one in known)
+    saves = (saved_bytes(job.recipe.train.optimizer, one.parameters) for one in known)
+    beside = pixels + teachers_bytes(job) + max([shipped_bytes(job), *map(sum, zip(held, saves, strict=True))])
+    host = devices * LIBRARIES_BYTES + round(KEPT_FREED * (devices * PROCESS_BYTES + beside))
+    return CONTEXT_BYTES + round(KEPT_FREED * card), host
 
 
 def _pass_bytes(job: "PlannedJob") -> int:

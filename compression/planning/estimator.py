@@ -19,6 +19,7 @@ from compression.planning.memory import (
     largest_part,
     may_hold,
     saved_bytes,
+    sent_bytes,
     teachers_bytes,
 )
 from compression.planning.network_rules import pixel_bytes
@@ -212,7 +213,8 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     model, before, after = job.model, job.model.parameters, job.result.parameters
     yield CostItem("process", memory=PROCESS_BYTES)
     saved = saved_bytes(job.recipe.train.optimizer, max(before.total, after.total))
-    yield CostItem("training", memory=largest_part(job), disk=2 * saved)  # the old one is removed once the next is written
+    disk = 2 * saved + sent_bytes(job)  # the old one is removed once the next is written
+    yield CostItem("training", memory=largest_part(job), disk=disk)
     if model.network is not None:
         kept, written = pixel_bytes(model.network, job.data.rows)
         yield CostItem("pixels", memory=kept, disk=written)

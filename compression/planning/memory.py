@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from compression.planning.distillation_rules import compares_states
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.schema.recipe.base import OptimizerName
 from compression.schema.recipe.distill import Distill
@@ -100,21 +101,41 @@ class Memory:
     passing: int  #: of the output layer and its loss
     added: bool = False  #: whether gradients stay while further batches are added to them
     states: int = 0  #: what teachers answered, kept for all rows
+    devices: int = 1  #: that train together; the figures are of each
+    plain: int = 0  #: of several: the whole model and its teachers, beside the shards while it is judged and at the start
+    further: int = 0  #: of several: what other teachers take of the host's memory in each process but the first
 
     @property
     def total(self) -> int:
-        """Return the bytes at the peak on the device: activations go while gradients come."""
+        """Return the bytes at the peak on a device: activations go while gradients come."""
         kept = self.step + self.passing
         both = self.gradients + kept if self.added else max(self.gradients, kept)
-        return self.weights + self.teachers + both
+        return self.weights + max(self.teachers + both, self.plain)
+
+    @property
+    def copies(self) -> int:
+        """Return those of the weights that are copies: on the host where a card trains."""
+        return COPIED_BYTES * self.parameters // self.devices
 
 
 def largest_part(job: "PlannedJob") -> int:
-    """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact."""
-    trained = (one.total + one.states for one in trainings(job, "cpu"))
+    """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact.
+
+    Of several processes that train, each has its own data and its own teachers' answers.
+    """
+    more = job.recipe.train.devices - 1
+    trained = (more * (PROCESS_BYTES + one.further) + one.devices * (one.total + one.states) for one in trainings(job, "cpu"))
     # The teacher stays while an artifact of another model is written and measured.
     beside = HELD_BYTES * job.recipe.has_teacher * job.model.parameters.total
     return max(shipped_bytes(job) + beside, cut_bytes(job), *trained)
+
+
+def sent_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of the largest file by which further processes get a training: models, and answers that are kept."""
+    if job.recipe.train.devices == 1:
+        return 0
+    others = HELD_BYTES * sum(each.parameters.total for each in job.others)
+    return max((one.plain + one.states + others * (one.further > 0) for one in trainings(job, "cpu")), default=0)
 
 
 def shipped_bytes(job: "PlannedJob") -> int:
@@ -170,7 +191,7 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
     floats: Products = "bfloat16" if has_half_products(recipe.train, device) else "float32"
     simulated: Products = floats if quantize is None else "int8"
     teacher = HELD_BYTES * job.guide.parameters.total if recipe.has_teacher else 0
-    taught = rounded_bytes(job.guide) if may_hold(recipe) else teacher
+    taught = rounded_bytes(job.guide) if may_hold(recipe) and recipe.train.devices == 1 else teacher
 
     def one(name: str, model: "Counted", products: Products, teachers: int, known: "TeacherCost | None" = None) -> Memory:
         # Of several teachers of a language model, those that find room stay in memory, wherever the others' states are.
@@ -198,6 +219,7 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         others = HELD_BYTES * sum(each.parameters.total for each in job.others) if job.is_language and device == "cuda" else 0
         stay = asked.task is not None and asked.task.place in (None, "spare")
         training = one("distill", after, simulated, taught + others * stay, asked.task)
+        training = replace(training, further=_further_bytes(job, on_card=device == "cuda"))
         if distill.kept is not None and others:
             # Before its first step all teachers are there together, and what is kept of their answers is written.
             weights = (HELD_BYTES + COPIED_BYTES) * after.parameters.total
@@ -233,8 +255,8 @@ def _training(
     train = job.recipe.train
     recompute = model.recomputes and (train.checkpointing == "on" or (train.checkpointing == "auto" and on_card))
     each = {train.rows(least=False), train.rows(least=on_card)}
-    found = [_training_of(job, name, model, products, teachers, states, rows, recompute=recompute) for rows in each]
-    return min(found, key=lambda one: one.total)
+    found = (_training_of(job, name, model, products, teachers, states, rows, recompute=recompute) for rows in each)
+    return min((_shared(job, model, one) for one in found), key=lambda one: one.total)
 
 
 def _training_of(
@@ -248,7 +270,7 @@ def _training_of(
     *,
     recompute: bool,
 ) -> Memory:
-    """Return the memory of a training with so many rows at a time."""
+    """Return the memory of a training with so many rows at a time, whole but for the step, which is a device's."""
     count, train, passing = model.parameters.total, job.recipe.train, 0
     if job.is_language:
         passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden
@@ -268,9 +290,55 @@ def _training_of(
         teachers=teachers,
         step=step + copied // (model.shape.layers if recompute else 1),
         passing=passing,
-        added=train.accumulate > 1 or rows < train.batch,
+        added=train.accumulate > 1 or rows * train.devices < train.batch,
         states=states,
     )
+
+
+def _shared(job: "PlannedJob", model: "Counted", alone: Memory) -> Memory:
+    """Return the memory of a training on each of the recipe's devices. alone: with the step of a device and all else whole.
+
+    Weights, moments, copies and gradients are in shards, of teachers the layers. Beside the shards there are the weights and
+    gradients of what belongs to no layer and of two layers, and the copies of all weights in the products' type.
+    """
+    devices = job.recipe.train.devices
+    if devices == 1:
+        return alone
+    parameters, guide = model.parameters, job.guide
+    gathered = parameters.embedding + model.spoken + 2 * parameters.other // max(model.shape.layers, 1)
+    # Layers are sharded one by one where they can be computed again; those whose features are compared stay gathered.
+    compared = job.recipe.distill is not None and compares_states(job.recipe.distill) and alone.name in ("general", "distill")
+    if not model.recomputes or compared:
+        gathered = parameters.total
+    whole = _unsharded(guide) / guide.parameters.total
+    return replace(
+        alone,
+        weights=alone.weights // devices + HELD_BYTES * min(gathered, parameters.total),
+        gradients=alone.gradients // devices + GRADIENT_BYTES * min(gathered, parameters.total),
+        teachers=round(alone.teachers * (whole + (1 - whole) / devices)),
+        devices=devices,
+        plain=HELD_BYTES * alone.parameters + alone.teachers,
+    )
+
+
+def _unsharded(teacher: "Counted") -> int:
+    """Return how many parameters of a teacher each of several processes has: all but those of layers, which are sharded."""
+    return teacher.parameters.embedding + teacher.spoken if teacher.recomputes else teacher.parameters.total
+
+
+def _further_bytes(job: "PlannedJob", *, on_card: bool) -> int:
+    """Return the bytes of the host's memory that teachers beside the guide take in each process but the first, in the task
+    phase. A process has none of them if all that they say is known before the first step.
+    """
+    distill, task, live = job.recipe.distill, job.objectives.task, job.recipe.train.varies
+    states = job.is_language and distill is not None and "soft" in distill.weights() and distill.kept is None
+    if job.recipe.train.devices == 1 or not (states or live):
+        return 0
+    if not on_card:
+        return HELD_BYTES * sum(map(_unsharded, job.others))
+    # Whose states are kept leaves its layers on the host, and there they are not sharded. The others are on the cards.
+    kept = not live and task is not None and task.place is not None
+    return HELD_BYTES * kept * sum(each.parameters.total for each in job.others)
 
 
 def has_half_products(train: Train, device: str) -> bool:

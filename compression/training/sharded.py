@@ -17,10 +17,10 @@ from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compression.evaluation.validate import Validation
 from compression.modalities.base import AnyBatch
+from compression.training.gradient_checkpointing import layers_of
 from compression.training.work import Found, Work
 
 HOST = torch.device("cpu")
@@ -101,11 +101,10 @@ class Sharded:
                 yield (number, name), parameter
 
     def _layers(self, models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-        for module in dict.fromkeys(m for model in models for m in model.modules()):
-            # Without parameters there is nothing to shard; layers of teachers that stay on the host beside a card are not asked.
-            first = next(module.parameters(), None)
-            if isinstance(module, GradientCheckpointingLayer) and first is not None and first.device.type == self.device.type:
-                yield module
+        for layer in dict.fromkeys(layer for model in models for layer in layers_of(model)):
+            # Without parameters there is nothing to shard; what teachers have on the host beside a card is not asked.
+            if any(parameter.device.type == self.device.type for parameter in layer.parameters()):
+                yield layer
 
     def _drop(self) -> None:
         """Free the plain weights: what is sharded holds them."""

@@ -70,7 +70,8 @@ class Train(Config):
     batch: Annotated[int, Field(ge=1, le=MOST_ROWS, description="Rows whose mean loss the optimizer follows.")] = 32
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_ROWS)] = "auto"
     """The most rows of a batch that go through the model together; their gradients are added up to the batch's. auto: all that
-    the device's memory takes, found by a trial step on a GPU. If memory does not suffice later, half as many from there on."""
+    the device's memory takes, found by a trial step on a GPU. If memory does not suffice later, half as many from there on.
+    Several devices share these rows; for them auto is the batch, and too little memory ends the attempt."""
     accumulate: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
     """Batches whose gradients are added up before each step of the optimizer."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
@@ -118,10 +119,13 @@ class Train(Config):
         return rest | {"checkpointing": "on"}
 
     def rows(self, *, least: bool) -> int:
-        """Return the most rows that go through a model together. least: the fewest that `auto` may choose."""
-        if self.micro_batch == "auto":
+        """Return the most rows that go through a model together, on each of several devices. least: the fewest that `auto` may
+        choose.
+        """
+        if self.micro_batch == "auto" and self.devices == 1:
             return 1 if least else self.batch
-        return min(self.batch, self.micro_batch)
+        together = self.batch if self.micro_batch == "auto" else min(self.batch, self.micro_batch)
+        return -(-together // self.devices)
 
     @property
     def varies(self) -> bool:

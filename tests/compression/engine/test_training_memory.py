@@ -21,6 +21,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system import memory
 from compression.training import gradient_checkpointing
+from compression.training.work import OneProcess
 from tests.support import decoder_models, tiny_bert, tiny_maps
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
@@ -33,6 +34,21 @@ def opened(**train: Any) -> StageContext:
     model = BertForSequenceClassification(tiny_bert.tiny_config(num_labels=2)).eval()
     recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), train=Train.model_validate({"batch": 16, **train}))
     return tiny_bert.state_of(model, recipe)
+
+
+class Together(OneProcess):
+    """So many processes, of which none is started."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+def needed_by(size: int, device: str | torch.device = "cpu", **named: Any) -> int:
+    """Return what so many processes need: on a card each, on a CPU all of them."""
+    state = opened(checkpointing="off", micro_batch=16, devices=size)
+    state.model = BertForSequenceClassification(tiny_bert.tiny_config(num_labels=2, num_hidden_layers=4)).to(device)
+    state.processes = Together(size)
+    return needed(state, recompute=False, **named)
 
 
 @pytest.fixture
@@ -142,6 +158,16 @@ def test_a_language_models_output_layer_is_not_copied_whole(monkeypatch: pytest.
     assert training_memory._multiplied(state) == every - layer
     monkeypatch.setattr(model.lm_head, "weight", model.get_input_embeddings().weight)  # tied: counted with the table
     assert training_memory._multiplied(state) == every - layer
+
+
+def test_processes_share_what_training_needs_and_each_gathers_some() -> None:
+    alone, two, four = (needed_by(size) for size in (1, 2, 4))
+    assert two > alone
+    assert four - alone == 2 * (two - alone)  # all are in one memory
+    assert needed_by(2, compared=True) > two
+    assert needed_by(1, compared=True) == alone
+    with second_device() as device:
+        assert needed_by(2, device) < needed_by(1, device)
 
 
 def test_a_teachers_states_may_take_half_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from compression.planning import teacher_cost
 from compression.planning.card_memory import CONTEXT_BYTES, LIBRARIES_BYTES, card_memory
 from compression.planning.estimator import Counted, PlannedJob, estimate
 from compression.planning.memory import (
@@ -165,3 +166,50 @@ def test_a_teacher_in_8_bits_keeps_tables_and_output_layer_in_float32() -> None:
     shape = SMOLLM2.model_copy(update={"vocabulary": 10})
     assert rounded_bytes(Counted(shape, Parameters(total=100, embedding=20, other=80))) == 4 * 20 + 80
     assert rounded_bytes(Counted(shape, Parameters(total=100, embedding=20, other=80), spoken=30)) == 4 * 50 + 50
+
+
+def test_devices_share_what_is_sharded_and_each_has_the_rest() -> None:
+    """An 8-billion model: on eight cards trainings take half of what they take on one, and what is not sharded decides."""
+    alone, eight = (one("distill", "cuda", train={"devices": devices, "micro_batch": 8}) for devices in (1, 8))
+    assert (eight.devices, eight.parameters, eight.states) == (8, alone.parameters, alone.states)
+    assert alone.weights / 8 < eight.weights < alone.weights / 4
+    assert alone.teachers / 8 < eight.teachers < alone.teachers
+    assert eight.passing == alone.passing
+    assert eight.step < alone.step
+    assert eight.copies == alone.copies // 8
+    assert one("distill", "cuda", train={"devices": 8}) == eight  # whole batches, of which each takes a part
+    assert eight.plain > eight.teachers
+    large = {devices: job(LLAMA3, LLAMA3.vocabulary, train={"devices": devices, "batch": 8}) for devices in (1, 8)}
+    (whole, host), (each, hosts) = (card_memory(large[devices]) for devices in (1, 8))
+    most = {devices: max(one.total - one.copies for one in trainings(large[devices], "cuda")) for devices in large}
+    assert most[8] < 0.6 * most[1]  # the output layer's loss is whole on each
+    assert most[8] < cut_bytes(large[8]) < most[1]
+    assert each == CONTEXT_BYTES + round(KEPT_FREED * cut_bytes(large[8])) < whole
+    assert hosts > host + 7 * LIBRARIES_BYTES
+    # On a CPU all are in one memory: what is not sharded is there as often as there are processes.
+    two = job(train={"devices": 2})
+    assert largest_part(two) > largest_part(job()) + PROCESS_BYTES
+    assert largest_part(two) == max(PROCESS_BYTES + 2 * (found.total + found.states) for found in trainings(two, "cpu"))
+
+
+def test_each_further_process_has_other_teachers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three teachers, two beside the guide; on a card those whose states are kept leave their layers on the host."""
+
+    def asked(devices: int, **distill: Any) -> PlannedJob:
+        distill = {"teachers": {"seeds": 3}, "kept": None, "spill_gib": 0, **distill}
+        return job(prepare={"epochs": 1}, train={"devices": devices}, distill=distill)
+
+    def further(device: str, devices: int = 4, **distill: Any) -> int:
+        return list(trainings(asked(devices, **distill), device))[-1].further
+
+    parameters = job().model.parameters
+    assert further("cpu") == 4 * 2 * parameters.embedding
+    assert further("cuda") == 4 * 2 * parameters.total
+    assert further("cuda", 1) == further("cpu", 1) == further("cuda", kept=16) == 0  # a file has what they said
+    hosts = [card_memory(asked(4, **distill))[1] for distill in ({}, {"kept": 16})]
+    assert hosts[0] - hosts[1] > 3 * further("cuda")
+    disks = [estimate(asked(devices)).disk_bytes for devices in (1, 2, 4)]
+    assert disks[2] == disks[1] > disks[0] + 4 * 4 * parameters.other  # the student and three teachers
+    monkeypatch.setattr(teacher_cost, "TEACHER_BYTES", 0)
+    assert further("cuda") == 0  # they are on the cards
+    assert further("cpu") == 4 * 2 * parameters.embedding
