@@ -14,7 +14,10 @@ from workers import sandbox
 from workers.device_probe import wake_up_target
 from workers.devices import DeviceAbsent
 
-DEVICE = "of a worker for jobs: cuda:N, cpu or auto (the first card if it works, else the CPU); without it LATHE_DEVICE"
+DEVICE = (
+    "of a worker for jobs: cuda:N, several cards as cuda:N,N, cpu or auto (the first card if it works, else the CPU); "
+    "without it LATHE_DEVICE"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +39,7 @@ def main(argv: list[str]) -> int:
             get_settings()
         except ValidationError as problem:
             if any(error["loc"] == ("device",) for error in problem.errors()):
-                parser.error(f"--device {options.device}: it is cpu, cuda:N, auto or auto:N")
+                parser.error(f"--device {options.device}: it is cpu, cuda:N, cuda:N,N, auto or auto:N")
             raise
     lane: str = options.lane
     if lane == "keeper":

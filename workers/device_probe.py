@@ -1,5 +1,6 @@
 """The probe of a worker's device: a confined child that tries it, as its engines will find it."""
 
+import os
 import secrets
 from functools import cache
 from subprocess import TimeoutExpired
@@ -18,9 +19,10 @@ from compression.schema.worker_device import ProbeSpec, WorkerDevice
 from compression.system.cards import visible_here
 from compression.system.processor import processor
 from workers import engine
-from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_card, has_cards, parse_device
+from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_cards, has_cards, parse_device
 from workers.folders import private_folder
 from workers.limits import machine_memory
+from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
 SECONDS = 300.0
@@ -34,11 +36,11 @@ def choose_device(settings: Settings) -> Chosen:
 
     `auto` is the card if the probe finds that it works, else the CPU. Raises DeviceAbsent for a card that was named.
     """
-    kind, number = parse_device(settings.device)
+    kind, numbers = parse_device(settings.device)
     if kind == "cpu" or (kind == AUTO and not has_cards()):
         return CPU, unmeasured_cpu()
     try:
-        device = find_card(number, visible=visible_here())
+        device = find_cards(numbers, visible=visible_here())
         return device, run_probe(device, settings)
     except DeviceAbsent as problem:
         if kind != AUTO:
@@ -54,13 +56,31 @@ def wake_up_target(lane: str, settings: Settings) -> str:
     return broker.GPU_JOBS if lane == broker.JOBS and choose_device(settings)[0].kind == CUDA else lane
 
 
+def count_devices(settings: Settings) -> int:
+    """Return how many processes a training may have here: one for each card; on a CPU, for each core.
+
+    They talk through the loopback of a network of their own, which bubblewrap alone makes.
+    """
+    device, facts = choose_device(settings)
+    if get_sandbox(settings, device).level == "landlock+seccomp":
+        return 1
+    return facts.cards if device.kind == CUDA else os.cpu_count() or 1
+
+
 def unmeasured_cpu() -> WorkerDevice:
     """Return what is known of the CPU before it is measured."""
     return WorkerDevice(kind="cpu", name=processor(), memory_bytes=machine_memory())
 
 
 def run_probe(device: Device, settings: Settings, *, measure: bool = True) -> WorkerDevice:
-    """Let a confined child try the device. Raises DeviceAbsent with its reason if that fails."""
+    """Let a confined child try the device, of several cards each. Raises DeviceAbsent with its reason if that fails."""
+    if device.parts:
+        each = [run_probe(card, settings, measure=measure and card == device.parts[0]) for card in device.parts]
+        names = {one.name: None for one in each}
+        name = f"{len(each)} × {each[0].name}" if len(names) == 1 else ", ".join(one.name for one in each)
+        return each[0].model_copy(
+            update={"cards": len(each), "name": name, "memory_bytes": min(one.memory_bytes for one in each)}
+        )
     asked = ProbeSpec(kind=device.kind, measure=measure, threads=settings.engine_threads)
     try:
         with private_folder(settings.scratch, f"probe-{secrets.token_hex(6)}") as folder:

@@ -1,5 +1,6 @@
-"""Which device a worker's engines compute on: one card, or the CPU (docs/gpu.md)."""
+"""Which device a worker's engines compute on: cards, or the CPU (docs/gpu.md)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ CUDA: DeviceKind = "cuda"
 
 @dataclass(frozen=True)
 class Device:
-    """A device, and what an engine gets in order to reach it and no other."""
+    """A device, one card or several, and what an engine gets in order to reach it and no other."""
 
     kind: DeviceKind
     visible: str = ""  #: CUDA_VISIBLE_DEVICES of its engines; empty hides all cards
     nodes: tuple[Path, ...] = ()  #: device files that the confinement lets through
+    parts: "tuple[Device, ...]" = ()  #: each of several cards by itself
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,6 +52,19 @@ def find_card(number: int, root: Path = ROOT, visible: str | None = None) -> Dev
     return card_device(cards[number], number, root)
 
 
+def find_cards(numbers: Sequence[int], root: Path = ROOT, visible: str | None = None) -> Device:
+    """Return the cards with these numbers as one device. Raises DeviceAbsent."""
+    found = [find_card(number, root, visible) for number in numbers]
+    if len(found) == 1:
+        return found[0]
+    names = [card.visible for card in found]
+    if len(set(numbers)) < len(numbers) or "0" in names:
+        listed = ",".join(map(str, numbers))
+        raise DeviceAbsent(f"cuda:{listed} is not several cards: a card is named twice, or the driver does not tell its UUID.")
+    nodes = tuple(dict.fromkeys(node for card in found for node in card.nodes))
+    return Device(CUDA, ",".join(names), nodes, tuple(found))
+
+
 def card_device(card: Card, number: int, root: Path = ROOT) -> Device:
     """Return the device of a card: by its UUID, because a confined engine sees one card, which is then number 0 to CUDA.
 
@@ -63,10 +78,10 @@ def card_device(card: Card, number: int, root: Path = ROOT) -> Device:
     return Device(CUDA, card.uuid or "0", tuple(device_nodes(card, root)))
 
 
-def parse_device(name: str) -> tuple[str, int]:
-    """Return the kind and the number of `auto`, `cpu`, `auto:2` or `cuda:2`, which the settings have checked."""
-    kind, _, number = name.partition(":")
-    return kind, int(number or 0)
+def parse_device(name: str) -> tuple[str, tuple[int, ...]]:
+    """Return the kind and the numbers of `auto`, `cpu`, `auto:2` or `cuda:2,3`, which the settings have checked."""
+    kind, _, numbers = name.partition(":")
+    return kind, tuple(int(number) for number in (numbers or "0").split(","))
 
 
 def has_cards() -> bool:

@@ -181,10 +181,18 @@ class Engine:
     """One run of the engine. Use as a context manager: nothing of it is left running."""
 
     def __init__(
-        self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None, device: Device = CPU
+        self,
+        spec: Path,
+        folder: Path,
+        settings: Settings,
+        sandbox: Sandbox | None = None,
+        device: Device = CPU,
+        *,
+        talks: bool = False,
     ) -> None:
+        """talks: whether the engine has processes that train together."""
         self.settings = settings
-        self.sandbox = sandbox or get_sandbox(settings, device)
+        self.sandbox = sandbox or get_sandbox(settings, device, talks=talks)
         # Kept open: the engine may replace what its name leads to.
         self.log = (folder / "engine.log").open("w+b")
         reader, writer = os.pipe()

@@ -26,6 +26,7 @@ from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import IdempotencyKey, Leader, Prediction, Worker
 from app.store.storage import Storage, get_storage
+from compression.schema.recipe.recipe import MOST_DEVICES
 from workers.sweeper import Sweeper
 
 log = structlog.get_logger()
@@ -108,9 +109,9 @@ class Keeper:
     def _wake(self) -> None:
         with reading() as session:
             checks = resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
-            waiting = {broker.JOBS: jobs.has_waiting_job(session, Capacity("cpu")), broker.CHECKS: checks}
+            waiting = {broker.JOBS: jobs.has_waiting_job(session, Capacity("cpu", devices=MOST_DEVICES)), broker.CHECKS: checks}
             if has_gpu_worker(session):
-                waiting[broker.GPU_JOBS] = jobs.has_waiting_job(session, Capacity("cuda"))
+                waiting[broker.GPU_JOBS] = jobs.has_waiting_job(session, Capacity("cuda", devices=MOST_DEVICES))
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()

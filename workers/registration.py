@@ -21,7 +21,7 @@ from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
 from compression.system.processor import processor
 from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
-from workers.device_probe import choose_device, unmeasured_cpu, wake_up_target
+from workers.device_probe import choose_device, count_devices, unmeasured_cpu, wake_up_target
 from workers.device_watch import DeviceWatch
 from workers.devices import CPU
 from workers.limits import augmentation, engine_memory, lm_eval
@@ -85,6 +85,7 @@ class Registration(threading.Thread):
             "python": platform.python_version(),
             "devices": [self.chosen[1].name],
             "device": self.chosen[1].model_dump(mode="json"),
+            "train_devices": count_devices(self.settings) if self.lane == broker.JOBS else 1,
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
             "lm_eval": lm_eval(self.settings),

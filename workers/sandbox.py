@@ -72,11 +72,12 @@ class CannotConfine(Exception):
 
 class Sandbox:
     """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads; of `device`
-    it lets the files through.
+    it lets the files through. talks: whether the child and its own children may talk, through the loopback of a network that
+    only they are in; with bubblewrap alone.
     """
 
-    def __init__(self, level: Level, lent: Sequence[Path] = (), device: Device = CPU) -> None:
-        self.level, self.lent, self.device = level, tuple(lent), device
+    def __init__(self, level: Level, lent: Sequence[Path] = (), device: Device = CPU, *, talks: bool = False) -> None:
+        self.level, self.lent, self.device, self.talks = level, tuple(lent), device, talks
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
         """Return the command line that runs `command` confined to `folder`; the starting process becomes its keeper.
@@ -89,7 +90,7 @@ class Sandbox:
         lent = [*self.lent, *([SYSFS] if nodes else [])]
         read = sorted({*readable_paths(), *(place for place in lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder, nodes)))
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder, nodes)), talks=self.talks)
         else:
             seen = [*map(str, read), "/proc"]
             write = [*filter(os.path.exists, DEVICES), *map(str, nodes)]
@@ -102,8 +103,8 @@ class Sandbox:
         return 128 - code if self.level != "none" and code > 128 else code
 
 
-def get_sandbox(settings: Settings, device: Device = CPU) -> Sandbox:
-    """Return the strongest confinement that works here, for children that compute on a device.
+def get_sandbox(settings: Settings, device: Device = CPU, *, talks: bool = False) -> Sandbox:
+    """Return the strongest confinement that works here, for children that compute on a device. talks: as of `Sandbox`.
 
     Raises CannotConfine if none works and one is required.
     """
@@ -111,7 +112,7 @@ def get_sandbox(settings: Settings, device: Device = CPU) -> Sandbox:
     if not reasons:
         for level in STRONGEST_FIRST:
             if (reason := find_obstacle(level)) is None:
-                return Sandbox(level, lent_folders(settings), device)
+                return Sandbox(level, lent_folders(settings), device, talks=talks)
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
         return Sandbox("none", device=device)

@@ -7,13 +7,16 @@ would break at an upgrade. File access is the task of Landlock or the mount name
 import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """Machine → column in NUMBERS, and the kernel's number of the architecture (linux/audit.h)."""
 
 # Sockets of every family: network, and the host's services behind Unix sockets. A pair is a socket, too.
 SOCKETS = ("socket", "socketpair", "bind", "listen", "connect")
+CONNECTIONS = ("bind", "listen", "connect")
+LOOPBACK = (2, 16)
+"""AF_INET, and AF_NETLINK, which tells what interfaces there are: for processes that talk within a network of their own."""
 # They bypass the filter, or act on other processes.
 RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 OTHERS = (
@@ -210,10 +213,11 @@ class UnknownMachine(Exception):
     """There is no table of system calls for this machine."""
 
 
-def build_filter(answers: Mapping[str, int], machine: str | None = None) -> bytes:
+def build_filter(answers: Mapping[str, int], machine: str | None = None, families: Sequence[int] = ()) -> bytes:
     """Return the filter in the kernel's form: an array of struct sock_filter.
 
-    `answers` gives the error of each refused system call; 0 means "done" without doing anything. Besides: no file gets S_ISUID
+    `answers` gives the error of each refused system call; 0 means "done" without doing anything. families: of sockets that may
+    be made and used all the same, for a process that has a network of its own. Besides: no file gets S_ISUID
     or S_ISGID, no process becomes undumpable, clone makes no namespaces, clone3 is unknown (a filter cannot read its flags;
     the C library then uses clone), limits of other processes stay as they are, and no process is signalled through a file.
     Raises UnknownMachine.
@@ -230,7 +234,11 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None) -> byte
     ]
     if machine == "x86_64":
         lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]  # and so has x32
-    for name, error in {**answers, "clone3": errno.ENOSYS}.items():
+    refused_calls = {**answers, "clone3": errno.ENOSYS}
+    if families:
+        refused_calls = {name: error for name, error in refused_calls.items() if name not in CONNECTIONS}
+        lines += _allow_sockets(column, families)
+    for name, error in refused_calls.items():
         if (number := NUMBERS[name][column]) is not None:
             lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
     for name, values in SIGNALS_OF_A_FILE.items():
@@ -250,6 +258,16 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None) -> byte
         lines += [(_EQUAL, 0, len(refused) + 1, number), *refused, (_RETURN, 0, 0, _ALLOW)]
     lines.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
+
+
+def _allow_sockets(column: int, families: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Return the rules that allow sockets of some families."""
+    number = NUMBERS["socket"][column]
+    assert number is not None  # noqa: S101
+    checks = [(_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    for family in families:
+        checks += [(_EQUAL, 0, 1, family), (_RETURN, 0, 0, _ALLOW)]
+    return [(_EQUAL, 0, len(checks) + 1, number), *checks, (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
 
 
 def _refuse_set_ids(column: int) -> list[tuple[int, int, int, int]]:

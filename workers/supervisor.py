@@ -18,7 +18,7 @@ from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.jobs import fencing, jobs
 from app.store.storage import Storage
-from compression.schema.errors import DeviceError, DeviceLost, DiskFull, OutOfMemory
+from compression.schema.errors import DeviceError, DeviceLost, DiskFull, OutOfMemory, RankLost
 from workers.attempt_ends import Crashed, Failed, Interrupted
 from workers.device_probe import choose_device, find_fault, mark_lost
 from workers.engine import Engine
@@ -32,9 +32,9 @@ log = structlog.get_logger()
 SMALLER = 4
 """Number of parts of each batch after memory ran out or the device failed."""
 AGAIN_SMALLER = frozenset({OutOfMemory.code, DeviceError.code})
-DEVICE_FAILURES = frozenset({DeviceLost.code, DeviceError.code})
+DEVICE_FAILURES = frozenset({DeviceLost.code, DeviceError.code, RankLost.code})
 """After which the device is probed: if it does not work, the worker takes no more jobs, and this one is not charged with it."""
-MACHINE_FAILURES = frozenset({DeviceLost.code, DiskFull.code})
+MACHINE_FAILURES = frozenset({DeviceLost.code, DiskFull.code, RankLost.code})
 """Tried again as it was, up to the maximum."""
 
 
@@ -59,7 +59,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
 
     def run(spec: Path, folder: Path, beside: int) -> None:
         nonlocal engine
-        with Engine(spec, folder, settings, device=choose_device(settings)[0]) as engine:
+        with Engine(spec, folder, settings, device=choose_device(settings)[0], talks=claim.job.devices > 1) as engine:
             EventRelay(claim, folder, storage, lease, engine, settings, beside=beside).run()
 
     try:

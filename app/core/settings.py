@@ -64,8 +64,8 @@ class Settings(BaseSettings):
         str,
         Field(
             pattern=DEVICE_PATTERN,
-            description="What a worker computes on: cpu; cuda:N, card N alone; auto (auto:N), the first card (card N) if it "
-            "works, else the CPU.",
+            description="What a worker computes on: cpu; cuda:N, card N alone; cuda:N,N, several cards; auto (auto:N), the "
+            "first card (card N) if it works, else the CPU.",
         ),
     ] = "auto"
     engine_threads: Annotated[int | None, Field(description="Training threads of an engine; all cores where unset.")] = None

@@ -25,7 +25,8 @@ class Capacity:
 
     kind: DeviceKind
     host_bytes: int | None = None  #: resident memory of an engine
-    card_bytes: int | None = None  #: memory of the card
+    card_bytes: int | None = None  #: memory of the card, of several the smallest
+    devices: int = 1  #: processes that a training may have: cards, or cores of a CPU
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Self | None:
@@ -33,15 +34,21 @@ class Capacity:
         device: dict[str, Any] = facts.get("device") or {}
         if device.get("lost"):
             return None
-        host = facts.get("memory_bytes")
-        return cls("cuda", host, device.get("memory_bytes")) if device.get("kind") == "cuda" else cls("cpu", host)
+        host, devices = facts.get("memory_bytes"), facts.get("train_devices", 1)
+        if device.get("kind") != "cuda":
+            return cls("cpu", host, devices=devices)
+        return cls("cuda", host, device.get("memory_bytes"), devices)
 
     def conditions(self, job: Any) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions under which this worker can take a job. job: the table, or an alias of it."""
         host = job.memory_bytes if self.kind == "cpu" else func.coalesce(job.host_bytes_with_card, job.memory_bytes)
         limits = [(host, self.host_bytes), *([(job.card_bytes, self.card_bytes)] if self.kind == "cuda" else [])]
         fits = (or_(needed.is_(None), needed <= limit) for needed, limit in limits if limit is not None)
-        return job.device.in_((ANY, self.kind)), *fits
+        return job.device.in_((ANY, self.kind)), job.devices <= self.devices, *fits
+
+    def has_device(self, device: str, devices: int) -> bool:
+        """Return whether it offers as many devices of a kind, as `conditions` decides it."""
+        return device in (ANY, self.kind) and devices <= self.devices
 
     def has_memory(self, job: Job | Estimate) -> bool:
         """Return whether a job, or what one is estimated to be, fits the memory, as `conditions` decides it."""
@@ -72,7 +79,7 @@ def find_lack(job: Job, live: Sequence[Capacity | None]) -> Lack | None:
     """Return what no live worker offers a job; None if one could take it."""
     if not live:
         return "worker"
-    matching = [one for one in live if one is not None and job.device in (ANY, one.kind)]
+    matching = [one for one in live if one is not None and one.has_device(job.device, job.devices or 1)]
     if not matching:
         return "device"
     return None if any(one.has_memory(job) for one in matching) else "memory"
@@ -81,6 +88,10 @@ def find_lack(job: Job, live: Sequence[Capacity | None]) -> Lack | None:
 def placement_warnings(job: Job, live: Sequence[Capacity | None]) -> list[str]:
     """Return a warning if no live worker could take a job; nothing if none lives at all, which may change soon."""
     lack = find_lack(job, live)
+    of_kind = [one.devices for one in live if one is not None and one.has_device(job.device, 1)]
+    if lack == "device" and of_kind:
+        what = f"it wants {job.devices} devices, and no online worker for it has more than {max(of_kind)}"
+        return [f"device_absent: the job waits, because {what}. Start one with as many, or lower train.devices."]
     if lack == "device":
         what = {"cuda": "a working GPU", "cpu": "no GPU"}.get(job.device, "a working device")
         other = "" if job.device == ANY else ", or send device: any"

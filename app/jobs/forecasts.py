@@ -52,7 +52,7 @@ def corrected(session: Session, found: Estimate, task: str, recipe: Recipe, devi
 
     Without such a worker, or if none names its machine, they stay those of two cores.
     """
-    each = [_on(session, machine, found, task, recipe) for machine in _live(session, found, device)]
+    each = [_on(session, machine, found, task, recipe) for machine in _live(session, found, device, recipe.train.devices)]
     return min(each, key=lambda one: one.minutes, default=found)
 
 
@@ -112,10 +112,10 @@ def find_correction(session: Session, machine: Machine, kind: str) -> Correction
     return learn([{stage: (pair[0], pair[1]) for stage, pair in stages.items()} for stages in session.scalars(last)])
 
 
-def _live(session: Session, needed: Estimate, device: str) -> set[Machine]:
+def _live(session: Session, needed: Estimate, device: str, devices: int) -> set[Machine]:
     """Return the machines of the live workers that could take a job."""
     each = [(Capacity.of(facts), Machine.of(facts)) for facts in live_facts(session)]
-    takers = [one for one in each if one[0] is not None and device in (ANY, one[0].kind) and one[0].has_memory(needed)]
+    takers = [one for one in each if one[0] is not None and one[0].has_device(device, devices) and one[0].has_memory(needed)]
     return {machine for _, machine in takers if machine is not None}
 
 

@@ -122,7 +122,7 @@ LONGEST_WAIT = 300.0
 """Maximum seconds between two attempts, however often a job was lost."""
 ASKED = (
     *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
-    *("deadline_seconds", "device", "memory_bytes", "card_bytes", "host_bytes_with_card", "disk_bytes", "forecast"),
+    *("deadline_seconds", "device", "devices", "memory_bytes", "card_bytes", "host_bytes_with_card", "disk_bytes", "forecast"),
 )
 """The request's fields, which a retry copies."""
 

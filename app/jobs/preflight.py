@@ -105,6 +105,18 @@ def _check_devices(session: Session, team: str, body: JobCreate) -> list[str]:
     return names
 
 
+def _check_train_devices(session: Session, device: str, wanted: int) -> None:
+    """Refuse more devices than any online worker has; if none is online, one may come. Raises InvalidRequest."""
+    live = [one for one in live_capacities(session) if one is not None]
+    most = max((one.devices for one in live if one.has_device(device, 1)), default=wanted)
+    if wanted > most:
+        raise InvalidRequest(
+            f"{wanted} devices are to train together, and no online worker for this job has more than {most}",
+            param="recipe.train.devices",
+            remedy=f"Choose at most {most}, or start a worker with as many cards (python -m workers jobs --device cuda:0,1).",
+        )
+
+
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
@@ -123,6 +135,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         what = f"the dataset is for {task}" if len(facts) == 1 else "there are several datasets"
         raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
     recipe = resolve_recipe(body.recipe, [one.task for one in facts])
+    _check_train_devices(session, body.device, recipe.train.devices)
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
     recipe = fitted(recipe, ARCHITECTURE_SPECS[about.family], about.shape)
@@ -156,6 +169,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         priority=body.priority,
         deadline_seconds=body.deadline_seconds,
         device=body.device,
+        devices=recipe.train.devices,
         memory_bytes=forecast.estimate.memory_bytes,
         card_bytes=forecast.estimate.card_bytes,
         host_bytes_with_card=forecast.estimate.host_bytes_with_card,

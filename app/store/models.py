@@ -139,14 +139,14 @@ class Job(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     recipe: Mapped[dict[str, Any]]
-    resolved: Mapped[dict[str, Any] | None]
-    """What a device table decided of the recipe, a `Resolved`: the same for all attempts."""
+    resolved: Mapped[dict[str, Any] | None]  #: what a device table decided of the recipe, a `Resolved`: for all attempts
     evaluate: Mapped[dict[str, Any]]
     targets: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
     deadline_seconds: Mapped[int | None]
     deadline_at: Mapped[dt.datetime | None]
     device: Mapped[WantedDevice] = mapped_column(String(8), default="any", server_default="any")
+    devices: Mapped[int] = mapped_column(default=1, server_default="1")  #: that train together: the recipe's train.devices
     memory_bytes: Mapped[int | None]
     card_bytes: Mapped[int | None]
     host_bytes_with_card: Mapped[int | None]

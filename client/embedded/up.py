@@ -192,10 +192,10 @@ def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]
 def check_device(wanted: str, cards: int) -> None:
     """Refuse what no worker would start with. Raises CannotStart."""
     remedy = "Name a card that is there (--device cuda:N), or --device auto or cpu."
-    kind, _, number = wanted.partition(":")
+    kind, _, numbers = wanted.partition(":")
     if not re.match(DEVICE_PATTERN, wanted):
-        raise CannotStart(f"--device {wanted}: it is cpu, cuda:N, auto or auto:N", remedy=remedy)
-    if kind == "cuda" and int(number or 0) >= cards:
+        raise CannotStart(f"--device {wanted}: it is cpu, cuda:N, cuda:N,N, auto or auto:N", remedy=remedy)
+    if kind == "cuda" and any(int(number) >= cards for number in (numbers or "0").split(",")):
         raise CannotStart(f"device_absent: {wanted} is not there: this machine has {cards} cards", remedy=remedy)
 
 

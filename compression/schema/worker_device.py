@@ -9,7 +9,7 @@ from compression.schema.config import Config
 DeviceKind = Literal["cpu", "cuda"]
 WantedDevice = Literal["any", "cpu", "cuda"]
 """What a job may ask for."""
-DEVICE_PATTERN = r"^(cpu|(auto|cuda)(:[0-9]{1,3})?)$"
+DEVICE_PATTERN = r"^(cpu|(auto|cuda)(:[0-9]{1,3})?|cuda:[0-9]{1,3}(,[0-9]{1,3}){1,63})$"
 """What a worker may be told to compute on."""
 
 
@@ -42,7 +42,9 @@ class WorkerDevice(Config):
     kind: DeviceKind
     name: str
     memory_bytes: int
-    """Of the card; of a CPU, of the machine or its container."""
+    """Of the card, of several the smallest; of a CPU, of the machine or its container."""
+    cards: int = 1
+    """Cards that the worker has; the other facts are of the first."""
     capability: str | None = None
     """Compute capability of a card, as 8.0."""
     driver: str | None = None

@@ -22,7 +22,7 @@ def test_a_card_that_is_not_there_is_refused_before_anything_starts() -> None:
         check_device(fine, 2)
     with pytest.raises(CannotStart, match="device_absent: cuda:2 is not there: this machine has 2 cards"):
         check_device("cuda:2", 2)
-    with pytest.raises(CannotStart, match="--device gpu: it is cpu, cuda:N, auto or auto:N"):
+    with pytest.raises(CannotStart, match="--device gpu: it is cpu, cuda:N, cuda:N,N, auto or auto:N"):
         check_device("gpu", 2)
 
 

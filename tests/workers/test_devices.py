@@ -1,5 +1,6 @@
 """A worker computes on the device that it is told, and its engines see no other one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from compression.schema.worker_device import WorkerDevice
 from tests.conftest import ROOT
 from tests.support.nvidia import UUIDS, install
 from workers import device_probe, devices
-from workers.device_probe import choose_device, find_fault, run_probe, wake_up_target
-from workers.devices import CPU, Device, DeviceAbsent, find_card
+from workers.device_probe import choose_device, count_devices, find_fault, run_probe, wake_up_target
+from workers.devices import CPU, Device, DeviceAbsent, find_card, find_cards
 from workers.engine import child_environment
 from workers.sandbox import Sandbox, bubblewrap_command
 
@@ -33,7 +34,8 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     root = install(tmp_path / "host")
     monkeypatch.setattr(devices.list_cards, "__defaults__", (root, None))
-    monkeypatch.setattr(find_card, "__defaults__", (root, None))
+    for function in (find_card, find_cards):
+        monkeypatch.setattr(function, "__defaults__", (root, None))
     return root
 
 
@@ -63,6 +65,42 @@ def test_a_card_that_is_not_there_is_absent(cards: Path) -> None:
         find_card(9)
     with pytest.raises(DeviceAbsent, match=r"under CUDA_VISIBLE_DEVICES=1 \(NVIDIA L4\)"):
         find_card(1, cards, "1")
+
+
+def test_several_cards_are_one_device_of_which_each_is_probed(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = device_probe.run_probe
+    device = find_cards((1, 0))
+    assert device.visible == f"{UUIDS[1]},{UUIDS[0]}"
+    assert {place.name for place in device.nodes} == {"nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+    small = CARD.model_copy(update={"name": "NVIDIA L4", "memory_bytes": 24 << 30})
+    tried: list[str] = []
+
+    def answer(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float, device: Device) -> bytes:
+        tried.append(device.visible)
+        assert json.loads(spec.read_text())["measure"] == (len(tried) == 1)
+        return (CARD if device.visible == UUIDS[1] else small).model_dump_json().encode()
+
+    monkeypatch.setattr(device_probe.engine, "run_query", answer)
+    found = whole(device, Settings())
+    assert (found.cards, found.memory_bytes, found.name) == (2, 24 << 30, "NVIDIA A100, NVIDIA L4")
+    assert tried == [UUIDS[1], UUIDS[0]]
+    for numbers, said in (((0, 9), "cuda:9 is not there"), ((1, 1), "named twice")):
+        with pytest.raises(DeviceAbsent, match=said):
+            find_cards(numbers)
+
+
+def test_a_worker_trains_on_all_its_cards_or_on_its_cores_if_it_gives_them_a_network(
+    cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed(monkeypatch, CARD.model_copy(update={"cards": 2}))
+    for level, with_cards, without in (
+        ("bubblewrap", 2, os.cpu_count()),
+        ("none", 2, os.cpu_count()),
+        ("landlock+seccomp", 1, 1),
+    ):
+        monkeypatch.setattr(device_probe, "get_sandbox", lambda _, device, level=level: Sandbox(level, device=device))
+        assert count_devices(Settings(device="cuda:0,1")) == with_cards
+        assert count_devices(Settings(device="cpu")) == without
 
 
 def test_auto_is_the_first_card_if_it_works_and_else_the_cpu(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +134,12 @@ def test_workers_of_cards_have_their_own_wake_ups(cards: Path, monkeypatch: pyte
     assert wake_up_target(broker.JOBS, Settings(device="cpu")) == broker.JOBS
 
 
-@pytest.mark.parametrize("name", ["cuda:0", "cuda", "cpu", "auto", "auto:3"])
+@pytest.mark.parametrize("name", ["cuda:0", "cuda", "cpu", "auto", "auto:3", "cuda:0,1", "cuda:4,5,6,7"])
 def test_devices_that_a_setting_may_name(name: str) -> None:
     assert Settings(device=name).device == name
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "0", "cuda:0,1"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "0", "cuda:0,", "cuda:,1", "auto:0,1", "cuda:0,x"])
 def test_devices_that_it_may_not(name: str) -> None:
     with pytest.raises(ValidationError):
         Settings(device=name)
@@ -156,4 +194,4 @@ def test_a_worker_refuses_to_start_without_its_device(tmp_path: Path) -> None:
 def test_a_device_of_no_form_is_refused(tmp_path: Path) -> None:
     done = start(tmp_path, "jobs", "--device", "gpu0")
     assert done.returncode == 2
-    assert "--device gpu0: it is cpu, cuda:N, auto or auto:N" in done.stderr
+    assert "--device gpu0: it is cpu, cuda:N, cuda:N,N, auto or auto:N" in done.stderr

@@ -54,6 +54,25 @@ def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
     assert all(verdict(program, architecture, number) == ALLOW for number in range(500) if number not in named)
 
 
+def test_processes_that_train_together_have_sockets_of_their_network_alone(machine: str) -> None:
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    program = seccomp.build_filter(seccomp.ALWAYS, machine, seccomp.LOOPBACK)
+
+    def asked(name: str, *arguments: int) -> int:
+        number = seccomp.NUMBERS[name][column]
+        assert number is not None
+        return verdict(program, architecture, number, *arguments)
+
+    unix, inet, inet6, netlink, packet, vsock = 1, 2, 10, 16, 17, 40
+    assert [asked("socket", family) for family in (inet, netlink)] == [ALLOW, ALLOW]
+    assert {asked("socket", family) for family in (unix, inet6, packet, vsock)} == {ERRNO | errno.EPERM}
+    assert {asked(name) for name in ("bind", "listen", "connect")} == {ALLOW}
+    assert asked("socketpair", unix) == ERRNO | errno.EPERM
+    for name, error in seccomp.ALWAYS.items():
+        if name not in ("socket", *seccomp.CONNECTIONS) and seccomp.NUMBERS[name][column] is not None:
+            assert asked(name) == ERRNO | error, name
+
+
 def test_threads_and_forks_are_allowed_and_namespaces_are_not(plain: Plain) -> None:
     column, architecture, program = plain
     clone, clone3, limit = (seccomp.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))

@@ -60,6 +60,34 @@ def test_a_job_for_a_gpu_says_what_it_waits_for(
     problem(http.post("/v1/jobs", json={**body, "device": "tpu"}), 422, "invalid_request", "device")
 
 
+def test_more_devices_than_a_worker_has_are_refused_by_field(service: Service, http: httpx.Client, request_body: Json) -> None:
+    quick = {one["name"]: one["recipe"] for one in http.get("/v1/recipes").json()["items"]}["quick"]
+
+    def body(devices: int, **more: Any) -> Json:
+        return {**request_body, **more, "recipe": {**quick, "train": {**quick["train"], "devices": devices}}}
+
+    assert http.post("/v1/jobs?validate_only=true", json=body(4)).status_code == 200  # no worker: one may come
+    cpu = {"kind": "cpu", "name": "Xeon", "memory_bytes": 2**40}
+    worker(service, "wkr_cpu", devices=["Xeon"], device=cpu, train_devices=96)
+    worker(service, "wkr_gpu", devices=[CARD["name"]], device={**CARD, "cards": 2}, train_devices=2)
+    said = problem(http.post("/v1/jobs", json=body(4, device="cuda")), 422, "invalid_request", "recipe.train.devices")
+    assert "no online worker for this job has more than 2" in said["cause"]
+    problem(http.post("/v1/jobs", json=body(0)), 422, "invalid_recipe", "recipe.train.devices")
+    for one in (body(2, device="cuda"), body(64)):
+        made = http.post("/v1/jobs", json=one).json()
+        assert (made["waits_for"], made["recipe"]["train"]["devices"]) == (None, one["recipe"]["train"]["devices"])
+    one, two = (http.post("/v1/jobs?validate_only=true", json=body(number)).json()["estimate"] for number in (1, 2))
+    assert one["host_bytes_with_card"] < two["host_bytes_with_card"]
+    for train, distill, param in (
+        ({}, {"teachers": {"precision": "int8"}}, "distill.teachers.precision"),
+        ({"optimizer": "adamw-8bit"}, {}, "train.optimizer"),
+        ({"compile": "on"}, {}, "train.compile"),
+    ):
+        asked = body(2)
+        asked["recipe"] = {**asked["recipe"], "distill": distill, "train": {**asked["recipe"]["train"], **train}}
+        problem(http.post("/v1/jobs", json=asked), 422, "invalid_spec", f"recipe.{param}")
+
+
 def test_the_fleet_shows_each_worker_s_device(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
     worker(service, "wkr_gpu", devices=[CARD["name"]], device=CARD)
     worker(service, "wkr_lost", devices=["NVIDIA L4"], device={**CARD, "name": "NVIDIA L4", "lost": "Xid 79"})

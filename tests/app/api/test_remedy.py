@@ -88,7 +88,7 @@ def test_a_job_that_ran_out_of_a_cards_memory_may_compute_layers_again_and_round
     def offered(job: str) -> set[str]:
         return {one["key"].removeprefix("recipe.train.") for one in http.get(f"/v1/jobs/{job}").json()["remedies"]}
 
-    facts = {"device": {"kind": "cuda", "name": "A card"}}
+    facts = {"device": {"kind": "cuda", "name": "A card"}, "train_devices": 2}
     seen = {"drain": False, "started_at": MOMENT, "seen_at": "2126-01-01 00:00:00.000000"}
     insert(service, "workers", id="wrk_card", kind="jobs", host="h", pid=1, facts=json.dumps(facts), **seen)
     halves, error = {"batch", "accumulate"}, OutOfMemory("no room").as_dict()

@@ -48,6 +48,25 @@ def test_device_and_memories_are_matched_apart(
             session.execute(update(Job).values(state="cancelled"))
 
 
+def test_a_job_of_several_devices_goes_to_a_worker_that_has_as_many(transaction: SessionMaker, new_job: NewJob) -> None:
+    cores, cards = Capacity("cpu", 100, devices=8), Capacity("cuda", 100, 40, devices=4)
+    made = new_job(devices=4, device="cuda")
+    for capacity in (CPU, CARD, cores):
+        assert find_lack(made, [capacity]) == "device"
+        assert taken(transaction, capacity) is None
+    (warning,) = placement_warnings(made, [CARD, cores])
+    assert warning.startswith(
+        "device_absent: the job waits, because it wants 4 devices, and no online worker for it has more than 1."
+    )
+    assert find_lack(made, [cards]) is None
+    assert taken(transaction, cards) == made.id
+    assert Capacity.of({**facts("cuda", 100, 40), "train_devices": 4}) == cards
+    assert Capacity.of({"memory_bytes": 100, "train_devices": 8}) == cores
+    assert taken(transaction, cards) is None
+    one = new_job()
+    assert taken(transaction, cards) == one.id  # a job of one device may have a worker of several
+
+
 def test_a_job_for_a_card_stops_no_other_of_its_team(transaction: SessionMaker, new_job: NewJob) -> None:
     first, second = new_job(device="cuda", priority=9), new_job()
     assert taken(transaction, CPU) == second.id
