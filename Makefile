@@ -10,7 +10,7 @@ TORCH := 'torch>=2.13,<3' 'torchvision>=0.28,<1'
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-gpu check format lock schema bench equality chaos audit sbom pin setup-system hooks clean
+.PHONY: help setup demo up test test-gpu check format lock schema bench equality chaos chaos-ranks audit sbom pin setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ KILLS ?= 200
 SEED ?= 1
 chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an audit; about an hour on two cores
 	$(RUN) tests.chaos --jobs $(JOBS) --kills $(KILLS) --seed $(SEED)
+
+chaos-ranks: setup ## A hundred kills of processes that train together (KILLS=100), SEED=1; about an hour on two cores
+	$(RUN) tests.chaos.ranks --kills $(if $(filter command line,$(origin KILLS)),$(KILLS),100) --seed $(SEED)
 
 audit: setup ## Ask OSV for known vulnerabilities of what is locked, and of torch; 3, "not checked", where it is not reached
 	$(BIN)/python scripts/audit.py
