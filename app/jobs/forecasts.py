@@ -42,8 +42,11 @@ class Machine:
 
 
 def kind_of(task: str, work: Sequence[Work], machine: Machine) -> str:
-    """Return the kind of a job whose ratios are comparable: its task, whether it trains, and by whose rates it was forecast."""
-    trains = "" if any(one.steps for one in work) else ", untrained"
+    """Return the kind of a job whose ratios are comparable: its task, on how many devices it trains, if at all, and by whose
+    rates it was forecast.
+    """
+    devices = max((one.devices for one in work if one.steps), default=0)
+    trains = {0: ", untrained", 1: ""}.get(devices, f", {devices} devices")
     return f"{task}{trains}{'' if machine.measured else ', rates not measured'}"
 
 

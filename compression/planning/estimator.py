@@ -170,9 +170,10 @@ class PlannedJob:
         flops, train = 3 * self.forward(model) * epochs * rows, self.recipe.train
         asked += self.validated(model, epochs if judged is None else judged)
         kind = "simulated_flops" if stage != BASELINE and self.recipe.quantize is not None else "plain_flops"
-        found = Work(stage=stage, float32_flops=asked, steps=steps, step_bytes=STEP_BYTES * model.parameters.total * steps)
         if kind == "plain_flops" and train.precision == "float32":
-            return found.model_copy(update={"float32_flops": flops + asked})
+            kind = "exact_flops"
+        moved = STEP_BYTES * model.parameters.total * steps
+        found = Work(stage=stage, float32_flops=asked, steps=steps, step_bytes=moved, devices=train.devices)
         return found.model_copy(update={kind: flops})
 
     @cached_property

@@ -18,6 +18,7 @@ class Rates:
     encoder: float  #: answers of an encoder in its runtime, on all cores
     decoder: float  #: the same of a decoder
     rows: float  #: rows a second that any small model answers, each alone and again with 31 others
+    further: float = 0.0  #: of these speeds in training, what each further device adds; processes on a CPU share its cores
 
     @classmethod
     def measured(cls, products: Mapping[str, float | None], *, kind: str, cores: int) -> "Rates | None":
@@ -39,6 +40,7 @@ class Rates:
             encoder=speed * REFERENCE.encoder,
             decoder=speed * REFERENCE.decoder,
             rows=speed * REFERENCE.rows,
+            further=FURTHER_CARD if kind == "cuda" else 0.0,
         )
 
 
@@ -64,3 +66,6 @@ gradients bfloat16). Measured with batches of MiniLM-L6, 32 × 24 tokens, forwar
 time of one core of an AMD EPYC where large products reach 9.1e10, 2.0e11 in bfloat16, and copies 2.9e10 bytes a second."""
 STEP_SECONDS = 0.0125
 """Seconds of a step beside its products on the reference machine: there 0.05 of one core (1 × 8 tokens), on two cores half."""
+FURTHER_CARD = 0.8
+"""What each further card adds to the speed of one. A fifth for gathering weights and summing gradients is an assumption, never
+measured: it depends on what connects the cards. Finished jobs on as many devices correct it."""

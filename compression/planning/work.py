@@ -19,7 +19,8 @@ class Work(Config):
 
     stage: Annotated[str, Field(description="Or `export`: what follows the last stage.")]
     plain_flops: Annotated[float, Field(description="Of training in full precision, in bfloat16 if there is.")] = 0.0
-    float32_flops: Annotated[float, Field(description="Of teachers' outputs, and of training with precision float32.")] = 0.0
+    exact_flops: Annotated[float, Field(description="Of training with precision float32.")] = 0.0
+    float32_flops: Annotated[float, Field(description="Of teachers' outputs and of validation.")] = 0.0
     simulated_flops: Annotated[float, Field(description="Of training with fake quantization.")] = 0.0
     steps: Annotated[float, Field(description="Optimizer steps.")] = 0.0
     step_bytes: Annotated[float, Field(description="Of weights, gradients and moments that these read and write.")] = 0.0
@@ -27,13 +28,15 @@ class Work(Config):
     decoder_flops: Annotated[float, Field(description="Of a decoder's.")] = 0.0
     scored_rows: Annotated[float, Field(description="Scored rows, which take a least time each however small the model.")] = 0.0
     seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
+    devices: Annotated[int, Field(description="That train together: teachers' outputs and validation are of one.")] = 1
     part: Annotated[int, Field(description="Number of the dataset, if there are several.")] = 0
 
     def training_seconds(self, rates: Rates) -> float:
         """Return the seconds that training takes."""
-        found = self.plain_flops / rates.bfloat16 + self.float32_flops / rates.float32
-        found += self.simulated_flops / rates.simulated
-        return found + self.steps * rates.step_seconds + self.step_bytes / rates.bytes
+        shared = self.plain_flops / rates.bfloat16 + self.exact_flops / rates.float32 + self.simulated_flops / rates.simulated
+        shared += self.step_bytes / rates.bytes
+        gain = 1 + rates.further * (self.devices - 1)
+        return shared / gain + self.float32_flops / rates.float32 + self.steps * rates.step_seconds
 
     def scoring_seconds(self, rates: Rates) -> float:
         """Return the seconds of scoring all rows of an artifact."""
@@ -42,7 +45,7 @@ class Work(Config):
 
     def limited(self, share: float) -> "Work":
         """Return the work with a share of its training, which a limit of steps ends."""
-        names = ("plain_flops", "float32_flops", "simulated_flops", "steps", "step_bytes")
+        names = ("plain_flops", "exact_flops", "float32_flops", "simulated_flops", "steps", "step_bytes")
         return self.model_copy(update={name: share * getattr(self, name) for name in names})
 
 

@@ -127,6 +127,15 @@ def _claimed_again(transaction: SessionMaker, new_job: NewJob) -> fencing.Claim:
     return must_take(transaction)
 
 
+def test_jobs_on_several_devices_teach_those_alone(transaction: SessionMaker, new_job: NewJob) -> None:
+    do(transaction, start_worker, train_devices=2)
+    both = FOUND.model_copy(update={"work": tuple(one.model_copy(update={"devices": 2}) for one in WORK)})
+    teach(transaction, new_job, forecast=forecasts.stored(both))
+    recipe = Recipe(train=Train(devices=2))
+    assert do(transaction, forecasts.corrected, both, TASK, recipe).jobs == 1
+    assert do(transaction, forecasts.corrected, FOUND, TASK, Recipe()).jobs == 0
+
+
 def test_waiting_for_devices_is_no_work(transaction: SessionMaker, new_job: NewJob) -> None:
     do(transaction, start_worker)
     teach(transaction, new_job, evaluate={"devices": ["pi"]})

@@ -100,7 +100,7 @@ def test_pixels_of_a_small_split_are_in_memory_and_those_of_a_large_one_on_disk(
 
 def flops_of(job: PlannedJob) -> float:
     """Return the operations of all training."""
-    return sum(one.plain_flops + one.float32_flops + one.simulated_flops for one in job.work)
+    return sum(one.plain_flops + one.exact_flops + one.float32_flops + one.simulated_flops for one in job.work)
 
 
 def test_a_teacher_runs_in_each_epoch_if_rows_vary_or_maps_are_compared() -> None:

@@ -1,11 +1,13 @@
 """A job's work becomes time on a machine: its rates, its limits, and what finished jobs took there."""
 
+from dataclasses import replace
+
 import pytest
 
 from compression.planning.corrections import FEWEST_FOR_SHARES, MOST_JOBS, Correction, learn
 from compression.planning.preflight import preflight
 from compression.planning.preparation import EXPECTED_EPOCHS, MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS
-from compression.planning.rates import REFERENCE, Rates
+from compression.planning.rates import FURTHER_CARD, REFERENCE, Rates
 from compression.planning.scoring_time import FEWEST_SECONDS
 from compression.planning.work import EXPORT, Work, time_work
 from compression.schema.recipe.presets import STANDARD
@@ -76,18 +78,30 @@ def test_a_limit_of_steps_shares_all_training() -> None:
 
 
 def test_precision_decides_the_rate_of_the_original_alone() -> None:
-    def flops(**train: str) -> tuple[float, float, float]:
+    def flops(**train: str) -> tuple[float, ...]:
         found = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(**train)}), Evaluate()).estimate.work
-        return tuple(sum(getattr(one, f"{kind}_flops") for one in found) for kind in ("plain", "float32", "simulated"))
+        kinds = ("plain", "exact", "float32", "simulated")
+        return tuple(sum(getattr(one, f"{kind}_flops") for one in found) for kind in kinds)
 
-    plain, float32, simulated = flops()
-    assert flops(precision="float32") == pytest.approx((0, plain + float32, simulated))
-    assert min(plain, float32, simulated) > 0
+    plain, exact, float32, simulated = flops()
+    assert flops(precision="float32") == pytest.approx((0, plain, float32, simulated))
+    assert min(plain, float32, simulated) > exact == 0
+
+
+def test_further_cards_shorten_the_training_alone_and_processes_of_a_cpu_nothing() -> None:
+    four = [one.model_copy(update={"devices": 4}) for one in (TRAINED, SHIPPED)]
+    assert time_work(four, SIMPLE) == time_work([TRAINED, SHIPPED], SIMPLE)
+    cards = time_work(four, replace(SIMPLE, further=0.5))
+    # 100 s of products and 10 of the optimizer's bytes by the speed of 2.5; not the teachers' 10 s, nor 5 s of 50 steps.
+    assert (cards.training, cards.total) == pytest.approx((110 / 2.5 + 15, 110 / 2.5 + 15 + 42))
+    found = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(devices=4)}), Evaluate()).estimate.work
+    assert {one.devices for one in found if one.steps} == {4}
 
 
 def test_a_device_that_was_measured_has_rates_of_its_own() -> None:
     reference = {"float32": 4e11, "bfloat16": 8e11, "bytes": 1e10}
     one, two = (Rates.measured({name: by * rate for name, rate in reference.items()}, kind="cpu", cores=2) for by in (1, 2))
+    assert (one.further, Rates.measured(reference, kind="cuda", cores=4).further) == (0, FURTHER_CARD)
     for name in ("float32", "bfloat16", "simulated", "bytes", "encoder", "decoder", "rows"):
         assert getattr(two, name) == pytest.approx(2 * getattr(one, name))
     assert two.step_seconds == pytest.approx(one.step_seconds / 2)
