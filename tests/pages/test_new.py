@@ -58,6 +58,7 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(forecast).to_contain_text("device_absent")
     page.locator("#device").select_option("any")
     expect(forecast).to_contain_text("Yes")
+    ask_for_devices(window, world)
 
     metric = page.locator("[data-path='evaluate.metric']")
     page.locator("summary", has_text="Evaluation").click()
@@ -79,6 +80,22 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
         assert (job["recipe"]["prune"]["ratio"], job["recipe"]["prune"]["multiple"]) == (0.5, 8)
         assert (job["evaluate"]["metric"], job["evaluate"]["positive"]) == (["accuracy_f1"], None)
         http.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def ask_for_devices(window: Window, world: World) -> None:
+    """Ask for more processes than the worker has cores, then for as many, which share its memory."""
+    with world.http() as http:
+        (most,) = {one["facts"]["train_devices"] for one in http.get("/v1/workers").json()["items"] if one["kind"] == "jobs"}
+    devices, forecast = window.page.locator("[data-path='recipe.train.devices']"), window.page.locator("#forecast")
+    devices.evaluate("input => { input.closest('details').open = true; }")
+    devices.fill(str(most + 1))
+    expect(forecast.locator(".wrong")).to_contain_text(f"no online worker for this job has more than {most}")
+    expect(devices).to_have_attribute("aria-invalid", "true")
+    devices.fill(str(most))
+    expect(forecast).to_contain_text(f"for all of its {most} processes" if most > 1 else "Yes")
+    expect(forecast).to_contain_text(f"On {most} GPUs" if most > 1 else "On a GPU")
+    devices.fill("1")
+    expect(forecast).to_contain_text("On a GPU")
 
 
 def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World, tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_a_job_for_a_gpu_says_what_it_waits_for(
     problem(http.post("/v1/jobs", json={**body, "device": "tpu"}), 422, "invalid_request", "device")
 
 
-def test_more_devices_than_a_worker_has_are_refused_by_field(service: Service, http: httpx.Client, request_body: Json) -> None:
+def test_more_devices_than_a_worker_has_are_refused_by_field(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
+) -> None:
     quick = {one["name"]: one["recipe"] for one in http.get("/v1/recipes").json()["items"]}["quick"]
 
     def body(devices: int, **more: Any) -> Json:
@@ -76,6 +78,10 @@ def test_more_devices_than_a_worker_has_are_refused_by_field(service: Service, h
     for one in (body(2, device="cuda"), body(64)):
         made = http.post("/v1/jobs", json=one).json()
         assert (made["waits_for"], made["recipe"]["train"]["devices"]) == (None, one["recipe"]["train"]["devices"])
+    sql(service, "DELETE FROM workers WHERE id = 'wkr_gpu'")
+    waiting = http.post("/v1/jobs", json=body(2, device="cuda")).json()
+    assert waiting["waits_for"] == "device"
+    says(page_of(browser, f"/jobs/{waiting['id']}").text, "no online worker has 2 working GPUs")
     one, two = (http.post("/v1/jobs?validate_only=true", json=body(number)).json()["estimate"] for number in (1, 2))
     assert one["host_bytes_with_card"] < two["host_bytes_with_card"]
     for train, distill, param in (

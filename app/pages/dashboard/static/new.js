@@ -78,23 +78,29 @@ function fact(title, text, kind) {
   return group;
 }
 
+// Devices that train together.
+const together = () => (get("preset").value ? preset() : recipe.value()).train?.devices ?? 1;
+
 function needs(estimate, one) {
   return one.kind === "cuda" ? [[estimate.card_bytes, one.card], [estimate.host_bytes_with_card, one.memory]] : [[estimate.memory_bytes, one.memory]];
 }
 
 function fits(estimate) {
-  const wanted = get("device").value, fitting = offers.filter((one) => wanted === "any" || wanted === one.kind);
+  const wanted = get("device").value, many = together();
+  const fitting = offers.filter((one) => (wanted === "any" || wanted === one.kind) && many <= one.devices);
   if (!offers.length) return ["No worker takes jobs now: none is online, or each has lost its device. The job would wait for one.", "warn"];
+  if (!fitting.length && many > 1) return [`No: no online worker has ${many} ${{ cuda: "working GPUs", cpu: "cores and no GPU" }[wanted] ?? "working GPUs or cores"}. The job would wait for one.`, "bad"];
   if (!fitting.length) return [`No: no online worker has ${wanted === "cuda" ? "a working GPU" : "no GPU"}. The job would wait for one.`, "bad"];
   const taker = fitting.find((one) => needs(estimate, one).every(([needed, there]) => needed <= there));
-  if (taker) return [taker.kind === "cuda" ? `Yes: a worker has a GPU with ${size(taker.card)}.` : `Yes: the largest worker has ${size(taker.memory)} per job.`, "good"];
+  if (taker) return [taker.kind === "cuda" ? `Yes: a worker has ${many > 1 ? `${taker.devices} GPUs with ${size(taker.card)} each` : `a GPU with ${size(taker.card)}`}.` : `Yes: the largest worker has ${size(taker.memory)} per job${many > 1 ? `, for all of its ${many} processes` : ""}.`, "good"];
   const [needed, there] = needs(estimate, fitting[0]).find(([needed, there]) => needed > there);
   return [`No: the job needs ${size(needed)}, and the largest worker online has ${size(there)} per job. It would wait for a larger one.`, "bad"];
 }
 
 function onCard(estimate) {
   if (!estimate.card_bytes) return "Nothing runs on it: the model goes from file to file.";
-  return `${size(estimate.card_bytes)} of its memory and ${size(estimate.host_bytes_with_card)} of the host's`;
+  const whose = together() > 1 ? "the first one's memory, the fullest," : "its memory";
+  return `${size(estimate.card_bytes)} of ${whose} and ${size(estimate.host_bytes_with_card)} of the host's`;
 }
 
 async function forecast() {
@@ -110,7 +116,7 @@ async function forecast() {
     const [text, kind] = fits(estimate);
     list.append(
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
-      fact("On a GPU", onCard(estimate)),
+      fact(together() > 1 ? `On ${together()} GPUs` : "On a GPU", onCard(estimate)),
       fact(`Time, on ${estimate.machine ?? "two cores"}`, minutes(estimate.minutes) + learnt(estimate)),
       fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % fewer)`),
       fact("Shape", shape.widths ? `${shape.layers} residual blocks, ${shape.hidden} features`
@@ -168,7 +174,7 @@ async function start() {
   get("targets").replaceChildren(targets.element);
   get("evaluate").replaceChildren(evaluate.element);
   offers = workers.items.filter((worker) => worker.alive && worker.kind === "jobs" && !worker.facts.device?.lost)
-    .map(({ facts }) => ({ kind: facts.device?.kind ?? "cpu", memory: facts.memory_bytes ?? 0, card: facts.device?.memory_bytes ?? 0 }))
+    .map(({ facts }) => ({ kind: facts.device?.kind ?? "cpu", memory: facts.memory_bytes ?? 0, card: facts.device?.memory_bytes ?? 0, devices: facts.train_devices ?? 1 }))
     .sort((one, other) => other.memory - one.memory);
   get("preset").value = found.items[0].name;
   recipe.set(preset());
