@@ -15,6 +15,7 @@ from compression.engine.context import StageContext
 from compression.engine.device_table import shape_times
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models, with_views
+from compression.engine.paired_test import original_of
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.scoring_limits import scoring_limits
 from compression.engine.shipping import (
@@ -296,6 +297,7 @@ class DatasetRun:
             max_length=max_length,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
             scoring=scoring_limits(self.data.spec, self.rows, self.budget.spent.seconds),
+            original=None if is_baseline else original_of(self.rows, self.draws),
             calibrate=lambda ranged, settings: calibrate(
                 ranged, calibration_rows(self.state, self._train_rows(stage)), settings, self.state.parts
             ),

@@ -23,6 +23,7 @@ from compression.engine.reporting.stage_rows import stage_row, with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded
+from compression.planning.quality_gate import each_verdict
 from compression.planning.verdicts import choose, judged
 from compression.schema.errors import CompressionError
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
@@ -268,6 +269,8 @@ def judged_mean_row(
     stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
     means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}
     row = mean_row(parts, before[0] if before else None, sent, (means[stages[0]], means[stages[-1]]))
+    if (gate := spec.targets.quality_gate) is not None:
+        row = row.model_copy(update={"gate": each_verdict(gate, {name: part.gate for name, part in parts.items()})})
     row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
     return judged(row, before, spec.recipe, spec.targets, limit=limit, task=task, draws=means)
 

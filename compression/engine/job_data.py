@@ -122,6 +122,7 @@ class JobData:
             origin=Origin.of(self.spec, self.base),
             part=self.name or None,
             seed=[one.name for one in self.spec.asked].index(self.name),  # so that the datasets' draws are independent
+            quality_gate=self.spec.targets.quality_gate,
             last_try=last_try,
             emulate_seconds=self.spec.emulate_seconds,
         )

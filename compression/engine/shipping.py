@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from compression.engine.paired_test import Original, judge_artifact
 from compression.engine.scoring_limits import UNLIMITED, ScoringLimits
 from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, Saving, parse_line
 from compression.export.exporter import exporter_of
@@ -29,7 +30,7 @@ from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, Arti
 from compression.schema.errors import OutOfMemory
 from compression.schema.manifest import Interface
 from compression.schema.recipe.base import Split, Task
-from compression.schema.recipe.recipe import Evaluate
+from compression.schema.recipe.recipe import Evaluate, QualityGate
 from compression.schema.report.before import Before, Figures
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
@@ -80,6 +81,7 @@ class ArtifactRequest:
     baseline: Path | None = None  #: folder of the FP32 artifact of the primary format
     calibrate: Calibrate = no_rows  #: for formats with ranges that the model lacks
     scoring: ScoringLimits = UNLIMITED
+    original: Original | None = None  #: what a quality gate compares it with; None if it is the original
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ class RunSettings:
     origin: Origin | None = None  #: for model cards and before.json; None if no job made it
     part: str | None = None  #: the dataset's name, if there are several
     seed: int = 0  #: of the rows' resamples
+    quality_gate: QualityGate | None = None  #: of the job
     last_try: bool = False  #: whether figures for which memory is too small are reported as not measured
     emulate_seconds: float | None = None  #: time for running an int8 ONNX file under another instruction set
 
@@ -144,6 +147,7 @@ class RunSettings:
             score_threads=torch.get_num_threads(),
             score_rows=dict(request.scoring.rows),
             score_seconds=request.scoring.seconds,
+            by_row=self.quality_gate is not None,
             seconds=seconds,
         )
 
@@ -243,6 +247,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         found = unmeasured(written.unmeasured)
     else:
         found = yield from measure_artifact(run.measure_spec(folder, request), last_try=run.last_try)
+    gate, original = run.quality_gate, request.original
     artifact = Artifact(
         name=run.name_of(request),
         kind=request.kind,
@@ -257,6 +262,9 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         latency=found.latency,
         trained_as_shipped=written.trained_as_shipped,
         answers=found.answers,
+        gate=None
+        if gate is None or original is None
+        else judge_artifact(gate, scorer_of(run.task, run.evaluate, run.labels), original, found.draws),
         operators=found.operators,
     )
     size = Size(

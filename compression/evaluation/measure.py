@@ -20,6 +20,7 @@ from compression.evaluation import generation_latency
 from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer, SplitScoring
+from compression.modalities.scoring.paired import packed
 from compression.modalities.scoring.row_sample import ScoringLimit
 from compression.modalities.text.decoding import Decoder
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
@@ -60,6 +61,7 @@ class MeasureSpec(Config):
     """The most rows that are scored, by split; all where absent."""
     score_seconds: Annotated[float | None, Field(gt=0)] = None
     """Time for the scores of both splits, after which the rest of the rows is left out; null: no limit."""
+    by_row: Annotated[bool, Field(description="Whether the draws come with what the metric is computed from, by row.")] = False
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
@@ -147,7 +149,9 @@ def scored(
         if number:
             tell(known)
         found = one.answer(more)
-        draws = known.draws.model_copy(update={split: found.draws})
+        figures = found.by_row() if spec.by_row else None
+        own = found.draws if figures is None else found.draws.model_copy(update={"by_row": packed(figures)})
+        draws = known.draws.model_copy(update={split: own})
         known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
     return known
 

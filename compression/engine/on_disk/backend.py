@@ -21,6 +21,7 @@ from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
 from compression.engine.on_disk.onnx_writer import Graphs
 from compression.engine.on_disk.shipping_on_disk import OnDiskShipping, first_rows, storage_notes
+from compression.engine.paired_test import original_of
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.scoring_limits import scoring_limits
 from compression.engine.shipping import MeasuredArtifact
@@ -135,9 +136,11 @@ class OnDiskRun:
         settings = data.settings(first_rows(data.files["test"], SAMPLE), last_try=True)
         rows: list[Row] = []  # shared: a later artifact is scored on the rows that the first was scored on
         limits = partial(scoring_limits, spec, rows, 0.0)  # nothing is trained
-        shipping = OnDiskShipping(settings, spec.memory_bytes, folder, length, data.reading.padding, limits)
+        draws: dict[Stage, SplitDraws] = {}  # shared too
+        original = partial(original_of, rows, draws)
+        shipping = OnDiskShipping(settings, spec.memory_bytes, folder, length, data.reading.padding, limits, original)
         graphs = Graphs(shipping, folder, family.parameters_of(model).total, spec.split_batches)
-        job = cls(folder, dtype, model, data, shipping, graphs, rows=rows)
+        job = cls(folder, dtype, model, data, shipping, graphs, rows=rows, draws=draws)
         if spec.recipe.prune is not None:
             job.aim(spec.recipe.prune)
         return job
@@ -168,7 +171,9 @@ class OnDiskRun:
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
         """Restore the rows of a finished stage. Every stage begins at the checkpoint as it was sent."""
-        self.rows[:], self.draws = done.rows, dict(done.draws)
+        self.rows[:] = done.rows
+        self.draws.clear()
+        self.draws.update(done.draws)
         self.result = StageResult(pruning=done.pruning)
         self.graphs.take_up(self.rows[0].artifact)
 

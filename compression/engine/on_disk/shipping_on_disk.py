@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from compression.engine import shipping
+from compression.engine.paired_test import Original
 from compression.engine.scoring_limits import UNLIMITED, ScoringLimits
 from compression.engine.shipping import ArtifactRequest, MeasuredArtifact, RunSettings
 from compression.export.transformers import sharded
@@ -37,7 +38,8 @@ SMALLEST_BLOCK, BLOCKS = 1 << 16, 32  #: smallest block in bytes; processing a b
 class OnDiskShipping:
     """What the artifacts of a job on disk share. memory: the engine's limit in bytes. folder: that of the model's tokenizer.
     max_length: tokens that texts are truncated to. padding: the id of the padding token. limits: returns those of the next
-    artifact's scores. folders: those of the current stage, which are moved to their final paths together when the stack closes.
+    artifact's scores. original: returns what a quality gate compares it with. folders: those of the current stage, which are
+    moved to their final paths together when the stack closes.
     """
 
     run: RunSettings
@@ -46,6 +48,7 @@ class OnDiskShipping:
     max_length: int
     padding: int
     limits: Callable[[], ScoringLimits] = lambda: UNLIMITED
+    original: Callable[[], Original | None] = lambda: None
     folders: ExitStack = field(default_factory=ExitStack)
 
     def request(self, stage: Stage, kind: Kind, precision: ArtifactPrecision, baseline: Path | None = None) -> ArtifactRequest:
@@ -58,6 +61,7 @@ class OnDiskShipping:
             max_length=self.max_length,
             baseline=baseline,
             scoring=self.limits(),
+            original=self.original(),
         )
 
     def begin(self, request: ArtifactRequest) -> Path:

@@ -72,6 +72,7 @@ def job_report(
         ratios=chosen.ratios,
         targets=spec.targets,
         verdicts=verdicts(chosen, spec.targets),
+        gate=chosen.gate,
         artifacts=tuple(artifacts),
         recipe=spec.recipe,
         splits=alone.splits if alone else {},

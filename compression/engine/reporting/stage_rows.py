@@ -55,6 +55,7 @@ def stage_row(
         peak_memory_bytes=shipped.peak_memory_bytes,
         ratios=found,
         seconds=seconds,
+        gate=shipped.artifact.gate,
         ranges=result.ranges,
         notes=tuple(result.notes),
         folding=family.folding(model.config) if shipped.artifact.kind == ONNX.name else None,

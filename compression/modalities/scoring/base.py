@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from compression.modalities.scoring.metrics import Numbers
+from compression.modalities.scoring.paired import UnpairedRows
 from compression.modalities.scoring.row_sample import WHOLE, ScoringLimit, sampling_order
 from compression.schema.report.draws import Draws
+from compression.schema.report.gate import PairedDrop
 from compression.schema.report.measurements import Score
 
 Floats = npt.NDArray[np.float32]
@@ -102,6 +105,7 @@ class Scored:
 
     score: Score
     draws: Draws
+    by_row: Callable[[], Numbers | None]  #: computes what `Scorer.drop` reads, (rows, columns); None if it reads nothing
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,11 @@ class Scorer(Protocol):
         is reached. Raises ValueError if nothing is scored.
         """
 
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:
+        """Return how much worse the headline metric is, bounded by the method that fits it. before, after: `Scored.by_row` of
+        the original and of a compressed model. seed: of the method's samples. Raises UnpairedRows.
+        """
+
     def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Inputs]:
         """Return the inputs that verify an artifact: single rows, then all in a batch. outputs: the width of its logits."""
 
@@ -160,6 +169,14 @@ class RowScorer:
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = 0) -> Figures:
         """Return each value with its standard error. seed: of the samples of the rows."""
         raise NotImplementedError
+
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:  # noqa: ARG002
+        """Return what `drop` reads of each row, (rows, columns); None if the task has no paired test."""
+        return None
+
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:  # noqa: ARG002
+        """Return how much worse the headline metric is. before, after: of `by_row`. Raises UnpairedRows."""
+        raise UnpairedRows(f"there is no paired test of {self.metric}")
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Return the number of rows whose predictions differ."""
@@ -224,7 +241,8 @@ class RowScorer:
             rows_changed_by_batching=self.changed(alone, together),
             chance=figures.chance,
         )
-        return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist())))
+        draws = Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist()))
+        return Scored(score, draws, lambda: self.by_row(alone, rows))
 
     def sample(self, reader: ArtifactReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:  # noqa: ARG002
         """Return each row alone, then all in one batch."""

@@ -6,11 +6,12 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer, softmax
 from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.gate import PairedDrop
 
 MOST_SCORES = 20  #: maximum number of labels to show with their probabilities
 
@@ -79,11 +80,51 @@ class ClassScorer(RowScorer):
         source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
         return Figures(values, error, source, self.chance(expected), draws[self.metric])
 
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
+        """Return the predicted and the true id of each row."""
+        return np.stack(_sides(answers, rows), axis=1).astype(np.float64)
+
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:
+        """Return how much worse the metric is: accuracy is a mean over rows, the other metrics are not."""
+        paired.check_pairs(before[:, 1], after[:, 1])
+        kinds, counts = np.unique(np.stack([before[:, 1], before[:, 0], after[:, 0]], axis=1), axis=0, return_counts=True)
+        if self.metric == "accuracy":
+            right = [np.equal(kinds[:, 0], kinds[:, side]).astype(np.float64) for side in (1, 2)]
+            return paired.drop_of_mean(np.repeat(right[0] - right[1], counts), confidence, seed)
+        every, often, unseen = _with_unseen(kinds.astype(np.int64), counts.astype(np.float64), self.labels)
+        labels = range(max(self.labels, 1 + int(every.max())))
+        sides = []
+        for side in (1, 2):
+            wanted, given = (np.equal(every[:, [at]], labels) for at in (0, side))
+            sides.append([each.astype(np.float64) for each in (wanted & given, given, wanted)])
+
+        def metric(weights: Numbers) -> tuple[Numbers, Numbers]:
+            one, other = (np.stack([weights @ each for each in side], axis=1) for side in sides)
+            values = [np.array([self.every(counts)[self.metric] for counts in each]) for each in (one, other)]
+            return values[0], values[1]
+
+        return paired.drop_of_metric(metric, often, unseen, confidence, seed)
+
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:
         """Return the label, and the most likely labels with their probabilities."""
         shares = softmax(logits)
         best = sorted(range(len(shares)), key=lambda place: -shares[place])[:MOST_SCORES]
         return {"label": labels[answer], "scores": {labels[place]: shares[place] for place in best}}
+
+
+def _with_unseen(kinds: Ids, counts: Numbers, labels: int) -> tuple[Ids, Numbers, Ids]:
+    """Add kinds of rows that were not seen: of each true label one that only the original gets right, and one that only the
+    other model does. kinds: (kinds, 3), the true label, the original's and the other's -> kinds, counts, `unseen` of
+    `drop_of_metric`. The wrong answer is the most frequent other label.
+    """
+    often = np.bincount(kinds[:, 0], weights=counts, minlength=labels)
+    known = np.unique(kinds[:, 0])
+    added = []
+    for label in known.tolist():
+        wrong = int(np.argmax(np.where(np.arange(len(often)) == label, -1, often)))
+        added += [(label, label, wrong), (label, wrong, label)]
+    first = len(kinds) + 2 * np.searchsorted(known, np.concatenate([kinds[:, 0], np.repeat(known, 2)]))
+    return np.concatenate([kinds, added]), np.append(counts, np.zeros(len(added))), np.stack([first, first + 1], axis=1)
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Ids, Ids]:

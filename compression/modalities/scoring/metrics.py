@@ -84,6 +84,27 @@ def spearman(predicted: Numbers, expected: Numbers) -> float:
     return pearson(ranks(places(predicted)), ranks(places(expected)))
 
 
+def weighted_ranks(values: Numbers, weights: Numbers) -> Numbers:
+    """Return the ranks of rows that count by weights: the weight of what is smaller, and half of what is equal.
+
+    values: (rows,), weights: (draws, rows) -> (draws, rows). With weights of 1 they are `ranks` − ½.
+    """
+    at = places(values)
+    order = np.argsort(at, kind="stable")
+    equal = np.add.reduceat(weights[:, order], np.searchsorted(at[order], np.arange(at.max() + 1)), axis=1)
+    ranked: Numbers = (equal.cumsum(axis=1) - equal / 2)[:, at]
+    return ranked
+
+
+def weighted_pearson(predicted: Numbers, expected: Numbers, weights: Numbers) -> Numbers:
+    """Return Pearson's correlation of rows that count by weights. Each (rows,) or (draws, rows) -> (draws,)."""
+    whole = weights.sum(axis=1, keepdims=True)
+    a, b = (side - (weights * side).sum(axis=1, keepdims=True) / whole for side in (predicted, expected))
+    below = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
+    found: Numbers = np.divide((weights * a * b).sum(axis=1), below, out=np.zeros_like(below), where=below > 0)
+    return found
+
+
 Span = tuple[int, int, str]
 
 

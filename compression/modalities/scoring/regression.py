@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
+from compression.schema.report.gate import PairedDrop
 
 SAME = 1e-2
 """Predictions differ if they are further apart than this share of all predictions' range; rounding changes them less."""
@@ -48,9 +49,37 @@ class NumberScorer(RowScorer):
         one, other = np.array(alone), np.array(together)
         return int((np.abs(one - other) > SAME * np.ptp(one)).sum())
 
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
+        """Return the predicted and the true number of each row."""
+        return np.stack(_sides(answers, rows)[:2], axis=1)
+
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:
+        """Return how much worse the mean of both correlations is. One more row is as the one that gained or lost most: nothing
+        bounds how far a number may be off.
+        """
+        paired.check_pairs(before[:, 1], after[:, 1])
+        expected = before[:, 1]
+        wanted, *given = (_standardised(side) for side in (expected, before[:, 0], after[:, 0]))
+        lost = (given[1] - wanted) ** 2 - (given[0] - wanted) ** 2
+        most = np.tile([lost.argmax(), lost.argmin()], (len(expected), 1))
+
+        def metric(weights: Numbers) -> tuple[Numbers, Numbers]:
+            order = metrics.weighted_ranks(expected, weights)
+            linear, ranked = [], []
+            for predicted in (before[:, 0], after[:, 0]):
+                linear.append(metrics.weighted_pearson(predicted, expected, weights))
+                ranked.append(metrics.weighted_pearson(metrics.weighted_ranks(predicted, weights), order, weights))
+            return (linear[0] + ranked[0]) / 2, (linear[1] + ranked[1]) / 2
+
+        return paired.drop_of_metric(metric, np.ones(len(expected)), most, confidence, seed)
+
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002
         """Return the number."""
         return {"value": answer}
+
+
+def _standardised(values: Numbers) -> Numbers:
+    return (values - values.mean()) / (values.std() or 1.0)
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Numbers, Numbers, Ids, Ids]:

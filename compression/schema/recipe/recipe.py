@@ -240,6 +240,16 @@ class LatencyTarget(Config):
 _ABSENT = Field(exclude_if=lambda value: value is None)
 
 
+class QualityGate(Config):
+    """The most that the score may drop, for certain: a paired test on the validation rows, of each artifact."""
+
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.008
+    """original − compressed score on validation, from 0 to 1: 0.008 is 0.8 points; of a language model nats a token."""
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
+    """Of each one-sided bound. accept: the upper bound is at most max_drop; regression: the lower one is above; else undecided.
+    """
+
+
 class Targets(Config):
     """The targets of the result; the defaults are the published account's figures for the method. The first four compare with
     the baseline. The others are absolute, and null is none.
@@ -258,6 +268,8 @@ class Targets(Config):
     latency_ms: Annotated[LatencyTarget | None, _ABSENT] = None
     score: Annotated[float | None, Field(gt=0, le=1e9), _ABSENT] = None
     """The least score on validation, in the unit of the table: 74.3 is an accuracy of 74.3 %; the most of a perplexity."""
+    quality_gate: Annotated[QualityGate | None, _ABSENT] = None
+    """Judges each artifact, accept, regression or undecided, and chooses none. null is none."""
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews", "balanced_accuracy"]

@@ -13,6 +13,13 @@ Interval = tuple[float, float]
 """Lower and upper end: 2.5 and 97.5 percent of the draws are below them."""
 
 
+class RowFigures(Config):
+    """What the metric is computed from, row by row: little-endian float32, column by column, deflated, in base64."""
+
+    columns: int
+    packed: str
+
+
 class Draws(Config):
     """The headline metric on resamples of a split's rows, drawn with replacement (bootstrap, Efron 1979).
 
@@ -22,6 +29,8 @@ class Draws(Config):
     rows: Annotated[int, Field(description="Rows of the split; of a language model, texts.")]
     seed: int
     values: Annotated[tuple[float, ...], Field(description="The metric on each resample, in their order.")]
+    by_row: Annotated[RowFigures | None, Field(exclude_if=lambda value: value is None)] = None
+    """Only in jobs with a quality gate, whose paired test reads them."""
 
 
 class SplitDraws(Config):

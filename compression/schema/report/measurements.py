@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 from compression.schema.config import Config
 from compression.schema.report.draws import Interval
 from compression.schema.report.folding import Folding
+from compression.schema.report.gate import GateVerdict
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation
 from compression.schema.stages import Stage
@@ -364,6 +365,8 @@ class Row(Config):
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
+    gate: Annotated[GateVerdict | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of the job's quality gate on its artifact; null without one, and of the original, which it compares with."""
     ranges: Annotated[tuple[LayerRange, ...], Field(description="Of each simulated layer's input, in model order.")] = ()
     folding: Annotated[Folding | None, Field(exclude_if=lambda value: value is None)] = None
     """Of a network's ONNX file; null of other models, and of networks without batch normalizations."""

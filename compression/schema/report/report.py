@@ -14,6 +14,7 @@ from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.card_rows import CardReport
 from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.draws import Interval
+from compression.schema.report.gate import GateVerdict
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.operators import Operators
@@ -58,6 +59,8 @@ class Artifact(Config):
     model goes from file to file, which trains nothing, and in older reports."""
     answers: Annotated[tuple[SampleAnswer, ...], Field(max_length=MOST_SAMPLES)] = ()
     """To the report's `samples` of its dataset, in their order; none in older reports."""
+    gate: Annotated[GateVerdict | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of the job's quality gate; null without one, and of the original that it compares with."""
     operators: Operators | None = None
     """Of its graph, in the file and as executed; null if its runtime does not tell, and in older reports."""
 
@@ -181,6 +184,8 @@ class Report(Config):
     ratios: Ratios
     targets: Targets
     verdicts: dict[str, Verdict]
+    gate: Annotated[GateVerdict | None, Field(exclude_if=lambda value: value is None)] = None
+    """The headline row's, if the job has a quality gate and the headline is not the original."""
     artifacts: tuple[Artifact, ...]
     recipe: Recipe
     splits: dict[str, SplitFacts]

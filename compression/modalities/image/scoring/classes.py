@@ -49,6 +49,10 @@ class ImageClassScorer(ClassScorer):
         right = sum(row["label"] in answer for answer, row in zip(answers, rows, strict=True))
         return {TOP_METRIC: right / len(rows)}
 
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
+        """Return the predicted and the true id of each row."""
+        return super().by_row(_first(answers), rows)
+
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Return the number of rows whose predicted labels differ."""
         return super().changed(_first(alone), _first(together))

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from compression.modalities.scoring import standard_errors
+from compression.modalities.scoring import paired, standard_errors
 from compression.modalities.scoring.base import TOGETHER, Asked, Floats, Inputs, Row, Scored, SplitScoring
 from compression.modalities.scoring.row_sample import WHOLE, ScoringLimit, sampling_order
 from compression.modalities.text.decoding import Decoder, pieces
 from compression.modalities.text.inputs import ReadsTexts, TextReader, batch_of
 from compression.modalities.text.text_reader import encoder, read, stretches
 from compression.schema.report.draws import Draws
+from compression.schema.report.gate import PairedDrop
 from compression.schema.report.measurements import Score
 
 Counts = npt.NDArray[np.int64]
@@ -152,6 +153,13 @@ class LanguageScorer(ReadsTexts):
             found.append([number % outputs for number in range(1, SHORT + 1)])
         return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
 
+    def drop(self, before: Sums, after: Sums, confidence: float, seed: int) -> PairedDrop:  # noqa: ARG002
+        """Return how many nats a token the loss rises. before, after: loss and tokens of each text. Raises UnpairedRows if the
+        models read other tokens.
+        """
+        paired.check_pairs(before[:, 1], after[:, 1])
+        return paired.drop_of_ratio(after[:, 0] - before[:, 0], before[:, 1], confidence)
+
     def open_split(
         self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0, limit: ScoringLimit = WHOLE
     ) -> SplitScoring:
@@ -262,4 +270,5 @@ def _scored(
         rows_changed_by_batching=len(changed),
         chance=chance([one.following for one in windows]),
     )
-    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(losses, seed).tolist())))
+    drawn = Draws(rows=own.texts, seed=seed, values=tuple(draws(losses, seed).tolist()))
+    return Scored(score, drawn, lambda: np.stack([losses.loss, losses.tokens], axis=1))

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.modalities.text.inputs import ReadsTexts
+from compression.schema.report.gate import PairedDrop
 
 LONGEST_ANSWER = 30  #: maximum tokens of an answer, as in BERT's own code
 
@@ -143,6 +144,14 @@ class QuestionScorer(ReadsTexts, RowScorer):
         draws = standard_errors.resampled(lambda some: {self.metric: float(headline[some].mean())}, len(rows), seed=seed)
         chance = float(np.mean([not row["answers"] for row in rows]))
         return Figures(values, error, "analytic", chance, draws[self.metric])
+
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
+        """Return F1 of the words of each row's answer."""
+        return self._by_row(answers, rows)[self.metric][:, None]
+
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:
+        """Return how much worse F1 is: a mean over rows."""
+        return paired.drop_of_mean(before[:, 0] - after[:, 0], confidence, seed)
 
     def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
         """Return each metric's values, which it is the mean of, the headline's first: (rows,), or (rows of a kind,)."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
-from compression.modalities.scoring.metrics import Ids
+from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.modalities.text.inputs import ReadsTexts, cut_words, one_window
+from compression.schema.report.gate import PairedDrop
 
 OUTSIDE = "O"
 
@@ -68,6 +69,30 @@ class TagScorer(ReadsTexts, RowScorer):
         counts = _counts(answers, [row["label"] for row in rows])
         draws = standard_errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
         return Figures(self._worth(counts), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
+
+    def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
+        """Return the right, the predicted and the true entities of each row."""
+        return _counts(answers, [row["label"] for row in rows]).astype(np.float64)
+
+    def drop(self, before: Numbers, after: Numbers, confidence: float, seed: int) -> PairedDrop:
+        """Return how much worse F1 of the entities is. One more row has the entities of one of these, and one model misses all
+        of them.
+        """
+        paired.check_pairs(before[:, 2], after[:, 2])
+        kinds, counts = np.unique(np.concatenate([before, after], axis=1), axis=0, return_counts=True)
+        sizes = np.maximum(kinds[:, 2], 1)
+        found, missed = np.stack([sizes] * 3, axis=1), np.stack([0 * sizes, sizes, sizes], axis=1)
+        added = [np.concatenate(pair, axis=1) for pair in ((found, missed), (missed, found))]
+        first = np.tile(np.arange(len(kinds)), 3) + len(kinds)
+        every = np.concatenate([kinds, *added])
+
+        def metric(weights: Numbers) -> tuple[Numbers, Numbers]:
+            sums = weights @ every
+            f1 = [2 * sums[:, at] / np.maximum(sums[:, at + 1] + sums[:, at + 2], 1e-300) for at in (0, 3)]
+            return f1[0], f1[1]
+
+        often = np.append(counts.astype(np.float64), np.zeros(2 * len(kinds)))
+        return paired.drop_of_metric(metric, often, np.stack([first, first + len(kinds)], axis=1), confidence, seed)
 
     def _worth(self, counts: Ids) -> dict[str, float]:
         """Return every metric, the headline metric first. counts: of `metrics.entity_counts`, (rows, 3)."""

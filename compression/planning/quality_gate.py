@@ -1,0 +1,93 @@
+"""Judges the paired drop of an artifact's score by a job's quality gate. Torch-free, pure."""
+
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+
+from compression.schema.recipe.recipe import QualityGate
+from compression.schema.report.gate import GateStatus, GateVerdict, NotPaired, PairedDrop, Unit
+
+Drop = PairedDrop | NotPaired
+AT_LIMIT = 1e-9
+"""Estimates that are nearer to the limit than this lie on it: rows' figures are float32."""
+
+WORST_LAST: tuple[GateStatus, ...] = ("accept", "undecided", "regression")
+
+
+def limit_text(gate: QualityGate, unit: Unit = "score") -> str:
+    """Return how much may be lost, as text: 0.8 points."""
+    return f"{100 * gate.max_drop:g} points" if unit == "score" else f"{gate.max_drop:g} {unit}"
+
+
+def rows_needed(found: PairedDrop, gate: QualityGate) -> int | None:
+    """Return how many rows would decide if the drop and the rows' spread stay; None if the drop lies on the limit.
+
+    A bound is further from the drop by z · spread / √rows and by a part that shrinks with the rows themselves. The needed rows
+    solve z · spread / √n + rest / n = |max_drop − drop|.
+    """
+    room = gate.max_drop - found.drop
+    if abs(room) <= AT_LIMIT:
+        return None
+    away = found.upper - found.drop if room > 0 else found.drop - found.lower
+    slope = NormalDist().inv_cdf(gate.confidence) * found.spread
+    rest = max(found.rows * (away - slope / math.sqrt(found.rows)), 0.0)
+    per_root = (slope + math.sqrt(slope**2 + 4 * rest * abs(room))) / (2 * abs(room))  # √n, the positive root
+    return max(math.ceil(per_root**2), found.rows + 1)
+
+
+def gate_verdict(gate: QualityGate, original: str, validation: Drop, test: Drop) -> GateVerdict:
+    """Judge an artifact by its drop on validation. Without a paired test there, the verdict is undecided."""
+    status, needed, reason = _judge(gate, validation)
+    return GateVerdict(
+        status=status,
+        max_drop=gate.max_drop,
+        confidence=gate.confidence,
+        original=original,
+        validation=validation,
+        test=test,
+        rows_needed=needed,
+        reason=reason,
+    )
+
+
+def _judge(gate: QualityGate, found: Drop) -> tuple[GateStatus, int | None, str]:
+    if isinstance(found, NotPaired):
+        return "undecided", None, found.not_paired
+    told = (
+        f"the score drops by {found.text} on {found.rows:,} validation rows, each bound at {100 * gate.confidence:g} %; "
+        f"at most {limit_text(gate, found.unit)} may be lost"
+    )
+    if found.upper <= gate.max_drop:
+        return "accept", None, f"{told}."
+    if found.lower > gate.max_drop:
+        return "regression", None, f"{told}."
+    needed = rows_needed(found, gate)
+    if needed is None:
+        return "undecided", None, f"{told}. No number of rows would decide: the estimate lies on the limit."
+    return "undecided", needed, f"{told}. About {needed:,} validation rows would decide if the estimate stays."
+
+
+def each_verdict(gate: QualityGate, parts: Mapping[str, GateVerdict | None]) -> GateVerdict | None:
+    """Return the verdict on several datasets: each artifact is judged on its own rows, and the worst one counts.
+
+    All must be accepted, so no correction for several tests is needed for `accept`. None if a part has no verdict, as the
+    originals have none.
+    """
+    known = {name: one for name, one in parts.items() if one is not None}
+    if not known or len(known) < len(parts):
+        return None
+    worst: GateStatus = max((one.status for one in known.values()), key=WORST_LAST.index)
+    deciding = {name: one for name, one in known.items() if one.status == worst}
+    needs = [one.rows_needed for one in deciding.values()]
+    reason = " ".join(f"{name}: {one.reason}" for name, one in deciding.items())
+    apart = NotPaired(not_paired="Each dataset has its own test: see `parts`.")
+    return GateVerdict(
+        status=worst,
+        max_drop=gate.max_drop,
+        confidence=gate.confidence,
+        original="",
+        validation=apart,
+        test=apart,
+        rows_needed=max((need for need in needs if need is not None), default=None) if None not in needs else None,
+        reason=reason,
+    )
