@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE, REFUSED, NOT_ACCEPTED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 7, 130
 EXITS = {
     0: "done; of a job that was waited for: it succeeded",
     FAILED: "the job failed, or this machine could not do its part (a full disk, a wrong hash)",
@@ -13,6 +13,7 @@ EXITS = {
     TIMEOUT: "--timeout is over; the job goes on",
     UNREACHABLE: "the service does not answer",
     REFUSED: "the service refused: the message has its code, its cause and what to do",
+    NOT_ACCEPTED: "--gate: the job succeeded, and its quality gate says regression or undecided",
     INTERRUPTED: "Ctrl-C",
 }
 """Exit codes of every command, as `lathe --help` and docs/client.md list them."""
@@ -107,6 +108,14 @@ class NoKey(ClientError):
         "Set LATHE_KEY, or LATHE_HOME to the folder of a service that runs here; "
         "or start one with `lathe up`: it makes a key and keeps it for you."
     )
+
+
+class NoGate(ClientError):
+    """--gate was asked of a job that has no quality gate."""
+
+    code = "no_gate"
+    exit_code = USAGE
+    remedy = "Submit it with one: lathe submit --target quality_gate=0.008; or wait without --gate."
 
 
 class NoDevice(ClientError):

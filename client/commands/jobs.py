@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client import recipes
+from client import errors, recipes
 from client.api import Lathe
 from client.commands.completion import job_ids, model_ids
 from client.core.fields import STATES
@@ -63,7 +63,8 @@ def show(lathe: Lathe, job: JobId) -> None:
     lines += _failure(found)
     rows = (render.row_table(found.rows, found.task),) if found.rows else ()
     offered = [f"to try: {render.remedy_text(remedy)}" for remedy in found.remedies if found.ended]
-    emit(found, *lines, *rows, *offered)
+    gates = [f"quality gate: {row.stage} {row.gate.text}" for row in found.rows if row.gate is not None]
+    emit(found, *lines, *rows, *gates, *offered)
     if found.state == "succeeded":
         say(f"Next: lathe report {found.id}; lathe download {found.id}")
     elif not found.ended:
@@ -96,25 +97,31 @@ def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
         return job_view.wait(lathe, job_id, timeout=timeout)
 
 
-def finish(lathe: Lathe, job: Job) -> None:
-    """Print the outcome and exit with its code."""
+def finish(lathe: Lathe, job: Job, *, gate: bool = False) -> None:
+    """Print the outcome and exit with its code. gate: whether a result that the quality gate does not accept has its own."""
     if job.state == "succeeded":
-        shown = () if as_json() else (render.report_table(lathe.report(job.id)), "", f"Next: lathe download {job.id}")
-        emit(job, *shown)
+        report = lathe.report(job.id) if gate or not as_json() else None
+        emit(job, *(() if report is None or as_json() else (render.report_table(report), "", f"Next: lathe download {job.id}")))
+        if gate and report is not None and report.gate is not None and report.gate.status != "accept":
+            raise typer.Exit(errors.NOT_ACCEPTED)
     else:
         emit(job, f"{job.id} {job.state}.", *_failure(job))
     raise typer.Exit(job_view.EXIT_CODES[job.state])
 
 
+Gate = Annotated[bool, typer.Option("--gate", help="Exit with 7 unless the job's quality gate accepts what is shipped.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Seconds after which to stop waiting; the job goes on.")]
 
 
-def wait(lathe: Lathe, job: JobId, timeout: Timeout = None) -> None:
+def wait(lathe: Lathe, job: JobId, timeout: Timeout = None, gate: Gate = False) -> None:
     """Wait until a job has ended; show its progress, then its table. For scripts: the exit code tells the outcome.
 
-    Exit codes: 0 the job succeeded; 1 it failed; 3 it was cancelled; 4 --timeout is over; others as of every command.
+    Exit codes: 0 the job succeeded; 1 it failed; 3 it was cancelled; 4 --timeout is over; 7 with --gate, what is shipped is a
+    regression or undecided; others as of every command.
     """
-    finish(lathe, ended(lathe, job, timeout))
+    if gate and not lathe.job(job).targets.get("quality_gate"):
+        raise errors.NoGate(f"{job} has no quality gate")
+    finish(lathe, ended(lathe, job, timeout), gate=gate)
 
 
 def watch(lathe: Lathe, job: JobId, timeout: Timeout = None) -> None:

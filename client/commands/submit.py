@@ -28,8 +28,12 @@ def values(option: str, given: list[str]) -> dict[str, Any]:
 
 
 def targets(given: list[str]) -> dict[str, Any]:
-    """Parse --target; latency_ms=120 is a latency on the worker, latency_ms=120@jetson on a device."""
+    """Parse --target; latency_ms=120 is a latency on the worker, latency_ms=120@jetson on a device; quality_gate=0.008 is the
+    most that the score may drop, at the usual confidence.
+    """
     found = values("--target", given)
+    if isinstance(gate := found.get("quality_gate"), int | float):
+        found["quality_gate"] = {"max_drop": gate}
     latency = found.get("latency_ms")
     if isinstance(latency, int | float):
         found["latency_ms"] = {"value": latency}
@@ -80,7 +84,9 @@ STUDENT_HELP = "Train this model in place of the pruned one: an id or a local fo
 TEACHER_HELP = "A model tuned on the task that teaches too: an id or a local folder. Repeatable."
 RECIPE_HELP = "A recipe's name (lathe recipe ls) or a file (lathe recipe init)."
 RecipeName = Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, autocompletion=recipe_names)]
-TARGET_HELP = "Change a target: retention=0.98, parameters=1.5e9, score=74.3, latency_ms=120@jetson. Repeatable."
+TARGET_HELP = (
+    "Change a target: retention=0.98, parameters=1.5e9, score=74.3, latency_ms=120@jetson, quality_gate=0.008. Repeatable."
+)
 EVALUATE_HELP = (
     'The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where latency is '
     "measured (threads=2). Repeatable."

@@ -26,7 +26,7 @@ class JobFields(TypedDict, total=False):
     recipe: str | Mapping[str, Any] | Recipe
     name: str | None
     labels: Mapping[str, str]
-    targets: Mapping[str, float]
+    targets: Mapping[str, Any]
     evaluate: Mapping[str, Any]
     device: str
     priority: int

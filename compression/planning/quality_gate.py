@@ -54,7 +54,7 @@ def _judge(gate: QualityGate, found: Drop) -> tuple[GateStatus, int | None, str]
     if isinstance(found, NotPaired):
         return "undecided", None, found.not_paired
     told = (
-        f"the score drops by {found.text} on {found.rows:,} validation rows, each bound at {100 * gate.confidence:g} %; "
+        f"The score drops by {found.text} on {found.rows:,} validation rows, each bound at {100 * gate.confidence:g} %; "
         f"at most {limit_text(gate, found.unit)} may be lost"
     )
     if found.upper <= gate.max_drop:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from compression.planning.quality_gate import gate_verdict
 from compression.planning.recommendation import recommended
-from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.recipe.recipe import QualityGate, Recipe, Targets
+from compression.schema.report.gate import GateVerdict, PairedDrop
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size, TaskFigure
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
@@ -158,6 +160,23 @@ def sampled() -> Report:
     picture = "data:image/png;base64,iVBORw0KGgo="
     samples = (Sample(texts=("a lovely film",), expected="positive"), Sample(picture=picture, expected="negative"))
     return report(artifacts=artifacts, samples=samples)
+
+
+def gate_of(lost: int, gained: int, rows: int = 500, original: str = "baseline-onnx-float32") -> GateVerdict:
+    """The verdict on a model that alone is wrong, or alone is right, on some of the rows: at most 0.8 points may be lost."""
+    drop, spread = (lost - gained) / rows, ((lost + gained) / rows) ** 0.5
+    away = 1.645 * spread / rows**0.5
+    found = PairedDrop(drop=drop, lower=drop - away, upper=drop + away, rows=rows, spread=spread, method="bounded mean", seed=0)
+    return gate_verdict(QualityGate(), original, found, found.model_copy(update={"rows": 1000}))
+
+
+def gated(gate: GateVerdict) -> Report:
+    """A job of today with a quality gate, whose headline has this verdict and whose further format is a regression."""
+    known = validated()
+    first, last = known.rows
+    forms = (known.artifacts[0].model_copy(update={"gate": gate}), further(gate=gate_of(60, 10)))
+    rows, targets = (first, last.model_copy(update={"gate": gate})), Targets(quality_gate=QualityGate())
+    return known.model_copy(update={"rows": rows, "gate": gate, "artifacts": forms, "targets": targets})
 
 
 def aimed() -> Report:

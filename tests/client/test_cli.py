@@ -16,7 +16,7 @@ from app.core.errors import ALL_PROBLEMS
 from app.jobs import fencing, jobs, stage_results
 from client import config
 from client.commands.submit import tasks_of
-from client.errors import EXITS, ClientError
+from client.errors import EXITS, NOT_ACCEPTED, ClientError
 from client.recipes import override
 from client.terminal import job_view
 from client.terminal.output import IN_COMMANDS
@@ -98,7 +98,13 @@ def test_the_codes_are_documented(command: Command) -> None:
     text = " ".join(command("--help").out.split())
     for code, meaning in EXITS.items():
         assert f"{code} {meaning}" in text
-    assert EXITS.keys() == {0, *(kind.exit_code for kind in every(ClientError)), *job_view.EXIT_CODES.values(), 130}
+    assert EXITS.keys() == {
+        0,
+        *(kind.exit_code for kind in every(ClientError)),
+        *job_view.EXIT_CODES.values(),
+        NOT_ACCEPTED,
+        130,
+    }
 
 
 def every(kind: type[ClientError]) -> list[type[ClientError]]:

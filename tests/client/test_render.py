@@ -13,7 +13,19 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
 from compression.schema.report.report import File, verdicts
-from tests.client.figures import changed, from_file, further, generates, more_figures, recommending, report, row, validated
+from tests.client.figures import (
+    changed,
+    from_file,
+    further,
+    gate_of,
+    gated,
+    generates,
+    more_figures,
+    recommending,
+    report,
+    row,
+    validated,
+)
 from tests.support.saying import says
 
 
@@ -133,6 +145,14 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     says(text, "met: parameter reduction 35.0 % (target 30.5 %)", "met: speed up 2.50× (target 1.45×)")
     says(text, "missed: retention 98.0 % on test (target 99.2 %)", "pruned: flops not measured: no counter here")
     says(text, "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0", "accuracy on 1,000 test rows")
+
+
+def test_a_quality_gate_is_told_of_the_headline_and_in_a_word_of_the_others() -> None:
+    found = gated(gate_of(60, 10))
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        says(text, "Quality gate:", "regression, against baseline-onnx-float32. The score drops by 10.00 points (")
+        says(text, "On 1,000 test rows the score drops by 10.00 points", "Others:", "distilled-openvino-int8")
+    assert "Quality gate" not in shown(render.report_table(validated()))
 
 
 def test_what_is_folded_is_said_where_it_changes() -> None:

@@ -158,6 +158,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "artifacts": artifacts,
         "profiles": profiles_of(session, job),
         "recommended": recommended,
+        "gates": {one.name: one.gate for one in report.artifacts if one.gate} if report else {},
         "shipped": [artifact for artifact in artifacts if artifact.name in shipped],
     }
     filled = {

@@ -79,7 +79,8 @@ class NumberScorer(RowScorer):
 
 
 def _standardised(values: Numbers) -> Numbers:
-    return (values - values.mean()) / (values.std() or 1.0)
+    centred: Numbers = values - values.mean()
+    return centred / (float(values.std()) or 1.0)
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Numbers, Numbers, Ids, Ids]:

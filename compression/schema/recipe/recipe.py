@@ -252,7 +252,7 @@ class QualityGate(Config):
 
 class Targets(Config):
     """The targets of the result; the defaults are the published account's figures for the method. The first four compare with
-    the baseline. The others are absolute, and null is none.
+    the baseline. The others are absolute, and null is none; the quality gate is a test beside them.
     """
 
     parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305

@@ -60,4 +60,16 @@ class GateVerdict(Config):
     @property
     def text(self) -> str:
         """Return the verdict in one line."""
-        return f"{self.status}: {self.reason}"
+        return f"{self.status}{f', against {self.original}' if self.original else ''}. {self.reason}"
+
+    @property
+    def test_text(self) -> str:
+        """Return what is reported of test in one line; of several datasets nothing."""
+        if isinstance(self.test, PairedDrop):
+            return f"On {self.test.rows:,} test rows the score drops by {self.test.text}: reported, not judged."
+        return self.test.not_paired if self.original else ""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the verdict and what is reported of test."""
+        return tuple(filter(None, (self.text, self.test_text)))

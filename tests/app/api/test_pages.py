@@ -1,6 +1,7 @@
 """Pages of jobs as the server makes them: what a browser is not needed for."""
 
 import json
+import re
 from collections.abc import Callable
 
 import httpx
@@ -12,7 +13,19 @@ from compression.schema.report.measurements import NotMeasured, Sensitivity
 from compression.schema.report.report import verdicts
 from tests.app.api.conftest import Json, add_artifact, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
-from tests.client.figures import aimed, changed, from_file, generates, more_figures, recommending, report, row, validated
+from tests.client.figures import (
+    aimed,
+    changed,
+    from_file,
+    gate_of,
+    gated,
+    generates,
+    more_figures,
+    recommending,
+    report,
+    row,
+    validated,
+)
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import lacks, says
@@ -55,6 +68,21 @@ def test_absolute_targets_are_tiles_in_their_own_units(shown: Shown) -> None:
     )
     says(text, "not_measured: No profile of the shipped artifact on A100")
     assert "Target at most" not in shown(report()).text
+
+
+def test_a_quality_gate_says_a_word_and_its_interval(
+    shown: Shown, service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
+) -> None:
+    found = gated(gate_of(6, 5))
+    job = done(service, http, request_body, found)
+    for artifact in found.artifacts:
+        facts = json.loads(artifact.model_dump_json(exclude={"files"}))
+        add_artifact(service, job, "model", b"weights", facts, artifact.name)
+    text = re.sub(r"\s+", " ", page_of(browser, f"/jobs/{job}").text)
+    says(text, "Quality gate: undecided, against baseline-onnx-float32. The score drops by 0.20 points (−0.89 to 1.29) on 500")
+    says(text, "at most 0.8 points may be lost", "validation rows would decide if the estimate stays")
+    says(text, "On 1,000 test rows the score drops by", "Quality gate: distilled undecided", "quality gate: regression")
+    assert "uality gate" not in shown(validated()).text
 
 
 def test_both_splits_their_intervals_and_what_is_unproven_are_shown(

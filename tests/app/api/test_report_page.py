@@ -25,6 +25,8 @@ from tests.client.figures import (
     changed,
     from_file,
     further,
+    gate_of,
+    gated,
     generates,
     more_figures,
     recommending,
@@ -80,6 +82,14 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(shown: Sh
     says(text, "target 99.2 %. baseline_not_converged: The baseline has not converged", "Baselinenot converged")
     says(text, "? unproven: retention 99.4 % on validation", "99.4 % kept (97.1 to 101.5 %), unproven", "✓ met: speed up 2.50×")
     assert "Baselinenot tuned here" in re.sub(r"\s+", " ", shown(validated(is_converged=None)).text)
+
+
+def test_a_quality_gate_is_listed_with_its_bounds_for_each_artifact(shown: Shown) -> None:
+    text = re.sub(r"\s+", " ", shown(gated(gate_of(1, 1))).text)
+    says(text, "Quality gate accept, against baseline-onnx-float32. The score drops by 0.00 points (−0.47 to 0.47) on 500")
+    says(text, "distilled-openvino-int8: regression, against baseline-onnx-float32. The score drops by 10.00 points")
+    says(text, "On 1,000 test rows the score drops by 0.00 points (−0.47 to 0.47): reported, not judged.")
+    assert "Quality gate" not in shown(validated()).text
 
 
 def test_absolute_targets_are_listed_in_their_own_units(shown: Shown) -> None:

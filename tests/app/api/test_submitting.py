@@ -143,6 +143,11 @@ BAD: tuple[tuple[Json, str, str], ...] = (
     ({"evaluate": {"devices": ["pi"]}}, "invalid_request", "evaluate.devices.0"),
     ({"evaluate": {"devices": ["pi", "pi"]}}, "invalid_request", "evaluate"),
     ({"targets": {"latency_ms": {"device": "pi"}}}, "invalid_request", "targets.latency_ms.value"),
+    ({"targets": {"quality_gate": {"max_drop": 1.5}}}, "invalid_request", "targets.quality_gate.max_drop"),
+    ({"targets": {"quality_gate": {"max_drop": -0.1}}}, "invalid_request", "targets.quality_gate.max_drop"),
+    ({"targets": {"quality_gate": {"confidence": 0.4}}}, "invalid_request", "targets.quality_gate.confidence"),
+    ({"targets": {"quality_gate": {"confidence": 0.9999}}}, "invalid_request", "targets.quality_gate.confidence"),
+    ({"targets": {"quality_gate": {"max_dorp": 0.01}}}, "invalid_request", "targets.quality_gate.max_dorp"),
     ({"evaluate": {"positive": ["maybe"]}}, "invalid_spec", "evaluate.positive.0"),
 )
 
@@ -151,7 +156,7 @@ def test_bad_jobs_name_the_field(http: httpx.Client, request_body: Json) -> None
     for change, code, param in BAD:
         answer = http.post("/v1/jobs", json={**request_body, **change})
         found = problem(answer, 404 if code == "not_found" else 422, code, param)
-        assert ("there is no such key" in found["cause"]) == param.endswith(("ratoi", "deep", "surprise"))
+        assert ("there is no such key" in found["cause"]) == param.endswith(("ratoi", "deep", "surprise", "dorp"))
     for target in ("speed_up", "retention"):
         body = json.dumps({**request_body, "targets": {target: 0}}).replace(f'"{target}": 0', f'"{target}": 1e999')
         answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})

@@ -13,6 +13,7 @@ from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.pipeline import compress
 from compression.engine.stages.registry import job_progress
+from compression.planning.quality_gate import WORST_LAST
 from compression.schema.errors import InvalidSpec
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, Progress, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
@@ -37,6 +38,7 @@ def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
     recipe = {**engine_jobs.RECIPE, "prepare": {"epochs": 3, "rate": 3e-3}, "prune": None, "distill": None}
     evaluate = {"length": 16, "metric": ["accuracy_f1", "auto"]}
     own = {"task": "several", "data": None, "parts": parts, "recipe": recipe, "evaluate": evaluate}
+    own |= {"targets": {"quality_gate": {"max_drop": 0.3}}}
     return engine_jobs.spec_of(encoder, **{**own, **changes})
 
 
@@ -151,6 +153,19 @@ def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(attempts: A
     validation = {name: part.validation for name, part in row.parts.items()}
     assert row.validation.value == sum(one.value for one in validation.values() if isinstance(one, Score)) / 2
     assert row.ratios.judged_on == "validation"
+
+
+def test_a_quality_gate_judges_each_part_and_the_worst_counts(attempts: Attempts) -> None:
+    baseline, quantized = attempts.report.rows
+    assert baseline.gate is None
+    found = {name: part.gate for name, part in quantized.parts.items()}
+    assert {name: gate.original for name, gate in found.items()} == {name: row.artifact for name, row in baseline.parts.items()}
+    for name, gate in found.items():
+        first, last = baseline.parts[name].validation, quantized.parts[name].validation
+        assert gate.validation.drop == pytest.approx(first.value - last.value, abs=1e-6)
+        assert gate.validation.method == "bootstrap"
+    assert quantized.gate.status == max((gate.status for gate in found.values()), key=WORST_LAST.index)
+    assert {one.part for one in attempts.report.artifacts if one.gate is None} == {"mood", "joy"}  # the originals
 
 
 STAGES: tuple[Stage, Stage] = ("baseline", "quantized")

@@ -20,10 +20,12 @@ def test_enough_rows_accept_a_small_drop_and_refuse_a_large_one() -> None:
     good = gate_verdict(GATE, "baseline-onnx-float32", share(30, 20, 10_000), NONE)
     assert (good.status, good.rows_needed, good.original) == ("accept", None, "baseline-onnx-float32")
     assert good.validation.upper <= 0.01
+    assert good.lines == (f"accept, against baseline-onnx-float32. {good.reason}", NONE.not_paired)
     bad = gate_verdict(GATE, "", share(300, 100, 10_000), NONE)
     assert bad.status == "regression"
     assert bad.validation.lower > 0.01
     assert "drops by 2.00 points (1.6" in bad.reason
+    assert bad.text.startswith("regression. The score drops by")
     assert "at most 1 points may be lost" in bad.reason
 
 
@@ -36,7 +38,7 @@ def test_the_test_set_decides_nothing() -> None:
 def test_without_pairs_nothing_is_accepted() -> None:
     found = gate_verdict(GATE, "", NONE, NONE)
     assert (found.status, found.rows_needed, found.reason) == ("undecided", None, NONE.not_paired)
-    assert found.text == f"undecided: {NONE.not_paired}"
+    assert found.lines == (f"undecided. {NONE.not_paired}",)
 
 
 @pytest.mark.parametrize(("lost", "gained", "rows"), [(3, 1, 400), (0, 0, 50), (8, 1, 400), (1, 0, 60)])

@@ -1,0 +1,14 @@
+"""Formats the verdicts of a job's quality gate for its report."""
+
+from compression.schema.report.report import Report
+
+
+def gate_lines(report: Report, quote: str) -> list[tuple[str, str]]:
+    """Return lines, each with its style: the headline's verdict, and in a word the other artifacts'. quote: around names."""
+    if report.gate is None:
+        return []
+    others = [one for one in report.artifacts if one.gate is not None and one.name not in report.shipped]
+    told = ", ".join(f"{quote}{one.name}{quote} {one.gate.status}" for one in others if one.gate is not None)
+    first, *more = report.gate.lines
+    style = "green" if report.gate.status == "accept" else "yellow"
+    return [(first, style), *((line, "") for line in more), *([(f"Others: {told}", "")] if told else [])]
