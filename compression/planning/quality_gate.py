@@ -14,6 +14,11 @@ AT_LIMIT = 1e-9
 WORST_LAST: tuple[GateStatus, ...] = ("accept", "undecided", "regression")
 
 
+def severity(verdict: GateVerdict | None) -> int:
+    """Return how bad a verdict is: 0 if it accepts, or if there is none."""
+    return 0 if verdict is None else WORST_LAST.index(verdict.status)
+
+
 def limit_text(gate: QualityGate, unit: Unit = "score") -> str:
     """Return how much may be lost, as text: 0.8 points."""
     return f"{100 * gate.max_drop:g} points" if unit == "score" else f"{gate.max_drop:g} {unit}"

@@ -7,9 +7,10 @@ formats, whose speeds and scores are their own: each is made a row here, and jud
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 
+from compression.planning.quality_gate import each_verdict, severity
 from compression.planning.verdicts import reached
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
-from compression.schema.recipe.recipe import Targets
+from compression.schema.recipe.recipe import QualityGate, Targets
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Size, Uploaded
 from compression.schema.report.ratios import ratios
@@ -25,14 +26,18 @@ def recommended(
     """Return the fastest of the headline's further forms that is faster than the headline and meets what it meets, or None.
 
     Such a form was timed, reaches the target of retention on validation, and every other target that the headline reaches. A
-    speed is that against the baseline, with which each form is timed in turns. headline, baseline: rows, of several datasets
+    speed is that against the baseline, with which each form is timed in turns. The quality gate judges it no worse than the
+    headline. headline, baseline: rows, of several datasets
     the means; artifacts: the job's; sent: the uploaded model.
     """
     needed, known = {"retention", *reached(headline, targets)}, headline.ratios.speed_up
     able = [
         form
-        for form in _forms(headline, baseline, artifacts, sent)
-        if form.ratios.judged_on == "validation" and needed <= {*reached(form, targets)} and _is_faster(form, known)
+        for form in _forms(headline, baseline, artifacts, sent, targets.quality_gate)
+        if form.ratios.judged_on == "validation"
+        and needed <= {*reached(form, targets)}
+        and _is_faster(form, known)
+        and severity(form.gate) <= severity(headline.gate)
     ]
     if not able:
         return None
@@ -69,7 +74,9 @@ def _is_faster(form: Row, known: float | None) -> bool:
     return found is not None and known is not None and found > known
 
 
-def _forms(headline: Row, baseline: Row, artifacts: Sequence[Artifact], sent: Uploaded | None) -> Iterator[Row]:
+def _forms(
+    headline: Row, baseline: Row, artifacts: Sequence[Artifact], sent: Uploaded | None, gate: QualityGate | None
+) -> Iterator[Row]:
     """Yield a row for each further format that the headline's model has, on each dataset."""
     further = [one for one in artifacts if one.stage == headline.stage and not ARTIFACT_FORMATS[one.kind].primary]
     if not headline.parts:
@@ -79,7 +86,9 @@ def _forms(headline: Row, baseline: Row, artifacts: Sequence[Artifact], sent: Up
         own = {one.part: one for one in further if one.kind == kind}
         if own.keys() == headline.parts.keys():
             parts = {name: _form(part, baseline.parts[name], own[name], sent) for name, part in headline.parts.items()}
-            yield mean_row(parts, baseline, sent)
+            row = mean_row(parts, baseline, sent)
+            verdicts_of = {name: part.gate for name, part in parts.items()}
+            yield row if gate is None else row.model_copy(update={"gate": each_verdict(gate, verdicts_of)})
 
 
 def _form(row: Row, baseline: Row, artifact: Artifact, sent: Uploaded | None) -> Row:
@@ -93,6 +102,6 @@ def _form(row: Row, baseline: Row, artifact: Artifact, sent: Uploaded | None) ->
     latency = artifact.latency or NotMeasured(not_measured="It was not timed.")
     before, after = (baseline.parameters, baseline.size, baseline.score), (row.parameters, size, artifact.score)
     scored = (baseline.validation, artifact.validation)
-    figures = {"artifact": artifact.name, "size": size, "latency": latency, "score": artifact.score}
+    figures = {"artifact": artifact.name, "size": size, "latency": latency, "score": artifact.score, "gate": artifact.gate}
     figures |= {"validation": artifact.validation, "ratios": ratios(before, after, latency, sent, validation=scored)}
     return row.model_copy(update=figures)

@@ -41,10 +41,10 @@ def unpacked(figures: RowFigures) -> Numbers:
     return numbers.reshape(figures.columns, -1).T.astype(np.float64)
 
 
-def check_pairs(before: Numbers, after: Numbers) -> None:
-    """Check that what both models' rows were compared with, (rows, columns) each, is the same. Raises UnpairedRows."""
+def check_pairs(before: Numbers, after: Numbers, cause: str = "the two models were not scored on the same rows") -> None:
+    """Check that what both models' rows were compared with, (rows, columns) each, is the same. Raises UnpairedRows(cause)."""
     if before.shape != after.shape or not np.array_equal(before, after):
-        raise UnpairedRows("the two models were not scored on the same rows")
+        raise UnpairedRows(cause)
 
 
 def draws_for(confidence: float) -> int:

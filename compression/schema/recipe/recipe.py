@@ -241,7 +241,7 @@ _ABSENT = Field(exclude_if=lambda value: value is None)
 
 
 class QualityGate(Config):
-    """The most that the score may drop, for certain: a paired test on the validation rows, of each artifact."""
+    """The most that the score may drop: a paired test on the validation rows, of each artifact."""
 
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.008
     """original − compressed score on validation, from 0 to 1: 0.008 is 0.8 points; of a language model nats a token."""

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from compression.planning.recommendation import recommended
-from compression.schema.recipe.recipe import Targets
+from compression.schema.recipe.recipe import QualityGate, Targets
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Uploaded
 from compression.schema.report.report import Recommended, Report
-from tests.client.figures import changed, further, recommending, validated
+from tests.client.figures import changed, further, gate_of, recommending, validated
 
 FIRST, LAST = validated().rows
 """By default of 99.2 % to keep, the headline keeps 99.4 % at 2.5 times the speed."""
@@ -69,6 +69,23 @@ def test_what_is_unproven_of_the_headline_is_unproven_of_another_form() -> None:
     assert found.verdicts["retention"].status == "unproven"
 
 
+@pytest.mark.parametrize(
+    ("form", "headline", "is_recommended"),
+    [("accept", "accept", True), ("undecided", "accept", False), ("undecided", "regression", True), (None, "accept", True)],
+)
+def test_a_form_that_the_gate_judges_worse_than_the_headline_is_not(
+    form: str | None, headline: str, *, is_recommended: bool
+) -> None:
+    gates = {None: None, "accept": gate_of(0, 9), "undecided": gate_of(6, 5), "regression": gate_of(60, 10)}
+    assert all(gate is None or gate.status == name for name, gate in gates.items())
+    found = among(
+        further(5.0, gate=gates[form]),
+        targets=Targets(quality_gate=QualityGate()),
+        headline=LAST.model_copy(update={"gate": gates[headline]}),
+    )
+    assert (found is not None) == is_recommended
+
+
 def test_the_headline_needs_a_speed_to_be_compared_with() -> None:
     assert among(further(), headline=changed(LAST, "ratios", speed_up=None)) is None
 
@@ -85,6 +102,10 @@ def test_of_several_datasets_a_format_is_judged_by_its_mean() -> None:
     assert found.ratios.speed_up == 16 / 5
     assert found.ratios.retention_on_validation == pytest.approx(0.795 / 0.8)
     assert recommended(headline, first, forms[:1], Targets(), sent) is None  # the other dataset has no such file
+    gated = [form.model_copy(update={"gate": gate_of(60 * at, 10)}) for at, form in enumerate(forms)]
+    accepted = headline.model_copy(update={"gate": gate_of(0, 9)})
+    assert recommended(accepted, first, gated, Targets(quality_gate=QualityGate()), sent) is None  # one is a regression
+    assert recommended(accepted, first, [gated[0], forms[1]], Targets(quality_gate=QualityGate()), sent) is not None
 
 
 def test_a_report_tells_what_to_run() -> None:

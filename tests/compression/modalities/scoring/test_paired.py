@@ -178,8 +178,8 @@ def test_only_the_same_rows_make_pairs() -> None:
     before = np.array([[10.0, 5], [30, 12], [20, 9]])
     found = scorer.drop(before, before + np.array([[1, 0], [2, 0], [0, 0]]), 0.95, 0)
     assert (found.drop, found.unit, found.method, found.seed) == (pytest.approx(3 / 26), "nats a token", "student", None)
-    with pytest.raises(UnpairedRows):
-        scorer.drop(before, before + np.array([[0, 1], [0, 0], [0, 0]]), 0.95, 0)  # other tokens
+    with pytest.raises(UnpairedRows, match="other tokens"):
+        scorer.drop(before, before + np.array([[0, 1], [0, 0], [0, 0]]), 0.95, 0)
     with pytest.raises(UnpairedRows):
         scorer.drop(before[:1], before[:1], 0.95, 0)
     labelled = ClassScorer("accuracy", 2, None)
@@ -187,3 +187,24 @@ def test_only_the_same_rows_make_pairs() -> None:
         labelled.drop(np.array([[0.0, 0], [0, 1]]), np.array([[0.0, 0], [0, 0]]), 0.95, 0)
     with pytest.raises(UnpairedRows):
         RowScorer.drop(labelled, before, before, 0.95, 0)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "enough", "few"),
+    [
+        (NumberScorer(), np.arange(50), "49 rows are too few to bound a correlation, which takes 50"),
+        (ClassScorer("f1", 3, None), np.repeat([0, 1, 2], [20, 20, 10]), "a label is on 9 rows, and bounds of f1 take 10"),
+        (ImageClassScorer("balanced_accuracy", 3, None), np.repeat([2, 0], [30, 10]), "a label is on 9 rows"),
+    ],
+)
+def test_too_few_rows_are_not_bounded(scorer: RowScorer, enough: npt.NDArray[np.int64], few: str) -> None:
+    sides = np.stack([enough] * (3 if isinstance(scorer, ImageClassScorer) else 2), axis=1).astype(np.float64)
+    assert scorer.drop(sides, sides, 0.95, 0).drop == 0
+    with pytest.raises(UnpairedRows, match=few):
+        scorer.drop(sides[:-1], sides[:-1], 0.95, 0)
+
+
+def test_two_labels_and_means_over_rows_take_any_number_of_rows() -> None:
+    sides = np.array([[0.0, 0], [0, 0], [1, 1]])
+    assert ClassScorer("f1", 2, 1).drop(sides, sides, 0.95, 0).upper > 0.1
+    assert ClassScorer("accuracy", 3, None).drop(sides, sides, 0.95, 0).upper > 0.1
