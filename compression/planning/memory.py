@@ -121,10 +121,17 @@ class Memory:
 def largest_part(job: "PlannedJob") -> int:
     """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact.
 
-    Of several processes that train, each has its own data and its own teachers' answers.
+    Of several processes that train, each has its own data and its own teachers' answers, and the first has saves whole, beside
+    what the shards hold.
     """
-    more = job.recipe.train.devices - 1
-    trained = (more * (PROCESS_BYTES + one.further) + one.devices * (one.total + one.states) for one in trainings(job, "cpu"))
+    train, known = job.recipe.train, trainings(job, "cpu")
+    more = train.devices - 1
+    trained = (
+        more * (PROCESS_BYTES + one.further)
+        + one.devices * (one.total + one.states)
+        + (more > 0) * saved_bytes(train.optimizer, one.parameters)
+        for one in known
+    )
     # The teacher stays while an artifact of another model is written and measured.
     beside = HELD_BYTES * job.recipe.has_teacher * job.model.parameters.total
     return max(shipped_bytes(job) + beside, cut_bytes(job), *trained)

@@ -208,13 +208,16 @@ class Sharded:
         return weight.to_local().detach() if isinstance(weight, DTensor) else weight
 
     def whole(self, weight: Tensor, part: Tensor) -> Tensor:
-        """Return a tensor like `weight` whose parts the processes hold, in the host's memory."""
+        """Return a tensor like `weight` whose parts the processes hold, in the host's memory: an empty one in others than the
+        first, which saves it.
+        """
         if not isinstance(weight, DTensor):
             return part
         mine = part.detach().to(self.device)
         shape, stride = weight.shape, weight.stride()
         sharded = DTensor.from_local(mine, self.mesh, weight.placements, run_check=False, shape=shape, stride=stride)
-        return sharded.full_tensor().to(HOST)
+        whole = sharded.full_tensor()  # all gather it, and only the first keeps it
+        return whole.to(HOST) if self.rank == 0 else torch.empty(0, dtype=whole.dtype)
 
     def part(self, weight: Tensor, whole: Tensor | None) -> Tensor:
         """Return this process's part of a tensor like `weight` that the first process has."""

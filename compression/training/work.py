@@ -100,7 +100,7 @@ class Group(Protocol):
         """Return the part of a weight, or of a tensor like it, that this process holds: its own memory."""
 
     def whole(self, weight: Tensor, part: Tensor) -> Tensor:
-        """Return a tensor like `weight` whose parts the processes hold. In others than the first its values are undefined."""
+        """Return a tensor like `weight` whose parts the processes hold; in others than the first it may be empty."""
 
     def part(self, weight: Tensor, whole: Tensor | None) -> Tensor:
         """Return this process's part of a tensor like `weight` that the first process has."""

@@ -13,7 +13,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from compression.distillation import teacher as teachers
 from compression.distillation.live_teacher import Member
@@ -34,6 +37,7 @@ from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.stages import Stage
 from compression.system.progress import Returning, Step
+from compression.training import ranks
 from compression.training.budget import Budget
 from compression.training.config import TrainingConfig
 from compression.training.ranks import Ranks
@@ -261,6 +265,18 @@ def test_a_process_that_ends_ends_the_training_and_the_next_starts_others(tmp_pa
     assert other.pid != killed[0].pid
     assert not psutil.pid_exists(other.pid)
     assert not list(tmp_path.glob("training-*"))
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(0, (5, 3)), (1, (0,))])
+def test_only_the_first_process_keeps_what_it_saves(rank: int, kept: tuple[int, ...], tmp_path: Path) -> None:
+    ranks.join_group(tmp_path / "store", 0, 1)
+    try:
+        part = object.__new__(Sharded)
+        part.rank, part.device, part.mesh = rank, torch.device("cpu"), init_device_mesh("cpu", (1,))
+        weight = distribute_tensor(torch.ones(5, 3), part.mesh, [Shard(0)])
+        assert part.whole(weight, part.local(weight)).shape == kept
+    finally:
+        dist.destroy_process_group()
 
 
 FIRST = """
