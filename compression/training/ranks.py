@@ -29,7 +29,7 @@ from compression.schema.worker_device import DeviceKind
 from compression.system import child_process, failures, process
 from compression.system.child_process import OUT_OF_MEMORY
 from compression.system.memory import killed_for_memory
-from compression.training.sharded import CAPTURES, Sharded
+from compression.training.sharded import CAPTURES, Sharded, threads
 from compression.training.trainer import run
 from compression.training.work import Group, Work
 
@@ -73,23 +73,23 @@ class Ranks:
 
         An exception ends the children: the next training starts new ones.
         """
-        threads = torch.get_num_threads()
+        whole = torch.get_num_threads()
+        share = max(whole // self.size, 1)
         device = next(work.model.parameters()).device
         group: Sharded | None = None
         ended = False
         try:
-            self._start(device, max(threads // self.size, 1))
+            self._start(device, share)
             self._meet(work)
-            torch.set_num_threads(max(threads // self.size, 1))
-            group = Sharded(work, device)
-            yield group
+            with threads(share):
+                group = Sharded(work, device, whole)
+                yield group
             ended = True
         except RuntimeError as problem:
             if (lost := self._find_lost()) is None:
                 raise
             raise lost from problem
         finally:
-            torch.set_num_threads(threads)
             if not ended:
                 self.close()
             if group is not None:
@@ -230,7 +230,7 @@ def _take_part(path: Path, spec: RankSpec, device: torch.device, channel: TextIO
     channel.write(READY.decode())
     join_group(path.with_suffix(".store"), spec.rank, spec.size)
     try:
-        for _ in run(work, Sharded(work, device)):
+        for _ in run(work, Sharded(work, device, spec.threads)):
             pass
     finally:
         dist.destroy_process_group()

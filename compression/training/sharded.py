@@ -29,6 +29,17 @@ CAPTURES = "_output_capturing_hooks_installed"
 """The mark of a model whose hidden states transformers captures by hooks, which are of one form."""
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let this process compute with so many threads within this context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Step(nn.Module):
     """A model with its loss: the outermost unit, so that a loss may call any part of the model."""
 
@@ -65,14 +76,16 @@ class _Form:
 
 
 class Sharded:
-    """This process's part of a training. The process group must be there. device: of this process.
+    """This process's part of a training. The process group must be there. device: of this process; threads: of all processes,
+    which the first judges with.
 
     The first process's model is plain outside of the training's steps (`plain`), with empty weights in between.
     """
 
     begins_anew = False
 
-    def __init__(self, work: Work, device: torch.device) -> None:
+    def __init__(self, work: Work, device: torch.device, threads: int) -> None:
+        self._threads = threads
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
         self.mesh = init_device_mesh(device.type, (self.size,))
         self._extra = list(work.hooks.extra)
@@ -173,7 +186,8 @@ class Sharded:
         found = None
         with self.plain():
             if judge is not None:
-                found = judge()
+                with threads(self._threads):
+                    found = judge()
         result = self.shared(found)
         assert result is not None, "the first process judges"  # noqa: S101
         return result

@@ -26,7 +26,7 @@ from compression.distillation.states_teacher import StatesTeacher
 from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import objective_hooks
-from compression.evaluation.validate import validate
+from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss
 from compression.models.running_statistics import saved_buffers
 from compression.schema.errors import RankLost
@@ -277,6 +277,22 @@ def test_only_the_first_process_keeps_what_it_saves(rank: int, kept: tuple[int, 
         assert part.whole(weight, part.local(weight)).shape == kept
     finally:
         dist.destroy_process_group()
+
+
+def test_the_first_process_judges_with_all_threads(two: Ranks) -> None:
+    torch.set_num_threads(2)
+    judged, stepped = list[int](), list[int]()
+
+    def judge() -> Validation:
+        judged.append(torch.get_num_threads())
+        return Validation(next(RISING), 0.0)
+
+    model, found = Normalized(), maps(8, 1)
+    plan = TrainingConfig("prepare", 1, 1e-3, 4, 0, precision="float32")
+    for _ in train(model, plan, found, judge, label_loss(found.task, model), processes=two):
+        stepped.append(torch.get_num_threads())
+    assert (judged, {*stepped}) == ([2, 2], {1})
+    assert torch.get_num_threads() == 2
 
 
 FIRST = """
