@@ -21,6 +21,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch._C._distributed_c10d import FileStore
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from transformers import PreTrainedModel
 
 from compression.schema.config import Config
@@ -40,6 +41,8 @@ END_SECONDS = 5.0
 """For the kernel to end what broke a collective."""
 COLLECTIVE_SECONDS = 3600.0
 """Limit for one collective: the others wait in one while the first process validates or writes a save."""
+JOIN_SECONDS = 120.0
+"""Limit for the processes to meet, once each has opened its part: one that ended before it met the others is missed then."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1", "NCCL_CUMEM_ENABLE": "0"}
 """The processes talk over this machine's loopback alone. NCCL's shared handles would need Unix sockets."""
 
@@ -190,11 +193,14 @@ def _without_local_hooks(models: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def join_group(store: Path, rank: int, size: int) -> None:
-    """Join a training's group. store: the file that its processes meet by."""
+    """Join a training's group. store: the file that its processes meet by. Raises RuntimeError if they do not within
+    JOIN_SECONDS.
+    """
     os.environ.update(LOOPBACK)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     where = FileStore(str(store), size)
-    dist.init_process_group(backend, store=where, rank=rank, world_size=size, timeout=timedelta(seconds=COLLECTIVE_SECONDS))
+    dist.init_process_group(backend, store=where, rank=rank, world_size=size, timeout=timedelta(seconds=JOIN_SECONDS))
+    _set_pg_timeout(timedelta(seconds=COLLECTIVE_SECONDS))
 
 
 def serve(spec: RankSpec) -> int:

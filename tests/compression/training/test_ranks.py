@@ -36,6 +36,7 @@ from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.stages import Stage
+from compression.system import child_process
 from compression.system.progress import Returning, Step
 from compression.training import ranks
 from compression.training.budget import Budget
@@ -43,7 +44,7 @@ from compression.training.config import TrainingConfig
 from compression.training.ranks import Ranks
 from compression.training.sharded import Sharded
 from compression.training.trainer import train
-from compression.training.work import ONE_PROCESS, Processes, TrainingHooks
+from compression.training.work import NO_HOOKS, ONE_PROCESS, Processes, TrainingHooks, Work
 from tests.compression.modalities.text.causal_lm.test_packed_examples import TASK, rows as packed
 from tests.compression.training.conftest import WORK as STAGES_OF, Listener, checkpointer, resumed, state_before, weights
 from tests.conftest import ROOT
@@ -265,6 +266,24 @@ def test_a_process_that_ends_ends_the_training_and_the_next_starts_others(tmp_pa
     assert other.pid != killed[0].pid
     assert not psutil.pid_exists(other.pid)
     assert not list(tmp_path.glob("training-*"))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let a shell take the place of each further process."""
+
+    def start(*_: Any, **__: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(child_process, "start", start)
+
+
+def test_a_process_that_ends_before_it_meets_the_others_is_missed_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "JOIN_SECONDS", 0.5)
+    stand_in(monkeypatch, "echo ready; read training; echo ready; exit 3")
+    model, found = Normalized(), maps(4, 1)
+    work = Work(model, TrainingConfig("prepare", 1, 1e-3, 4, 0), found, label_loss(found.task, model), NO_HOOKS, Budget())
+    with pytest.raises(RankLost, match=r"process 1 of 2 .* ended with 3"), Ranks(2, tmp_path).joined(work):
+        pass
 
 
 @pytest.mark.parametrize(("rank", "kept"), [(0, (5, 3)), (1, (0,))])
