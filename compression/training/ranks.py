@@ -59,7 +59,8 @@ class RankSpec(Config):
 
 
 class Ranks:
-    """The processes of one job, `size` of them. folder: for their files, some as large as the models; removed when empty.
+    """The processes of one job, `size` of them. folder: for their files; `close` removes those of trainings, which may be as
+    large as the models.
 
     The children start with the first training. Call `close` at the end.
     """
@@ -107,6 +108,7 @@ class Ranks:
         if self._children:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_trainings()  # of an engine that was killed here: its store would answer for the processes of this one
         self._killed_before = killed_for_memory()
         kind = cast(DeviceKind, device.type)
         for rank in range(1, self.size):
@@ -168,6 +170,9 @@ class Ranks:
                     with suppress(OSError):
                         pipe.close()
         self._children = []
+        self._remove_trainings()
+
+    def _remove_trainings(self) -> None:
         for path in self.folder.glob("training-*"):
             path.unlink(missing_ok=True)
 

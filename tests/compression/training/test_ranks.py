@@ -286,6 +286,17 @@ def test_a_process_that_ends_before_it_meets_the_others_is_missed_soon(tmp_path:
         pass
 
 
+def test_what_a_killed_engine_left_is_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is started again in the same folder counts its trainings from 1, too."""
+    (tmp_path / "training-1.store").write_bytes(b"of processes that are gone")
+    stand_in(monkeypatch, "echo ready; read training")
+    started = Ranks(2, tmp_path)
+    started._start(torch.device("cpu"), 1)
+    left = [*tmp_path.glob("training-*")]
+    started.close()
+    assert not left
+
+
 @pytest.mark.parametrize(("rank", "kept"), [(0, (5, 3)), (1, (0,))])
 def test_only_the_first_process_keeps_what_it_saves(rank: int, kept: tuple[int, ...], tmp_path: Path) -> None:
     ranks.join_group(tmp_path / "store", 0, 1)
