@@ -147,7 +147,7 @@ def _task_phase(
 
     hooks = objective_hooks(objective, objective.before_step)
     ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
-    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
+    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, context.processes.size, after_epoch))
     context.note_training("Distillation", outcome, settings.epochs)
     context.notes.extend((*objective.feature_losses.comparison.notes(), *outcome.remarks))
     if settings.weighting != "fixed":

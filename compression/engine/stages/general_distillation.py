@@ -52,7 +52,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     hooks = objective_hooks(objective)
     validate = partial(_validate, context, objective, judge)
     ticks = context.train(PHASE, plan, objective, hooks, rows=student_rows, judge=validate)
-    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective))
+    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, context.processes.size))
     teacher.close()
     judge.close()
     texts = f"{len(student_rows)} unlabelled texts"

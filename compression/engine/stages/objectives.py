@@ -70,9 +70,14 @@ def objective_hooks(objective: DistillationObjective, before_step: BeforeStep = 
 def log_terms(
     ticks: Generator[Step | TrainingSaved | Log, None, TrainingOutcome],
     objective: DistillationObjective,
+    processes: int,
     after_epoch: Callable[[Step], None] | None = None,
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
-    """Relay a training's events; after each epoch call `after_epoch`, and log the loss terms and their weights."""
+    """Relay a training's events; after each epoch call `after_epoch`, and log the loss terms and their weights.
+
+    processes: that train together. The objective of this one, the first, has seen its own part of each batch alone.
+    """
+    part = "" if processes == 1 else f", of the first of {processes} processes' rows"
     for news in (each := Returning(ticks)):
         if isinstance(news, Log):
             objective.loss_meter.forget()  # training stepped back: discarded losses, maybe NaN, are not part of the epoch
@@ -83,5 +88,5 @@ def log_terms(
             after_epoch(news)
         yield news
         if terms := objective.loss_meter.describe(objective.weighting.weights()):
-            yield Log(message=f"Step {news.step} of {news.total}: {terms}.")
+            yield Log(message=f"Step {news.step} of {news.total}: {terms}{part}.")
     return each.result

@@ -89,7 +89,8 @@ def test_embeddings_are_a_term_of_their_own_or_one_more_layer(embedding: float |
     assert set(objective.terms(state.rows["train"].batch([0, 1]))) == terms
 
 
-def test_what_a_step_back_throws_away_is_not_told() -> None:
+@pytest.mark.parametrize(("processes", "part"), [(1, ""), (4, ", of the first of 4 processes' rows")])
+def test_what_a_step_back_throws_away_is_not_told_and_whose_terms_are(processes: int, part: str) -> None:
     state = state_of(deep(), Recipe(train=TRAIN))
     state.teacher = deep()
     objective = lesson_of(state, Distill(), encoded(sentences(8, 1)))
@@ -103,5 +104,6 @@ def test_what_a_step_back_throws_away_is_not_told() -> None:
         yield Step(2, 2, 1.0, 1e-4, 0.5)
         return TrainingOutcome(1, score, score, True)
 
-    said = [event.message for event in log_terms(ticks(), objective) if isinstance(event, Log)]
+    said = [event.message for event in log_terms(ticks(), objective, processes) if isinstance(event, Log)]
     assert said[1].startswith("Step 2 of 2: soft 3 × ")
+    assert said[1].endswith(f"{objective.weighting.weights()['soft']:.4g}{part}.")
