@@ -1,6 +1,5 @@
 """The probe of a worker's device: a confined child that tries it, as its engines will find it."""
 
-import os
 import secrets
 from functools import cache
 from subprocess import TimeoutExpired
@@ -17,6 +16,7 @@ from app.store import broker
 from app.store.models import Worker
 from compression.schema.worker_device import ProbeSpec, WorkerDevice
 from compression.system.cards import visible_here
+from compression.system.process import usable_cores
 from compression.system.processor import processor
 from workers import engine
 from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_cards, has_cards, parse_device
@@ -57,14 +57,17 @@ def wake_up_target(lane: str, settings: Settings) -> str:
 
 
 def count_devices(settings: Settings) -> int:
-    """Return how many processes a training may have here: one for each card; on a CPU, for each core.
+    """Return how many processes a training may have here: one for each card; on a CPU, for each core that its engines may
+    use.
 
     They talk through the loopback of a network of their own, which bubblewrap alone makes.
     """
     device, facts = choose_device(settings)
     if get_sandbox(settings, device).level == "landlock+seccomp":
         return 1
-    return facts.cards if device.kind == CUDA else os.cpu_count() or 1
+    if device.kind == CUDA:
+        return facts.cards
+    return min(usable_cores(), settings.engine_threads or usable_cores())
 
 
 def unmeasured_cpu() -> WorkerDevice:
