@@ -3,7 +3,8 @@
 AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, gradient clipping; the model keeps the weights of the best epoch on
 validation. Training ends early if validation no longer improves or the job's budget is used up; remarks report each such
 decision. The same seed gives the same result on the same machine, also if the loop was interrupted and a new process resumed
-it: all its state is in `_Run`, which `save` writes and reads.
+it: all its state is in `_Run`, which `save` writes and reads. Of several processes, those beside the first draw other numbers
+for dropout once they go on.
 """
 
 import math
@@ -165,7 +166,9 @@ class _Run:
         return {f"{name}.{i}": self.group.whole(weight, part) for i, (weight, part) in pairs}
 
     def take_up(self, where: TrainerState, tensors: Tensors | None) -> None:
-        """Restore the saved loop, bit for bit if as many processes go on. tensors: None in others than the first process."""
+        """Restore the saved loop: bit for bit in one process; in as many as saved it, if there is no dropout, whose numbers
+        only the first saves. tensors: None in others than the first process.
+        """
         found = None if tensors is None else {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         shapes, tensors = self.group.shared(found) or {}, tensors or {}
         self.where, self.budget.spent = where, where.spent
