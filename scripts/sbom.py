@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -13,9 +14,13 @@ import venvs
 
 
 def installed() -> set[tuple[str, str]]:
-    """Return name and version of what is installed and locked, and of torch and torchvision."""
+    """Return name and version of what is installed and locked, and of torch and torchvision.
+
+    Only this environment's folders count: setuptools, once imported, adds packages of its own to the path.
+    """
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     pinned = {audit.plain_name(name) for name in audit.pins()}
-    found = {(audit.plain_name(each.name), each.version) for each in importlib.metadata.distributions()}
+    found = {(audit.plain_name(each.name), each.version) for each in importlib.metadata.distributions(path=folders)}
     return {(name, version) for name, version in found if name in pinned}
 
 

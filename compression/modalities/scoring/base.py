@@ -1,7 +1,7 @@
 """Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers. Torch-free."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -105,7 +105,8 @@ class Scored:
 
     score: Score
     draws: Draws
-    by_row: Callable[[], Numbers | None]  #: computes what `Scorer.drop` reads, (rows, columns); None if it reads nothing
+    by_row: Callable[[], Numbers | None] = field(compare=False)
+    """Computes what `Scorer.drop` reads, (rows, columns); None if it reads nothing."""
 
 
 @dataclass(frozen=True)

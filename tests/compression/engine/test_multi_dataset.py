@@ -160,10 +160,11 @@ def test_a_quality_gate_judges_each_part_and_the_worst_counts(attempts: Attempts
     assert baseline.gate is None
     found = {name: part.gate for name, part in quantized.parts.items()}
     assert {name: gate.original for name, gate in found.items()} == {name: row.artifact for name, row in baseline.parts.items()}
-    for name, gate in found.items():
-        first, last = baseline.parts[name].validation, quantized.parts[name].validation
-        assert gate.validation.drop == pytest.approx(first.value - last.value, abs=1e-6)
-        assert gate.validation.method == "bootstrap"
+    first, last = baseline.parts["mood"].validation, quantized.parts["mood"].validation
+    assert found["mood"].validation.drop == pytest.approx(first.value - last.value, abs=1e-6)
+    assert found["mood"].validation.method == "bootstrap"
+    assert found["joy"].status == "undecided"
+    assert "too few to bound a correlation" in found["joy"].reason
     assert quantized.gate.status == max((gate.status for gate in found.values()), key=WORST_LAST.index)
     assert {one.part for one in attempts.report.artifacts if one.gate is None} == {"mood", "joy"}  # the originals
 
