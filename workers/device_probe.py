@@ -57,17 +57,14 @@ def wake_up_target(lane: str, settings: Settings) -> str:
 
 
 def count_devices(settings: Settings) -> int:
-    """Return how many processes a training may have here: one for each card; on a CPU, for each core that its engines may
-    use.
+    """Return how many processes a training may have here: one for each card; on a CPU, for each core that it may use.
 
     They talk through the loopback of a network of their own, which bubblewrap alone makes.
     """
     device, facts = choose_device(settings)
     if get_sandbox(settings, device).level == "landlock+seccomp":
         return 1
-    if device.kind == CUDA:
-        return facts.cards
-    return min(usable_cores(), settings.engine_threads or usable_cores())
+    return facts.cards if device.kind == CUDA else usable_cores()
 
 
 def unmeasured_cpu() -> WorkerDevice:

@@ -97,8 +97,7 @@ def world(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempP
     """One service for all tests of pages, with what a team would see."""
     folder = tmp_path_factory.mktemp("pages")
     seldom = {"LATHE_HEARTBEAT_SECONDS": "1", "LATHE_LEASE_SECONDS": "60"}  # each heartbeat moves the open page
-    several = {"LATHE_ENGINE_THREADS": "2"}  # so that a job may ask for two devices
-    with over_sqlite(templates, valkey, folder, **seldom, **several) as service:
+    with over_sqlite(templates, valkey, folder, **seldom) as service:
         service.start_workers("jobs", "checks", "keeper")
         made = World(service)
         try:

@@ -98,8 +98,6 @@ def test_a_worker_trains_on_all_its_cards_or_on_its_cores_if_it_gives_them_a_net
         monkeypatch.setattr(device_probe, "get_sandbox", lambda _, device, level=level: Sandbox(level, device=device))
         assert count_devices(Settings(device="cuda:0,1")) == with_cards
         assert count_devices(Settings(device="cpu")) == without
-        assert count_devices(Settings(device="cpu", engine_threads=4)) == min(without, 4)
-        assert count_devices(Settings(device="cpu", engine_threads=8)) == without
 
 
 def test_auto_is_the_first_card_if_it_works_and_else_the_cpu(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
