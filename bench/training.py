@@ -42,7 +42,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.stages import BASELINE, PRUNED, QUANTIZED
-from compression.system import process
+from compression.system import process, processor
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
 from compression.training.trainer import train
@@ -319,7 +319,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=process.usable_cores())
+    parser.add_argument("--threads", type=int, default=processor.usable_cores())
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data")
     asked = parser.parse_args(arguments)

@@ -16,8 +16,7 @@ from app.store import broker
 from app.store.models import Worker
 from compression.schema.worker_device import ProbeSpec, WorkerDevice
 from compression.system.cards import visible_here
-from compression.system.process import usable_cores
-from compression.system.processor import processor
+from compression.system.processor import processor, usable_cores
 from workers import engine
 from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_cards, has_cards, parse_device
 from workers.folders import private_folder

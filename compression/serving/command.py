@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
 from compression.schema.prediction_request import FILES, LARGEST_QUESTION
 from compression.schema.tasks import TASKS
-from compression.system.process import usable_cores
+from compression.system.processor import usable_cores
 
 if TYPE_CHECKING:
     from compression.serving.served_model import ServedModel

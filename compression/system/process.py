@@ -110,8 +110,3 @@ def release_memory() -> None:
     libc = ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may run on (its affinity, not the machine's)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

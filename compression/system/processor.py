@@ -1,5 +1,6 @@
 """The processor, and the runtimes' versions, as reports and device tables have them. Torch-free."""
 
+import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +49,11 @@ def package_version(name: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on (its affinity, not the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cores(cpuinfo: Path) -> Iterator[dict[str, str]]:
