@@ -1,6 +1,8 @@
 """Forecasts beside times: what is within the bound says so, and what other processes took is told."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,26 @@ def test_what_others_take_is_the_machines_time_less_the_services(monkeypatch: py
     monkeypatch.setattr("bench.forecasts.service.os.cpu_count", lambda: 2)
     monkeypatch.setattr(Others, "_busy", staticmethod(lambda: next(busy)))
     assert Others(Idle()).share() == pytest.approx((50 - 30) / 200)
+
+
+BUSY = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the child: the kernel adds its time to nobody's
+subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 1: pass"])
+print("ended", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_time_of_a_process_that_has_ended_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.forecasts.service.SAMPLE_SECONDS", 0.05)
+    (tmp_path / "client.json").write_text('{"key": "a key"}', encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            service = Service(process, tmp_path, "http://127.0.0.1:1")
+            with service.watched():
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ended\n"
+            assert service.cpu_seconds() > 0.5
+        finally:
+            process.kill()
