@@ -79,7 +79,7 @@ def remember(session: Session, job: Job) -> None:
         work = [Work.model_validate(one) for one in job.forecast["work"]]  # type: ignore[index]  # it is not None
     except ValidationError:
         return  # of another version
-    forecast, took = time_work(work, machine.rates).stages, _took(session, job)
+    forecast, took = time_work(_as_trained(session, job, work), machine.rates).stages, _took(session, job)
     pairs = {stage: (forecast[stage], took[stage]) for stage in forecast if stage in took}
     stages = {stage: pair for stage, pair in pairs.items() if min(pair) >= LEAST_SECONDS}
     if stages:
@@ -92,6 +92,13 @@ def remember(session: Session, job: Job) -> None:
                 stages=stages,
             )
         )
+
+
+def _as_trained(session: Session, job: Job, work: Sequence[Work]) -> list[Work]:
+    """Return a job's work with as many epochs of the original as there were: when they end says nothing of the machine."""
+    row = session.scalar(select(Metric.row).where(Metric.job_id == job.id, Metric.position == 0))
+    done = ((row or {}).get("preparation") or {}).get("epochs")
+    return [one.limited(done / one.epochs) if done and one.epochs else one for one in work]
 
 
 def training_seconds(session: Session, job: Job) -> float | None:

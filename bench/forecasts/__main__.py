@@ -4,7 +4,7 @@ Starts a service in a home of its own, waits until its worker has measured its r
 that forecasts learn from (the demo's own job, whose forecast knows of no other, and two of other recipes and rows), then three
 others. A forecast is that of the job's preflight; the first is to be within 25 % of the time taken, the last three within
 20 %. The record says what share of the processors other processes took meanwhile: figures of a busy machine prove nothing.
-Some 15 minutes on two calm cores.
+Some 35 minutes on two calm cores.
 """
 
 import argparse

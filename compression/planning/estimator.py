@@ -234,6 +234,8 @@ def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     probe = preparation.read_once(prepare, rows) * job.forward(job.model)
     judged = preparation.judged(prepare, rows, job.recipe.train, job.originals)
     work = job.trained(BASELINE, job.model, passes, passes * job.steps(), asked=probe, judged=judged)
+    epochs = preparation.expected(prepare, job.steps()) if work.steps else 0
+    work = work.model_copy(update={"epochs": epochs})
     yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, work=work)
 
 

@@ -29,6 +29,7 @@ class Work(Config):
     scored_rows: Annotated[float, Field(description="Scored rows, which take a least time each however small the model.")] = 0.0
     seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
     devices: Annotated[int, Field(description="That train together: teachers' outputs and validation are of one.")] = 1
+    epochs: Annotated[float, Field(description="Expected of a fine-tuning that may end earlier or later.")] = 0.0
     part: Annotated[int, Field(description="Number of the dataset, if there are several.")] = 0
 
     def training_seconds(self, rates: Rates) -> float:
@@ -44,8 +45,8 @@ class Work(Config):
         return max(answers, self.scored_rows / rates.rows)
 
     def limited(self, share: float) -> "Work":
-        """Return the work with a share of its training, which a limit of steps ends."""
-        names = ("plain_flops", "exact_flops", "float32_flops", "simulated_flops", "steps", "step_bytes")
+        """Return the work with a share of its training, which a limit of steps or its own end leaves. It may be above 1."""
+        names = ("plain_flops", "exact_flops", "float32_flops", "simulated_flops", "steps", "step_bytes", "epochs")
         return self.model_copy(update={name: share * getattr(self, name) for name in names})
 
 

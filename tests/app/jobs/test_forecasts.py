@@ -16,6 +16,7 @@ from compression.planning.estimator import Estimate
 from compression.planning.rates import REFERENCE
 from compression.planning.work import Work, time_work
 from compression.schema.recipe.recipe import Recipe, Train
+from compression.schema.report.preparation import Preparation
 from tests.app.conftest import NewJob, SessionMaker
 from tests.app.jobs.test_jobs import do, look, must_take
 from tests.support.unmeasured import unmeasured
@@ -43,10 +44,10 @@ def teach(transaction: SessionMaker, new_job: NewJob, **values: Any) -> Job:
     return job
 
 
-def run(transaction: SessionMaker, claim: fencing.Claim) -> None:
+def run(transaction: SessionMaker, claim: fencing.Claim, preparation: Preparation | None = None) -> None:
     do(transaction, jobs.record_event, claim, "started", {})
-    for stage in ("baseline", "quantized"):
-        do(transaction, stage_results.record_stage, claim, unmeasured(stage), stage, [], [])
+    for stage, own in (("baseline", {"preparation": preparation}), ("quantized", {})):
+        do(transaction, stage_results.record_stage, claim, unmeasured(stage, **own), stage, [], [])
     with transaction() as session:
         mine = (Event.job_id == claim.job.id, Event.type == "started")
         session.execute(update(Event).where(*mine).values(at=now(-550)))
@@ -70,6 +71,16 @@ def test_a_finished_job_teaches_what_its_stages_took(transaction: SessionMaker, 
     assert {stage: tuple(pair) for stage, pair in times.stages.items()} == {
         stage: pytest.approx(pair, rel=0.05) for stage, pair in expected.items()
     }
+
+
+def test_epochs_that_were_not_needed_say_nothing_of_the_machine(transaction: SessionMaker, new_job: NewJob) -> None:
+    do(transaction, start_worker)
+    work = (WORK[0].model_copy(update={"epochs": 10}), *WORK[1:])
+    new_job(forecast=forecasts.stored(FOUND.model_copy(update={"work": work})))
+    trained = Preparation(converged=True, reason="a test", epochs=6, best_epoch=4)
+    run(transaction, must_take(transaction), preparation=trained)
+    (times,) = known(transaction)
+    assert times.stages["baseline"] == pytest.approx((60, 300), rel=0.05)
 
 
 def test_later_forecasts_are_corrected_and_tell_from_how_many_jobs(transaction: SessionMaker, new_job: NewJob) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from compression.planning.corrections import FEWEST_FOR_SHARES, MOST_JOBS, Correction, learn
 from compression.planning.preflight import preflight
-from compression.planning.preparation import EXPECTED_EPOCHS, MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS
+from compression.planning.preparation import MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS, expected
 from compression.planning.rates import FURTHER_CARD, REFERENCE, Rates
 from compression.planning.scoring_time import FEWEST_SECONDS
 from compression.planning.work import EXPORT, Work, time_work
@@ -123,8 +123,23 @@ def test_training_reads_validation_after_each_epoch_and_probe() -> None:
     assert flops(500, Prepare(epochs=4)) - flops(0, Prepare(epochs=4)) == pytest.approx(4 * once)
     assert flops(1000, Prepare(epochs=1)) - flops(0, Prepare(epochs=1)) == pytest.approx(2 * once)
     open_end = flops(500, Prepare()) - flops(0, Prepare())
-    assert open_end == pytest.approx((EXPECTED_EPOCHS + WARM_UPS + PROBE_JUDGEMENTS * MOST_PROBES) * once)
+    assert open_end == pytest.approx((10 + WARM_UPS + PROBE_JUDGEMENTS * MOST_PROBES) * once)
     assert flops(500, Prepare(epochs=0)) == flops(0, Prepare(epochs=0))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "steps", "epochs"),
+    [
+        (Prepare(), 100, 10),
+        (Prepare(patience=2), 100, 7),
+        (Prepare(patience=2), 24, 13),  # an epoch has half the steps that count as one without a gain
+        (Prepare(patience=2), 1, 100),
+        (Prepare(epochs=4), 100, 4),
+        (Prepare(epochs=4, patience=2), 100, 4),
+    ],
+)
+def test_open_training_is_expected_to_end_by_its_patience(prepare: Prepare, steps: int, epochs: int) -> None:
+    assert expected(prepare, steps) == epochs
 
 
 TAKEN = {"baseline": 636.6, "quantized": 47.3, "pruned": 58.1, "distilled": 237.3, EXPORT: 22.4}
