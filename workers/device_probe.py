@@ -20,7 +20,7 @@ from compression.system.processor import processor, usable_cores
 from workers import engine
 from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_cards, has_cards, parse_device
 from workers.folders import private_folder
-from workers.limits import machine_memory
+from workers.limits import engine_threads, machine_memory
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ def run_probe(device: Device, settings: Settings, *, measure: bool = True) -> Wo
         return each[0].model_copy(
             update={"cards": len(each), "name": name, "memory_bytes": min(one.memory_bytes for one in each)}
         )
-    asked = ProbeSpec(kind=device.kind, measure=measure, threads=settings.engine_threads)
+    asked = ProbeSpec(kind=device.kind, measure=measure, threads=engine_threads(settings))
     try:
         with private_folder(settings.scratch, f"probe-{secrets.token_hex(6)}") as folder:
             spec = folder / "spec.json"

@@ -20,7 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.system.processor import processor
 from workers.device_probe import choose_device
-from workers.limits import engine_memory
+from workers.limits import engine_memory, engine_threads
 
 log = structlog.get_logger()
 UNKNOWN = 1 << 30
@@ -129,7 +129,7 @@ def write_inputs(
         targets=Targets.model_validate(job.targets),
         output="out",
         resume="resume" if inputs.done else None,
-        threads=settings.engine_threads,
+        threads=engine_threads(settings),
         training_seconds=training,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,

@@ -16,6 +16,7 @@ import psutil
 
 from app.core.settings import Settings
 from app.store.storage import Storage
+from compression.system.processor import usable_cores
 from workers.folders import RESERVED
 
 SHARE = 0.9
@@ -57,6 +58,11 @@ def lm_eval(settings: Settings) -> dict[str, Any]:
     except PackageNotFoundError:
         found = None
     return {"version": found, "data": settings.lm_eval_data is not None and settings.lm_eval_data.is_dir()}
+
+
+def engine_threads(settings: Settings) -> int:
+    """Return the training threads of an engine. The worker counts the cores: an engine does not see its control groups."""
+    return settings.engine_threads or usable_cores()
 
 
 def engine_memory(settings: Settings) -> int:

@@ -19,7 +19,7 @@ from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
-from compression.system.processor import processor
+from compression.system.processor import processor, usable_cores
 from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
 from workers.device_probe import choose_device, count_devices, unmeasured_cpu, wake_up_target
 from workers.device_watch import DeviceWatch
@@ -77,7 +77,7 @@ class Registration(threading.Thread):
         """Write the row. The child reads its id from the environment."""
         os.environ["LATHE_WORKER_ID"] = self.worker_id
         self.facts = {
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "processor": processor(),
             "threads": self.settings.engine_threads,
             "memory_bytes": engine_memory(self.settings),

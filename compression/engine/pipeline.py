@@ -19,9 +19,9 @@ from compression.engine.stages.registry import planned
 from compression.planning.sharded_rules import check_sharded
 from compression.schema.events import Event, Finished, StageStarted, Started
 from compression.schema.job_spec import Spec
-from compression.system import processor
 from compression.system.environment import environment
 from compression.system.interrupts import Pause, never
+from compression.system.processor import usable_cores
 from compression.training.work import ONE_PROCESS, Processes
 
 
@@ -29,7 +29,7 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
     """Run one job; yield its events. Relative paths are relative to `base`. Raises CompressionError if the job cannot be done
     as specified, and Pause after a step or a stage if `pause_asked` returns True.
     """
-    torch.set_num_threads(spec.threads or processor.usable_cores())
+    torch.set_num_threads(spec.threads or usable_cores())
     stages = planned(spec.recipe)
     yield Started(environment=environment(), stages=stages)
     spec = yield from resolved(spec, base, pause_asked)

@@ -1,6 +1,5 @@
 """What a profile says of the machine that it was taken on. Torch-free."""
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,6 +8,7 @@ import psutil
 
 from compression.schema.profile import DeviceFacts
 from compression.schema.report.measurements import NotMeasured
+from compression.system.processor import usable_cores
 from compression.system.sensors import SYS, find_sensor
 
 RUNTIMES = (
@@ -31,7 +31,7 @@ def device_facts(root: Path = SYS) -> DeviceFacts:
     return DeviceFacts(
         machine=f"{platform.machine()} {platform.system()}",
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
         runtimes=dict(filter(None, map(_installed, RUNTIMES))),
         sensor=sensor if isinstance(sensor, NotMeasured) else sensor.name,

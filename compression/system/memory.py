@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from compression.system.control_groups import OWN, ROOT, own_groups
+
 
 def resident() -> int:
     """Return the resident bytes of this process now (VmRSS); 0 if the kernel does not report them."""
@@ -24,14 +26,9 @@ def available() -> int | None:
     return min((room for room in rooms if room is not None), default=None)
 
 
-def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return the smallest free memory of this process's control group and its ancestors, in bytes (kernel, cgroup-v2.rst)."""
-    try:
-        name = next((line[3:] for line in own.read_text("ascii").splitlines() if line.startswith("0::")), "")
-    except (OSError, ValueError):
-        name = ""
-    place = root / name.strip("/")  # in a container's own namespace it is root itself
-    rooms = [_of_folder(each) for each in (place, *place.parents) if each.is_relative_to(root)]
+def _of_group(root: Path = ROOT, own: Path = OWN) -> int | None:
+    """Return the smallest free memory of this process's control group and its ancestors, in bytes."""
+    rooms = (_of_folder(each) for each in own_groups(root, own))
     return min((room for room in rooms if room is not None), default=None)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from compression.system.control_groups import allowed_cores
+
 CPU = Path("/proc/cpuinfo")
 LONGEST = 200  #: characters of a name
 CHIP = ("CPU implementer", "CPU part", "CPU variant")
@@ -52,8 +54,9 @@ def package_version(name: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on (its affinity, not the machine's)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores whose time this process may use: its affinity's, and no more than its container's limit."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, allowed_cores() or here)
 
 
 def _cores(cpuinfo: Path) -> Iterator[dict[str, str]]:

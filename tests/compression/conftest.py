@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, BertModel
 
-from compression.engine import shipping
-from compression.system import processor
+from compression.engine import pipeline, shipping
 from tests.support import tracing
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
@@ -15,7 +14,7 @@ from tests.support.tiny_shipment import tiny_classifier, tiny_shipment  # noqa: 
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
-processor.usable_cores = lambda: 1  # what a job takes that names no number of threads
+pipeline.usable_cores = lambda: 1  # what a job takes that names no number of threads
 tracing.keep()
 
 
