@@ -27,6 +27,7 @@ from compression.models.architectures.pruning_groups import (
     shape_with,
 )
 from compression.models.architectures.shapes import total_of
+from compression.models.linear_layers import has_matrix, is_transposed
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
@@ -110,6 +111,28 @@ class ArchitectureAdapter(ABC):
         tensors = self.tensors(model)
         members = (each for each in groups_of(tensors)[key].members if each.tensor in own and own[each.tensor].ndim > 1)
         return [side_by_side(own[each.tensor], each.dim, tensors[each.tensor]) for each in sorted(members, key=reads)]
+
+    def group_keys(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the names of all groups."""
+        return tuple(self.groups(model))
+
+    def readers(self, model: PreTrainedModel, key: str) -> dict[str, Tensor]:
+        """Return the layers with a matrix that read a group's units, by name: each with the columns of `whole_matrix` that are
+        of a unit, (units, columns). Fused experts and embedding tables are none.
+        """
+        found: dict[str, Tensor] = {}
+        for member in self.groups(model)[key].members:
+            name, _, role = member.tensor.rpartition(".")
+            layer, width = model.get_submodule(name), member.width
+            if role == "weight" and has_matrix(layer) and member.dim == 1 - is_transposed(layer):
+                columns = torch.arange(width.repeats * width.units * width.unit_size)
+                found[name] = columns.view(width.repeats, width.units, -1).transpose(0, 1).flatten(1)
+        return found
+
+    def layer_groups(self, model: PreTrainedModel) -> list[tuple[str, ...]]:
+        """Return the keys of the groups that each layer has for itself, shallow first."""
+        keys, count = self.group_keys(model), len(self.streams(model))
+        return [tuple(key for key in keys if axis_and_layer(key)[1] == number) for number in range(count)]
 
     def scales(self, model: PreTrainedModel, key: str) -> list[Tensor]:  # noqa: ARG002 (networks' own)
         """Return the factors of a group's units in normalizations with running statistics, a unit's side by side."""

@@ -17,6 +17,7 @@ from compression.models.adapters.network.structure import Structure, stock_confi
 from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
+from compression.models.linear_layers import has_matrix, whole_matrix
 from compression.models.networks.families.stock_checkpoint import lacks_stock_form, stock_form
 from compression.models.networks.folding import folding_of
 from compression.models.networks.graph import Graph, Node
@@ -99,6 +100,38 @@ class NetworkAdapter(ArchitectureAdapter):
             (model.get_parameter(tensor).index_select(dim, places), dim)
             for tensor, dim, places in self._members(model, key)
             if dim == 0 and tensor.endswith(".weight") and model.get_parameter(tensor).ndim > 1
+        ]
+
+    def group_keys(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Return the names of the groups that may be cut."""
+        return tuple(structure_of(model.config).groups)
+
+    def readers(self, model: PreTrainedModel, key: str) -> dict[str, Tensor]:
+        """Return the linear layers and convolutions that read a group's units, with the columns of each unit."""
+        found: dict[str, Tensor] = {}
+        units = structure_of(model.config).groups[key].units
+        for tensor, dim, places in self._members(model, key):
+            name, _, role = tensor.rpartition(".")
+            layer = model.get_submodule(name)
+            if role == "weight" and dim == 1 and has_matrix(layer):
+                area = whole_matrix(layer).shape[1] // model.get_parameter(tensor).shape[1]
+                found[name] = (places.view(units, -1, 1) * area + torch.arange(area, device=places.device)).flatten(1).cpu()
+        return found
+
+    def layer_groups(self, model: PreTrainedModel) -> list[tuple[str, ...]]:
+        """Return the keys of the groups that only a residual block's layers have, block by block."""
+        facts = self.network(model.config)
+        return [
+            tuple(
+                group.key
+                for group in facts.groups
+                if all(
+                    layer.name in block.layers
+                    for layer in facts.layers
+                    if group.key in layer.outputs.units or group.key in layer.inputs.units
+                )
+            )
+            for block in facts.blocks
         ]
 
     def scales(self, model: PreTrainedModel, key: str) -> list[Tensor]:
