@@ -124,6 +124,7 @@ ADDED_KEYS: dict[str, Any] = {
     "prune.ratio.channels": None,
     "prune.target_flops": None,
     "prune.refresh_statistics": True,
+    "prune.search": None,
     "prune.stock": False,
     "quantize.symmetric": False,
     "train.compile": "auto",

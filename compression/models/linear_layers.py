@@ -1,4 +1,4 @@
-"""Access the weights of layers with matrices: nn.Linear's (outputs, inputs), GPT-2's Conv1D's (inputs, outputs), convolutions'."""
+"""Access the matrices of layers: nn.Linear's (outputs, inputs), GPT-2's Conv1D's (inputs, outputs), those of convolutions."""
 
 from torch import Tensor, nn
 from torch.nn import functional

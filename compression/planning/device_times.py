@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import exp, log
+from math import exp, inf, log
 
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.network_shapes import spared_blocks
@@ -137,16 +137,38 @@ class ShapeTimes:
         """Return the predicted time of a pass; None for models of other kinds than encoders of text and networks of images, and
         for schemes that the table has no times of. scheme: None is float32.
         """
-        form = next((form for form in FORMS if form == (scheme or "float32")), None)
-        times = DeviceTimes(self.table, runtime)
-        if form is None or not times.has(form):
+        form, times = self.form_of(scheme, runtime), DeviceTimes(self.table, runtime)
+        if form is None:
             return None
         if self.network is not None:
             without = spared_blocks(self.network, shape, self.network.multiply_adds)
             return times.milliseconds(network_layers(self.network, shape, without), form, self.batch)
-        if self.family.decodes or self.family.name in INSTALLED:
-            return None
         return times.milliseconds(encoder_layers(shape, self.tokens), form, self.batch)
+
+    def form_of(self, scheme: str | None, runtime: TableRuntime = "onnxruntime") -> Form | None:
+        """Return the form that a scheme is timed in; None if the table has no times of it, or of such models."""
+        form = next((form for form in FORMS if form == (scheme or "float32")), None)
+        if self.network is None and (self.family.decodes or self.family.name in INSTALLED):
+            return None
+        return form if form is not None and DeviceTimes(self.table, runtime).has(form) else None
+
+    def of_layer(self, layer: LayerFacts, widths: Mapping[str, int], form: Form) -> float:
+        """Return the milliseconds of one layer of a network, without the call; infinite if its kind was not timed.
+
+        widths: of all groups.
+        """
+        found = self.onnxruntime.milliseconds(_network_layer(layer, widths), form, self.batch)
+        return inf if found is None else found - self.call_ms
+
+    @property
+    def call_ms(self) -> float:
+        """Return the milliseconds of a call that computes nothing."""
+        return self.onnxruntime.call / 1000
+
+    @cached_property
+    def onnxruntime(self) -> DeviceTimes:
+        """Return the times in ONNX Runtime."""
+        return DeviceTimes(self.table, "onnxruntime")
 
 
 def encoder_layers(shape: Shape, tokens: int) -> list[LayerWork]:

@@ -31,7 +31,7 @@ def untrained(recipe: Recipe) -> bool:
         return False
     if prune is not None and (prune.recovery is not None or prune.importance not in ("l1", "l2") or "vocabulary" in prune.axes):
         return False
-    if prune is not None and (prune.target_latency is not None or prune.reconstruct or prune.sensitivity):
+    if prune is not None and (prune.target_latency is not None or prune.reconstruct or prune.sensitivity or prune.search):
         return False
     if prune is not None and prune.multiple == "auto":  # what decides it opens the model
         return False

@@ -6,7 +6,7 @@ then removed one after another (`unit_removal`), which needs no further pass.
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -19,6 +19,7 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer
 from compression.models.linear_layers import whole_matrix
 from compression.models.tensors import Tensors
+from compression.pruning.integer_errors import integer_errors
 from compression.pruning.layer_inputs import InputCollector, collect_inputs, layer_changes
 from compression.pruning.unit_removal import DAMPING, PIECES, Reader, remove_units, updated
 from compression.quantization.fake_quantize import simulation_of
@@ -28,17 +29,18 @@ from compression.schema.recipe.prune import SHRINKING
 METHOD = 1  #: raise it if the same inputs give other tables
 MOST_BYTES = 1 << 30
 """Of second moments that are collected in one pass; one group's may be more."""
-MOST_UNITS = 1 << 20
+Batches = Callable[[], Iterable[Batch]]
+"""Begins a pass over the calibration rows."""
 
 
-def tables_digest(model: PreTrainedModel, batches: Iterable[Batch]) -> str:
+def tables_digest(model: PreTrainedModel, batches: Batches) -> str:
     """Return the SHA-256 of all that error tables depend on: weights, simulated integers, calibration rows and settings."""
     simulation = simulation_of(model)
     facts = (METHOD, DAMPING, PIECES, WIDTHS, None if simulation is None else simulation.model_dump_json())
     found = hashlib.sha256(f"{facts} {type(model).__name__}".encode())
     for name, tensor in model.state_dict().items():
         _add(found, name, tensor)
-    for batch in batches:
+    for batch in batches():
         for name, tensor in sorted(batch.inputs.items()):
             _add(found, name, tensor)
     return found.hexdigest()
@@ -51,11 +53,11 @@ def _add(found: "hashlib._Hash", name: str, tensor: Tensor) -> None:
 
 @torch.no_grad()
 def compute_tables(
-    model: PreTrainedModel, batches: Sequence[Batch], digest: str, check_pause: Callable[[], None] = lambda: None
+    model: PreTrainedModel, batches: Batches, digest: str, check_pause: Callable[[], None] = lambda: None
 ) -> Generator[str, None, tuple[ErrorTables, Tensors]]:
     """Compute a model's error tables and, by group, the order in which its units go; yield each group's key before its turn.
 
-    batches: the calibration rows, on any device. Of groups that no layer with a matrix reads there are none. Raises what
+    Of groups that no layer with a matrix reads there are none. Raises what
     `check_pause` raises.
     """
     started = time.monotonic()
@@ -64,7 +66,7 @@ def compute_tables(
     readers = readers_of(model)
     for keys in _passes(model, readers):
         names = {name for key in keys for name in readers[key]}
-        seen = collect_inputs(model, [name for name, _ in model.named_modules() if name in names], batches, check_pause)
+        seen = collect_inputs(model, [name for name, _ in model.named_modules() if name in names], batches(), check_pause)
         for key in keys:
             yield key
             check_pause()
@@ -76,10 +78,12 @@ def compute_tables(
             points = tuple(WidthError(units=width, error=error) for width, error in errors.items())
             groups.append(GroupErrors(key=key, readers=len(own), points=points))
             orders[key] = order.cpu()
-    layers = _layers(model, batches, check_pause)
-    rows = sum(len(batch.mask) for batch in batches)
+    layers, integers = _layers(model, batches, check_pause), integer_errors(model, batches(), check_pause)
+    rows = sum(len(batch.mask) for batch in batches())
     seconds = time.monotonic() - started
-    return ErrorTables(digest=digest, rows=rows, seconds=seconds, groups=tuple(groups), layers=layers), orders
+    return ErrorTables(
+        digest=digest, rows=rows, seconds=seconds, groups=tuple(groups), layers=layers, integers=integers
+    ), orders
 
 
 def readers_of(model: PreTrainedModel) -> dict[str, dict[str, Tensor]]:
@@ -92,13 +96,13 @@ def readers_of(model: PreTrainedModel) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _layers(model: PreTrainedModel, batches: Sequence[Batch], check_pause: Callable[[], None]) -> tuple[LayerErrors, ...]:
+def _layers(model: PreTrainedModel, batches: Batches, check_pause: Callable[[], None]) -> tuple[LayerErrors, ...]:
     family = adapter_of(model)
     streams = family.streams(model)
     if not streams:
         return ()
     names = list(family.layer_kinds(model.config)) or [str(number) for number in range(len(streams))]
-    changes = layer_changes(model, streams, batches, check_pause)
+    changes = layer_changes(model, streams, batches(), check_pause)
     groups = family.layer_groups(model)
     return tuple(
         LayerErrors(name=name, change=change, groups=own) for name, change, own in zip(names, changes, groups, strict=True)
@@ -141,7 +145,7 @@ def has_bias(layer: nn.Module) -> bool:
 
 @contextmanager
 def compensated(
-    model: PreTrainedModel, plan: PruningPlan, batches: Sequence[Batch], check_pause: Callable[[], None] = lambda: None
+    model: PreTrainedModel, plan: PruningPlan, batches: Batches, check_pause: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Give the layers that read units which a plan takes the weights that the tables assume, until the context ends.
 
@@ -169,7 +173,7 @@ def compensated(
 
 @torch.no_grad()
 def _updates(
-    model: PreTrainedModel, plan: PruningPlan, batches: Sequence[Batch], check_pause: Callable[[], None]
+    model: PreTrainedModel, plan: PruningPlan, batches: Batches, check_pause: Callable[[], None]
 ) -> list[tuple[str, Tensor, Tensor | None]]:
     """Return each layer's name, new weight and new bias. Moments are all of the model as it is, not of one half updated."""
     readers, found = readers_of(model), list[tuple[str, Tensor, Tensor | None]]()
@@ -185,7 +189,7 @@ def _updates(
     names = [name for name, gone in lost.items() if gone.any()]
     sizes = {name: {name: torch.empty(0)} for name in names}
     for some in _passes(model, sizes):
-        seen = collect_inputs(model, some, batches, check_pause)
+        seen = collect_inputs(model, some, batches(), check_pause)
         for name in some:
             layer, inputs = model.get_submodule(name), seen.inputs(name)
             if inputs is None:

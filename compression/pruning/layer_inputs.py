@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,16 @@ from compression.pruning.scores import observe_tap, run
 from compression.pruning.unit_removal import Inputs
 
 MOST_POSITIONS = 64
-"""Positions of a row that count, evenly spaced, where they are no tokens: a large image has thousands that resemble each other."""
+"""Positions of a row that count, evenly spaced, if they are no tokens: a large map has thousands that resemble each other."""
+
+
+class Collector(Protocol):
+    """Observes a model while batches run through it."""
+
+    mask: Tensor
+
+    def attach(self, hooks: ExitStack) -> None:
+        """Observe until `hooks` close. `mask` is that of the current batch, (rows, tokens)."""
 
 
 @dataclass
@@ -82,7 +91,7 @@ def collect_inputs(
 ) -> InputCollector:
     """Run batches through a model and return what the layers of these names read. before_batch runs before each."""
     collector = InputCollector({name: model.get_submodule(name) for name in names})
-    _pass(model, collector, batches, before_batch)
+    run_observed(model, collector, batches, before_batch)
     return collector
 
 
@@ -125,16 +134,14 @@ def layer_changes(
 ) -> list[float]:
     """Run batches through a model and return what share of its output each layer has added, shallow first."""
     collector = ChangeCollector(streams)
-    _pass(model, collector, batches, before_batch)
+    run_observed(model, collector, batches, before_batch)
     return collector.changes()
 
 
-def _pass(
-    model: PreTrainedModel,
-    collector: InputCollector | ChangeCollector,
-    batches: Iterable[Batch],
-    before_batch: Callable[[], None],
+def run_observed(
+    model: PreTrainedModel, collector: Collector, batches: Iterable[Batch], before_batch: Callable[[], None] = lambda: None
 ) -> None:
+    """Run batches through a model in evaluation mode while a collector observes it. before_batch runs before each."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
     with ExitStack() as hooks:

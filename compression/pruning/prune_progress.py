@@ -9,8 +9,10 @@ from torch import Tensor
 from compression.models.tensors import Tensors
 from compression.pruning.scores import ImportanceScores
 from compression.quantization.static_int8 import Range
+from compression.schema.report.measurements import Shape
 
-SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."  #: names, or prefixes of names, of the tensors in a checkpoint
+SCORES, RATIOS, RANGES, SHAPE, ERRORS = "scores.", "ratios", "ranges.", "shape", "errors."
+"""Names, or prefixes of names, of the tensors in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,16 @@ class PruneProgress:
     ratios: tuple[float, ...]  #: the recipe's pruning ratios, in its order, with its target solved
     ranges: Mapping[str, Range] = field(default_factory=dict)
     """Static input ranges of each layer as the previous steps trained it; a new attempt does not have that model."""
+    shape: Shape | None = None  #: after the cut, if a search found it: no ratios lead to it
+    errors: Mapping[str, float] = field(default_factory=dict)  #: predicted by a search, by group
 
     def tensors(self) -> Tensors:
         """Return all values as named tensors, for a checkpoint."""
         ranges = {f"{RANGES}{name}": torch.tensor(found, dtype=torch.float64) for name, found in self.ranges.items()}
         scores = {f"{SCORES}{name}": found for name, found in self.scores.tensors().items()}
+        scores |= {f"{ERRORS}{key}": torch.tensor(error, dtype=torch.float64) for key, error in self.errors.items()}
+        if self.shape is not None:
+            scores[SHAPE] = torch.tensor(list(self.shape.model_dump_json().encode()), dtype=torch.uint8)
         return {**scores, RATIOS: torch.tensor(self.ratios, dtype=torch.float64), **ranges}
 
     @classmethod
@@ -35,7 +42,9 @@ class PruneProgress:
         if RATIOS not in found or not scores.units:
             return None
         ranges = {name: (float(range_[0]), float(range_[1])) for name, range_ in _of(found, RANGES).items()}
-        return cls(scores, tuple(found[RATIOS].tolist()), ranges)
+        shape = Shape.model_validate_json(bytes(found[SHAPE].tolist())) if SHAPE in found else None
+        errors = {key: float(error) for key, error in _of(found, ERRORS).items()}
+        return cls(scores, tuple(found[RATIOS].tolist()), ranges, shape, errors)
 
 
 def _of(found: Mapping[str, Tensor], prefix: str) -> Tensors:

@@ -5,9 +5,9 @@ projections, as in Minitron (Muralidharan et al. 2024). The collector also obser
 expert, what the expert adds, and the block influence of each layer.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
-INFLUENCE, MILLISECONDS = "layers", "milliseconds"  #: names of the layers' scores and times in a checkpoint
+INFLUENCE, MILLISECONDS, KEPT = "layers", "milliseconds", "kept layers"  #: what is of layers in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ImportanceScores:
     units: Mapping[str, Tensor]  #: by group: (units,), or (units of the outer group, units) within another (`WITHIN`)
     influence: Tensor | None = None  #: (layers,), the block influence of each layer, if requested
     milliseconds: Tensor | None = None  #: (layers,), what the model is faster without each layer; None: all count alike
+    kept: Tensor | None = None  #: (n,), the layers that stay, if a search has chosen them; None: their scores do
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
         """Choose the most important layers, then the most important units in them, for a model of shape `to`."""
@@ -66,6 +67,8 @@ class ImportanceScores:
     def _of_network(self, to: Shape) -> PruningPlan:
         """Choose the units of each group by its own width, and the residual blocks: numbered apart from the groups."""
         kept = {key: importance.strongest(scores, units_at(to, *axis_and_layer(key))) for key, scores in self.units.items()}
+        if self.kept is not None:
+            return PruningPlan(kept, tuple(self.kept.tolist()))
         if self.influence is None or to.layers == len(self.influence):
             return PruningPlan(kept)
         return PruningPlan(kept, tuple(importance.strongest(self._of_layers(), to.layers).tolist()))
@@ -84,12 +87,23 @@ class ImportanceScores:
         """Choose the layers with the largest block influence, with as many dense ones (without experts) as in `to`."""
         if to.layers == self._count:
             return list(range(to.layers))
+        if self.kept is not None:
+            return [int(number) for number in self.kept.tolist()]
         scores = self._of_layers()
         routed = [number for number in range(self._count) if key_of("experts", number) in self.units]
         dense = [number for number in range(self._count) if number not in routed]
         wanted = to.experts.dense_layers if to.experts is not None and routed else to.layers
         counts = ((dense, wanted), (routed, to.layers - wanted))
         return [kind[place] for kind, count in counts for place in importance.strongest(scores[kind], count).tolist()]
+
+    def ordered(self, orders: Mapping[str, Tensor], layers: Sequence[int] | None) -> "ImportanceScores":
+        """Return scores by which the units of some groups go in an order, and all layers but the given ones.
+
+        orders: by group, (units,), the first that goes comes first. A group that all layers share may be scored layer by layer.
+        """
+        ranks = {key: torch.argsort(order).float() for key, order in orders.items()}
+        units = {key: ranks.get(key, ranks.get(axis_and_layer(key)[0], scores)) for key, scores in self.units.items()}
+        return replace(self, units=units, kept=None if layers is None else torch.tensor(layers))
 
     def after(self, plan: PruningPlan) -> "ImportanceScores":
         """Return the scores of the remaining units and layers, for the next step of pruning. A network of images that loses
@@ -113,14 +127,14 @@ class ImportanceScores:
 
     def tensors(self) -> Tensors:
         """Return all scores as named tensors, for a checkpoint."""
-        of_layers = {INFLUENCE: self.influence, MILLISECONDS: self.milliseconds}
+        of_layers = {INFLUENCE: self.influence, MILLISECONDS: self.milliseconds, KEPT: self.kept}
         return {**self.units, **{name: found for name, found in of_layers.items() if found is not None}}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImportanceScores":
         """Rebuild from the output of `tensors`."""
-        units = {name: scores for name, scores in tensors.items() if name not in (INFLUENCE, MILLISECONDS)}
-        return cls(units, tensors.get(INFLUENCE), tensors.get(MILLISECONDS))
+        units = {name: scores for name, scores in tensors.items() if name not in (INFLUENCE, MILLISECONDS, KEPT)}
+        return cls(units, tensors.get(INFLUENCE), tensors.get(MILLISECONDS), tensors.get(KEPT))
 
 
 def _at(scores: Tensor, kept: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ closed form that is a step of elimination in the inverse of the inputs' second m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ def remove_units(readers: Sequence[Reader], units: int) -> tuple[Tensor, dict[in
     left = torch.ones(units, dtype=torch.bool, device=readers[0].weight.device)
     widths = widths_of(units)
     errors = {units: 0.0}
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         pieces = min(PIECES, before - after)
         sizes = [(before - after) // pieces + (number < (before - after) % pieces) for number in range(pieces)]
         for size in sizes:

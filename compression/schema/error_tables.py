@@ -6,6 +6,7 @@ divided by the mean square of the output itself.
 """
 
 from bisect import bisect_left
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -40,7 +41,7 @@ class GroupErrors(Config):
     @model_validator(mode="after")
     def _errors_rise(self) -> Self:
         units, errors = [point.units for point in self.points], [point.error for point in self.points]
-        if any(after >= before for before, after in zip(units, units[1:], strict=False)) or units[-1] != 0:
+        if any(after >= before for before, after in pairwise(units)) or units[-1] != 0:
             raise ValueError(f"{self.key}: units must fall from all to 0")
         if errors[0] != 0 or errors != sorted(errors):
             raise ValueError(f"{self.key}: errors must begin at 0 and never fall")
@@ -79,7 +80,7 @@ class IntegerErrors(Config):
 
     layer: Annotated[Key, Field(description="The module's name.")]
     schemes: Annotated[dict[Key, Error], Field(max_length=MOST_SCHEMES)]
-    """Scheme → error of its output, with its weights rounded, and its inputs where the scheme rounds them."""
+    """Scheme → error of its output, with its weights rounded, and its inputs if the layer rounds them itself."""
 
 
 class ErrorTables(Config):
@@ -92,6 +93,7 @@ class ErrorTables(Config):
     groups: Annotated[tuple[GroupErrors, ...], Field(max_length=MOST_GROUPS)]
     layers: Annotated[tuple[LayerErrors, ...], Field(max_length=MOST_LAYERS)] = ()
     integers: Annotated[tuple[IntegerErrors, ...], Field(max_length=1 << 14)] = ()
+    """In the scheme that the model simulates; none of a model in floating point."""
 
     @property
     def by_key(self) -> dict[str, GroupErrors]:

@@ -60,6 +60,17 @@ class UnsupportedShape(CompressionError):
     remedy = "Choose a milder ratio or fewer axes, so that at least one head and one layer's multiple remain."
 
 
+class TargetOutOfReach(CompressionError):
+    """No widths of this model meet the targets. `nearest`: what comes nearest, as the solver returns solutions."""
+
+    code = "target_out_of_reach"
+    remedy = "Choose a milder target, or name more axes in prune.axes."
+
+    def __init__(self, cause: str, *, nearest: object = None, param: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(cause, param=param, remedy=remedy)
+        self.nearest = nearest
+
+
 class UnsupportedTask(CompressionError):
     """Models of this family are not made for this task here."""
 

@@ -33,7 +33,7 @@ def ratio_for_latency(
     while (place := search.following) is not None:
         context.check_pause()
         shape = found[place][1]
-        ms, times = _measured(context, shape, scores)
+        ms, times = measured_latency(context, shape, scores)
         search.record(1 / times if target.speed_up is not None else ms)
         timed[place] = f"{shape.short}: {ms:.2f} ms, {times:.2f} times"
         yield Log(message=f"Timed for target_latency: {timed[place]}.")
@@ -75,7 +75,7 @@ def _errors(search: LatencySearch, predicted: Sequence[float]) -> str:
     return f"predicted latency / measured {' and '.join(f'{share:.2f}' for share in shares)}, in the order of timing"
 
 
-def _measured(context: StageContext, shape: Shape, scores: ImportanceScores) -> tuple[float, float]:
+def measured_latency(context: StageContext, shape: Shape, scores: ImportanceScores) -> tuple[float, float]:
     """Return the median latency of a shape in milliseconds, and how many times as fast as the baseline that is."""
     family = adapter_of(context.model)
     layers = scores.choose(family, shape).layers

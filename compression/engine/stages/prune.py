@@ -1,6 +1,6 @@
 """Prunes tokens, layers, channels, heads and feed-forward units, in one or more steps with recovery."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut
+from compression.engine.stages.error_tables import calibration_batches, error_tables
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
+from compression.engine.stages.solved_widths import solved_widths
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
 from compression.modalities.modality import InputPruner
@@ -25,8 +27,9 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.network_shapes import network_parameters
-from compression.models.architectures.pruning_groups import axis_and_layer, width_of
+from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.planning.estimator import PROBES
+from compression.pruning.error_tables import compensated
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
@@ -58,17 +61,23 @@ def prune(context: StageContext) -> Iterator[Event]:
     scores = saved.scores if saved is not None else (yield from _scored(context, settings))
     if settings.sensitivity:
         context.result.sensitivity = curves(context, scores, settings)
+    tables = (yield from error_tables(context)) if settings.search is not None and saved is None else None
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
-    ratios, after = yield from _solved(context, settings, before, scores, saved)
-    progress = PruneProgress(scores, tuple(ratios.values()))
+    if tables is not None:
+        chosen = yield from solved_widths(context, settings, scores, tables, before, counter(context.model))
+        scores, ratios, after, errors = chosen.scores, chosen.ratios, chosen.shape, chosen.errors
+    else:
+        ratios, after = yield from _solved(context, settings, before, scores, saved)
+        errors = saved.errors if saved is not None else {}
+    progress = PruneProgress(scores, tuple(ratios.values()), shape=after if errors else None, errors=errors)
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = context.validate()
         uncut = context.model
-        context.model, context.result.smoothed = apply_cut(context, uncut, plan), {}
+        context.model, context.result.smoothed = _cut(context, uncut, plan, update=tables is not None), {}
         if step < settings.steps:
             scores = scores.after(plan)
         if step < going_on:
@@ -85,9 +94,17 @@ def prune(context: StageContext) -> Iterator[Event]:
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
             yield from recover(context, settings.recovery, step, phase, epochs, beside)
-    context.result.pruning = taken(before, after, settings, ratios)
+    context.result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors)
     if "layers" in settings.axes and names:
         context.result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
+
+
+def _cut(context: StageContext, whole: PreTrainedModel, plan: PruningPlan, *, update: bool) -> PreTrainedModel:
+    """Return the model that a plan leaves. update: whether the weights that read a group take up what its lost units said."""
+    if not update:
+        return apply_cut(context, whole, plan)
+    with compensated(whole, plan, calibration_batches(context), context.check_pause):
+        return apply_cut(context, whole, plan)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -95,7 +112,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     settings = expected.recipe.prune
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
-    yield "cut", 2.0 + measuring
+    yield "cut", 2.0 + measuring + (expected.train if settings.search is not None else 0.0)
     taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
     for name, epochs in trainings_of(settings):
         if taught and epochs:
@@ -187,6 +204,16 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -
     return found
 
 
+def with_errors(told: dict[str, Any], before: Shape, after: Shape, errors: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `taken` tells, with each group's width and predicted error where error tables have chosen."""
+    for key, error in errors.items():
+        axis, layer = axis_and_layer(key)
+        had, has = units_at(before, axis, layer), units_at(after, axis, layer)
+        group = {"before": had, "after": has, "taken": (had - has) / had, "error": error}
+        told[axis]["groups"] = {**told[axis].get("groups", {}), key: group}
+    return told
+
+
 def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan) -> dict[str, Any]:
     """Return of each layer its influence, its time in milliseconds (None if it was not timed) and whether it was removed."""
     assert scores.influence is not None, "they are scored if the recipe cuts them"  # noqa: S101
@@ -220,6 +247,8 @@ def _solved(
     """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     config = context.model.config
     here = adapter_of(context.model).shape_of(config)
+    if saved is not None and saved.shape is not None:
+        return dict(zip(settings.ratios, saved.ratios, strict=False)), saved.shape
     if saved is not None:
         # A save of an earlier version lacks the ratios of axes that were added since, at the end.
         ratios: shapes.Ratios = {**settings.ratios, **dict(zip(settings.ratios, saved.ratios, strict=False))}

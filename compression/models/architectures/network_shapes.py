@@ -106,10 +106,10 @@ def network_shape_at(shape: Shape, prune: Prune, ratios: Mapping[Axis, float], n
     if shape.layers and not layers:
         cause = f"the ratio {taken['layers']:g} leaves none of {shape.layers} residual blocks"
         raise UnsupportedShape(cause, param="recipe.prune.ratio")
-    return _with_widths(shape.model_copy(update={"layers": layers}), widths, network)
+    return at_widths(shape.model_copy(update={"layers": layers}), widths, network)
 
 
-def _with_widths(shape: Shape, widths: Mapping[str, int], network: NetworkFacts) -> Shape:
+def at_widths(shape: Shape, widths: Mapping[str, int], network: NetworkFacts) -> Shape:
     """Return a shape with these widths, and with the features and heads that follow from them."""
     return shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})
 
@@ -196,7 +196,7 @@ def filled(shape: Shape, milder: Shape, most: int, cost: Callable[[Shape], int],
             shape = more
             break
     for key, width in (milder.widths or {}).items():
-        if cost(more := _with_widths(shape, {**(shape.widths or {}), key: width}, network)) <= most:
+        if cost(more := at_widths(shape, {**(shape.widths or {}), key: width}, network)) <= most:
             shape = more
     return shape
 
@@ -205,4 +205,4 @@ def at_least(shape: Shape, end: Shape, network: NetworkFacts) -> Shape:
     """Return a shape on the way to `end`, no group of which is narrower than there."""
     ends = end.widths or {}
     widths = {key: max(width, ends.get(key, 0)) for key, width in (shape.widths or {}).items()}
-    return _with_widths(shape, widths, network)
+    return at_widths(shape, widths, network)

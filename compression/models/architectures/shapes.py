@@ -75,6 +75,13 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
+    if prune.search is not None and (apart := {"experts", "expert_ffn"} & {*prune.axes}):
+        cause = f"what {min(apart)} lose is not in the error tables, which are of layers with one matrix"
+        remedy = "Leave it out of prune.axes, or set prune.search to null."
+        raise UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
+    if prune.search is not None and prune.target_latency is not None and (family.decodes or family.name in INSTALLED):
+        cause = f"no latency of the family {family.name} is predicted, by which a solver could choose"
+        raise UnsupportedShape(cause, param="recipe.prune.search", remedy="Aim at target_params, or set search to null.")
     if network is not None:
         check_network_cut(shape, prune, network)
         return
@@ -205,7 +212,7 @@ def _of_network(
     key, target, before = "target_params", prune.target_params, cost(shape)
     if target is None:
         key, target = "target_flops", prune.target_flops
-    most = _most(target or 0.0, before)
+    most = allowed(target or 0.0, before)
 
     def shape_of(deepest: float) -> Shape:
         return shape_at(family, shape, prune, _scaled(prune, deepest), network)
@@ -218,7 +225,8 @@ def _of_network(
     return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, most, cost, network)
 
 
-def _most(target: float, before: int) -> int:
+def allowed(target: float, before: int) -> int:
+    """Return the most that a target allows of what is now `before`: itself, or below 1 what is left without that share."""
     return int(target) if target >= 1 else int(before * (1 - target))
 
 
@@ -229,7 +237,7 @@ def _out_of_reach(prune: Prune, key: str, most: int, smallest: int) -> Unsupport
 
 
 def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
-    most, smallest = _most(prune.target_params or 0.0, before), before
+    most, smallest = allowed(prune.target_params or 0.0, before), before
     for ratios, found in candidates(family, shape, prune):
         smallest = count(found)
         if smallest <= most:

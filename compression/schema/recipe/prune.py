@@ -114,6 +114,9 @@ class Prune(Config):
     size of its batch normalization's factors, in networks that have them (Liu et al. 2017). taylor: first-order change of the
     loss without it. Layers are always chosen by how much they change their input; residual blocks of a network
     of images by that for each millisecond that they take."""
+    search: Literal["solver"] | None = None
+    """Who chooses the widths. null: each axis loses alike. solver: the widths, and the layers if they are cut, whose outputs
+    change least by the error tables, within all targets, or with no more parameters than the ratio would leave."""
     multiple: Annotated[Multiple | Literal["auto"], WrapValidator(_multiple_or_auto)] = USUAL_MULTIPLE
     """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
     network of images are rounded to a multiple of 8, or of this if it is less. auto: the smallest from which on the worker's
@@ -153,8 +156,12 @@ class Prune(Config):
                     raise ValueError(f"ratio names {axis}, and axes does not")
                 if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
                     raise ValueError(f"axes names {axis}, and ratio does not")
-        if sum(target is not None for target in (self.target_params, self.target_flops, self.target_latency)) > 1:
-            raise ValueError("name either target_params, target_flops or target_latency")
+        targets = (self.target_params, self.target_flops, self.target_latency)
+        if self.search is None and sum(target is not None for target in targets) > 1:
+            raise ValueError("name either target_params, target_flops or target_latency; prune.search: solver takes several")
+        if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
+            why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
+            raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
             raise ValueError("a target needs an axis other than vocabulary, whose cut follows from the texts")
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):

@@ -12,7 +12,9 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
 from compression.models.linear_layers import input_columns
 from compression.pruning.error_tables import compensated, compute_tables, readers_of, tables_digest
+from compression.pruning.integer_errors import integer_errors
 from compression.pruning.layer_inputs import real_positions
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.error_tables import ErrorTables
 from tests.support import decoder_models
 from tests.support.encoder_models import tiny
@@ -36,7 +38,7 @@ def network() -> tuple[PreTrainedModel, list[Any]]:
 
 
 def tables_of(model: PreTrainedModel, batches: list[Any]) -> tuple[ErrorTables, dict[str, Tensor]]:
-    ticks = compute_tables(model, batches, tables_digest(model, batches))
+    ticks = compute_tables(model, lambda: batches, tables_digest(model, lambda: batches))
     while True:
         try:
             next(ticks)
@@ -71,7 +73,7 @@ def test_errors_are_what_the_layers_lose_and_cuts_keep_the_updated_weights(made:
         measured = 0.0
         readers = readers_of(model)[group.key]
         seen = {name: outputs_of(model, name, batches) for name in readers}
-        with compensated(model, PruningPlan({group.key: kept}), batches):
+        with compensated(model, PruningPlan({group.key: kept}), lambda: batches):
             for name, columns in readers.items():
                 layer, before = model.get_submodule(name), whole[f"{name}.weight"].flatten(1)
                 gone = torch.ones(len(columns), dtype=torch.bool)
@@ -108,12 +110,13 @@ def test_blocks_of_a_network_go_with_their_inner_channels() -> None:
 
 def test_the_digest_depends_on_weights_and_rows_alone() -> None:
     model, batches = encoder()
-    known = tables_digest(model, batches)
-    assert known == tables_digest(*encoder())
-    assert known != tables_digest(model, batches[:-1])
+    again, same = encoder()
+    known = tables_digest(model, lambda: batches)
+    assert known == tables_digest(again, lambda: same)
+    assert known != tables_digest(model, lambda: batches[:-1])
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
-    assert known != tables_digest(model, batches)
+    assert known != tables_digest(model, lambda: batches)
 
 
 @pytest.mark.parametrize("model", [tiny("distilbert"), decoder_models.tiny("gpt2"), decoder_models.tiny("llama")])
@@ -124,3 +127,18 @@ def test_other_families_have_readers_of_each_of_their_groups(model: PreTrainedMo
     assert {key: len(columns) for key, own in found.items() for columns in own.values()} == {
         key: units_at(shape, *axis_and_layer(key)) for key in found
     }
+
+
+def test_errors_of_integers_are_those_of_the_scheme_that_the_model_simulates() -> None:
+    model, batches = encoder()
+    assert integer_errors(model, batches) == ()
+    found = {}
+    for scheme in ("weight-only-int8", "weight-only-int4"):
+        insert_fake_quantization(model, simulation=Simulation(scheme=scheme, group_size=32 if "int4" in scheme else None))
+        errors = integer_errors(model, batches)
+        assert {name for one in errors for name in one.schemes} == {scheme}
+        found[scheme] = {one.layer: one.schemes[scheme] for one in errors}
+        remove_fake_quantization(model)
+    eight, four = found["weight-only-int8"], found["weight-only-int4"]
+    assert "bert.encoder.layer.0.output.dense" in eight
+    assert all(0 < eight[name] < four[name] < 0.1 for name in eight)

@@ -1,0 +1,58 @@
+"""Gets the error tables of the current model: those of an earlier attempt or job with the same inputs, or computed now."""
+
+from collections.abc import Generator
+from functools import partial
+
+from compression.engine.context import StageContext
+from compression.engine.tables_checkpoint import FOLDER, copy_tables, read_tables, write_tables
+from compression.modalities.sampling import first_tokens, micro_batch_size, shuffled_rows
+from compression.models.tensors import Tensors
+from compression.pruning.error_tables import Batches, compute_tables, tables_digest
+from compression.pruning.scores import CALIBRATION_BATCH
+from compression.schema.error_tables import ErrorTables
+from compression.schema.events import Event, Log
+from compression.system.sealed_folder import UnusableCheckpoint
+
+
+def calibration_batches(context: StageContext) -> Batches:
+    """Return what begins a pass over the calibration rows, as many as the recipe says and memory for systems of equations."""
+    settings = context.recipe.prune
+    assert settings is not None, "only a recipe that prunes asks"  # noqa: S101
+    rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
+    return partial(rows.by_length, micro_batch_size(CALIBRATION_BATCH, context.parts))
+
+
+def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTables, Tensors]]:
+    """Return the tables of the current model and, by group, the order in which its units go. Raises Pause."""
+    batches = calibration_batches(context)
+    digest = tables_digest(context.model, batches)
+    folder, earlier, part = context.checkpointer.folder, context.checkpointer.resume, context.checkpointer.part
+    for place in filter(None, (folder, earlier)):
+        if not (place / FOLDER / part).is_dir():
+            continue
+        try:
+            tables, orders = read_tables(place, part, digest)
+        except UnusableCheckpoint as problem:
+            yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
+            continue
+        if place != folder:
+            copy_tables(place, folder, part)
+        spared = f"The error tables are those of an earlier attempt or job: {tables.seconds:.1f} seconds were spared."
+        context.notes.append(spared)
+        yield Log(message=spared)
+        return tables, orders
+    computing = compute_tables(context.model, batches, digest, context.check_pause)
+    while True:
+        try:
+            next(computing)
+        except StopIteration as ended:
+            tables, orders = ended.value
+            break
+        yield from context.tracker.emit_boundary("cut", done=False)
+    write_tables(folder, part, tables, orders)
+    found = (
+        f"Error tables of {len(tables.groups)} groups from {tables.rows} calibration rows took {tables.seconds:.1f} seconds."
+    )
+    context.notes.append(found)
+    yield Log(message=found)
+    return tables, orders

@@ -1,0 +1,57 @@
+"""The checkpoint of a model's error tables: a later attempt or job with the same inputs reads it and computes nothing.
+
+A folder of its own beside those of the stages. It is known by the digest of the model, the calibration rows and the settings,
+so it holds for any recipe that comes to the same model; a job finds it in the checkpoints that it goes on from.
+"""
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from compression.models.tensors import Tensors
+from compression.schema.config import Config
+from compression.schema.error_tables import ErrorTables
+from compression.schema.report.report import File
+from compression.system import durable_files
+from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files, seal, unseal, verify_files
+
+FOLDER = "tables"  #: beside the stages' folders; of several datasets each has one within
+ORDERS = "orders.safetensors"
+"""File of the order in which each group's units go."""
+
+
+class TablesCheckpoint(Config):
+    """The content of state.json."""
+
+    tables: ErrorTables
+    files: tuple[File, ...]
+
+
+def write_tables(folder: Path, part: str, tables: ErrorTables, orders: Tensors) -> None:
+    """Write `folder`/tables[/part] atomically and durably."""
+    with durable_files.folder(folder / FOLDER / part) as place:
+        save_file(orders, place / ORDERS)
+        facts = TablesCheckpoint(tables=tables, files=list_files(place))
+        (place / STATE).write_text(seal(facts.model_dump_json(indent=1)), encoding="utf-8")
+
+
+def read_tables(folder: Path, part: str, digest: str) -> tuple[ErrorTables, Tensors]:
+    """Read and verify `folder`/tables[/part]. Raises UnusableCheckpoint if it is missing, damaged or of other inputs."""
+    place = folder / FOLDER / part
+    try:
+        facts = TablesCheckpoint.model_validate_json(unseal(place / STATE))
+        verify_files(place, facts.files)
+        orders = load_file(place / ORDERS)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
+        raise UnusableCheckpoint(f"error tables cannot be read: {problem}") from problem
+    if facts.tables.digest != digest or {group.key for group in facts.tables.groups} != {*orders}:
+        raise UnusableCheckpoint("the error tables are of another model, other rows or other settings")
+    return facts.tables, orders
+
+
+def copy_tables(earlier: Path, folder: Path, part: str) -> None:
+    """Copy an earlier job's tables to this one's checkpoints, for those who go on from them."""
+    with durable_files.folder(folder / FOLDER / part) as place:
+        shutil.copytree(earlier / FOLDER / part, place, dirs_exist_ok=True)

@@ -1,0 +1,84 @@
+"""A choice among widths as data: what can be chosen, what that errs and what it costs. Pure data, torch-free."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+Picks = Mapping[str, int]
+"""Name of a choice → number of the option that is taken, from 0."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some options must be taken."""
+
+    name: str
+    options: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """A number that depends on one choice, or on several together."""
+
+    choices: tuple[str, ...]
+    values: tuple[float, ...]  #: one for each combination of options, those of the last choice side by side; inf: there is none
+
+    def at(self, picks: Picks, options: Mapping[str, int]) -> float:
+        """Return the number of a combination. options: of each choice."""
+        place = 0
+        for name in self.choices:
+            place = place * options[name] + picks[name]
+        return self.values[place]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A cost that may not be more than a bound."""
+
+    name: str
+    most: float
+    terms: tuple[Term, ...]
+    fixed: float = 0.0  #: what is spent whatever is chosen
+    firm: bool = False  #: not even the nearest point to a target out of reach is above it
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Take one option of each choice, so that the error is least and no cost is above its limit."""
+
+    choices: tuple[Choice, ...]
+    error: tuple[Term, ...]
+    limits: tuple[Limit, ...]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Return how many options each choice has."""
+        return {choice.name: choice.options for choice in self.choices}
+
+    def error_of(self, picks: Picks) -> float:
+        """Return the error of what is taken."""
+        return self._sum(self.error, picks)
+
+    def costs_of(self, picks: Picks) -> dict[str, float]:
+        """Return each limit's cost of what is taken."""
+        return {limit.name: limit.fixed + self._sum(limit.terms, picks) for limit in self.limits}
+
+    def allows(self, picks: Picks) -> bool:
+        """Return whether what is taken exists and costs at most the limits."""
+        if self.error_of(picks) == inf:
+            return False
+        costs = self.costs_of(picks)
+        return all(costs[limit.name] <= limit.most for limit in self.limits)
+
+    def _sum(self, terms: Iterable[Term], picks: Picks) -> float:
+        options = self.options
+        return sum(term.at(picks, options) for term in terms)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver takes."""
+
+    picks: Picks
+    error: float
+    costs: Mapping[str, float]

@@ -1,0 +1,28 @@
+"""Chooses the search space of a model. Torch-free."""
+
+from collections.abc import Mapping
+
+from compression.models.architectures.families import ArchitectureSpec
+from compression.planning.search.network_space import NetworkSpace
+from compression.planning.search.space import SearchSpace, UniformSpace
+from compression.schema.error_tables import ErrorTables
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
+
+
+def space_of(
+    tables: ErrorTables,
+    family: ArchitectureSpec,
+    whole: Shape,
+    prune: Prune,
+    network: NetworkFacts | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> SearchSpace:
+    """Return what can be chosen of a model: each group's width where a network's facts are known, else one width on each axis.
+
+    weights: what the errors of a layer count, by its name in the tables; others 1. Raises UnsupportedShape.
+    """
+    if network is not None:
+        return NetworkSpace(tables, network, whole, prune, weights)
+    return UniformSpace(tables, family, whole, prune, weights)
