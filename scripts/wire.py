@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from app.main import app
 from app.store.models import EventType
 from compression.engine.checkpoints import StageCheckpoint, fingerprint_facts
+from compression.engine.tables_checkpoint import TablesCheckpoint
 from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Recipe
@@ -143,6 +144,7 @@ DOCUMENTS: dict[str, Callable[[], list[str]]] = {
     "job_events": lambda: sorted(get_args(EventType)),
     "stage_checkpoint": lambda: model(StageCheckpoint),
     "fingerprints": fingerprints,
+    "tables_checkpoint": lambda: model(TablesCheckpoint),
     "training_save": lambda: model(TrainingCheckpoint),
     "openapi": paths,
 }

@@ -8,6 +8,8 @@ from compression.schema.recipe.prune import Prune
 PASSES = 3
 """Over the calibration rows: for second moments, for what layers change, and for the weights that are updated at the cut. A
 model whose moments do not fit into `MOST_BYTES` of `pruning.error_tables` has more of the first."""
+CANDIDATES, JUDGED_ROWS = 8, 512
+"""Solutions that are cut and judged to correct the tables, at most, and the rows that judge them."""
 REMOVAL_FLOPS = 8
 """Operations for each cube of a layer's columns: the inverse of its moments and the removal of all of them, which in double
 precision take twice the time."""
@@ -42,5 +44,6 @@ def moments_bytes(model: Counted) -> int:
 
 
 def calibration_share(prune: Prune, rows: int) -> float:
-    """Return the passes over train that error tables take. rows: of train."""
-    return PASSES * min(prune.calibration_rows, rows) / max(rows, 1)
+    """Return the passes over train that error tables and their correction take. rows: of train."""
+    calibrated, judged = (min(count, rows) for count in (prune.calibration_rows, JUDGED_ROWS))
+    return (PASSES * calibrated + CANDIDATES * (calibrated + judged)) / max(rows, 1)

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import insert_quantization
 from compression.modalities.base import Examples
-from compression.modalities.sampling import micro_batch_size, shuffled_rows
+from compression.modalities.sampling import first_tokens, micro_batch_size, shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.pruning.error_tables import Batches, compensated
 from compression.pruning.reconstruction import reconstruct
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import is_simulated
@@ -33,6 +35,20 @@ def apply_cut(
         return small
 
     return remade(context, model, build)
+
+
+def calibration_batches(context: StageContext) -> Batches:
+    """Return what begins a pass over the calibration rows, as many as the recipe says and memory for systems of equations."""
+    settings = context.recipe.prune
+    assert settings is not None, "only a recipe that prunes asks"  # noqa: S101
+    rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
+    return partial(rows.by_length, micro_batch_size(CALIBRATION_BATCH, context.parts))
+
+
+def updated_cut(context: StageContext, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+    """Build the smaller model of a plan; the weights that read a group take up what its lost units said. Raises Pause."""
+    with compensated(model, plan, calibration_batches(context), context.check_pause):
+        return apply_cut(context, model, plan)
 
 
 def _refresh(context: StageContext, model: PreTrainedModel) -> None:

@@ -1,25 +1,15 @@
 """Gets the error tables of the current model: those of an earlier attempt or job with the same inputs, or computed now."""
 
 from collections.abc import Generator
-from functools import partial
 
 from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import calibration_batches
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, read_tables, write_tables
-from compression.modalities.sampling import first_tokens, micro_batch_size, shuffled_rows
 from compression.models.tensors import Tensors
-from compression.pruning.error_tables import Batches, compute_tables, tables_digest
-from compression.pruning.scores import CALIBRATION_BATCH
+from compression.pruning.error_tables import compute_tables, tables_digest
 from compression.schema.error_tables import ErrorTables
 from compression.schema.events import Event, Log
 from compression.system.sealed_folder import UnusableCheckpoint
-
-
-def calibration_batches(context: StageContext) -> Batches:
-    """Return what begins a pass over the calibration rows, as many as the recipe says and memory for systems of equations."""
-    settings = context.recipe.prune
-    assert settings is not None, "only a recipe that prunes asks"  # noqa: S101
-    rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
-    return partial(rows.by_length, micro_batch_size(CALIBRATION_BATCH, context.parts))
 
 
 def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTables, Tensors]]:

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
-from compression.engine.stages.apply_cut import apply_cut
-from compression.engine.stages.error_tables import calibration_batches, error_tables
+from compression.engine.stages.apply_cut import apply_cut, updated_cut
+from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
@@ -29,7 +29,6 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.network_shapes import network_parameters
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.planning.estimator import PROBES
-from compression.pruning.error_tables import compensated
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
@@ -70,14 +69,15 @@ def prune(context: StageContext) -> Iterator[Event]:
     else:
         ratios, after = yield from _solved(context, settings, before, scores, saved)
         errors = saved.errors if saved is not None else {}
-    progress = PruneProgress(scores, tuple(ratios.values()), shape=after if errors else None, errors=errors)
+    progress = PruneProgress(scores, tuple(ratios.values()), shape=after if settings.search else None, errors=errors)
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = context.validate()
         uncut = context.model
-        context.model, context.result.smoothed = _cut(context, uncut, plan, update=tables is not None), {}
+        made = apply_cut if tables is None else updated_cut
+        context.model, context.result.smoothed = made(context, uncut, plan), {}
         if step < settings.steps:
             scores = scores.after(plan)
         if step < going_on:
@@ -97,14 +97,6 @@ def prune(context: StageContext) -> Iterator[Event]:
     context.result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors)
     if "layers" in settings.axes and names:
         context.result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
-
-
-def _cut(context: StageContext, whole: PreTrainedModel, plan: PruningPlan, *, update: bool) -> PreTrainedModel:
-    """Return the model that a plan leaves. update: whether the weights that read a group take up what its lost units said."""
-    if not update:
-        return apply_cut(context, whole, plan)
-    with compensated(whole, plan, calibration_batches(context), context.check_pause):
-        return apply_cut(context, whole, plan)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:

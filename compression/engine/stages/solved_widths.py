@@ -1,16 +1,20 @@
 """Takes the widths of a cut from the solver, under the recipe's targets, by the error tables of the current model."""
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import updated_cut
+from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.latency_target import measured_latency
 from compression.models.adapters.registry import adapter_of
-from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.models.architectures.shapes import Count, Ratios, allowed, planned
 from compression.models.tensors import Tensors
-from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
@@ -22,6 +26,7 @@ from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
 
 CORRECTIONS = 4
 """Shapes that are timed for a target latency, each solved with what the one before taught of the prediction."""
@@ -55,31 +60,47 @@ def solved_widths(
     model, family = context.model, adapter_of(context.model)
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], family.network(model.config)
     whole = family.shape_of(model.config)
-    space = space_of(tables, kind, whole, settings, network)
-    limits = []
-    if settings.target_params is not None:
-        limits.append(costs.parameters(allowed(settings.target_params, count(before)), count))
-    if settings.target_flops is not None and network is not None:
-        most = allowed(settings.target_flops, network.multiply_adds())
-        limits.append(costs.multiply_adds(most, network))
-    if not settings.has_target:
-        alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
-        limits.append(costs.parameters(count(alike), count))
-    if settings.target_latency is None:
+    limits = _limits(settings, kind, before, whole, count, network)
+    latency = (yield from latency_limit(context, settings.target_latency, whole)) if settings.target_latency else None
+
+    def scores_of(chosen: Found) -> ImportanceScores:
+        return scores.ordered(orders, chosen.layers if "layers" in settings.axes else None)
+
+    def cut(chosen: Found) -> PreTrainedModel:
+        return updated_cut(context, model, scores_of(chosen).choose(family, chosen.shape))
+
+    space_with = partial(space_of, tables, kind, whole, settings, network)
+    weights = yield from error_weights(context, tables, space_with, [*limits, *filter(None, [latency and latency.cost])], cut)
+    space = space_with(weights)
+    if latency is None:
         chosen = yield from _solved(context, space, limits)
     else:
-        search = _LatencySolver(context, space, limits, settings.target_latency, whole)
-        chosen = yield from search.run(scores, orders)
-    layers = chosen.layers if "layers" in settings.axes else None
-    ratios = {axis: 1 - _left(chosen.shape, whole, axis) for axis in settings.ratios}
+        chosen = yield from _timed(context, space, limits, latency, scores_of)
     errors = {
         group.key: group.at(units_at(chosen.shape, *axis_and_layer(group.key)))
         for group in tables.groups
         if axis_and_layer(group.key)[0] in settings.axes
     }
-    gone = {key for at, layer in enumerate(tables.layers) if at not in chosen.layers for key in layer.groups}
-    errors = {key: error for key, error in errors.items() if key not in gone}
-    return SolvedWidths(chosen.shape, scores.ordered(orders, layers), ratios, errors)
+    for number in {*range(len(tables.layers))} - {*chosen.layers}:
+        for key in tables.layers[number].groups:
+            errors.pop(key, None)
+    ratios = {axis: 1 - _left(chosen.shape, whole, axis) for axis in settings.ratios}
+    return SolvedWidths(chosen.shape, scores_of(chosen), ratios, errors)
+
+
+def _limits(
+    settings: Prune, kind: ArchitectureSpec, before: Shape, whole: Shape, count: Count, network: NetworkFacts | None
+) -> list[Cost]:
+    """Return the limits of the recipe's targets but a latency; without a target, as many parameters as the ratio leaves."""
+    limits = []
+    if settings.target_params is not None:
+        limits.append(costs.parameters(allowed(settings.target_params, count(before)), count))
+    if settings.target_flops is not None and network is not None:
+        limits.append(costs.multiply_adds(allowed(settings.target_flops, network.multiply_adds()), network))
+    if not settings.has_target:
+        alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
+        limits.append(costs.parameters(count(alike), count))
+    return limits
 
 
 def _left(shape: Shape, whole: Shape, axis: str) -> float:
@@ -101,55 +122,60 @@ def _solved(context: StageContext, space: SearchSpace, limits: Sequence[Cost]) -
     return found
 
 
-class _LatencySolver:
-    """Solves with predicted milliseconds, times what was found, and solves again with a corrected limit if it is too slow."""
+@dataclass(frozen=True)
+class LatencyLimit:
+    """A target latency as the device table predicts it."""
 
-    def __init__(
-        self, context: StageContext, space: SearchSpace, limits: Sequence[Cost], target: TargetLatency, whole: Shape
-    ) -> None:
-        self.context, self.space, self.limits, self.target, self.whole = context, space, limits, target, whole
-        simulation = simulation_of(context.model)
-        self.scheme = simulation.scheme if simulation is not None else None
+    target: TargetLatency
+    cost: Cost
 
-    def run(self, scores: ImportanceScores, orders: Tensors) -> Generator[Event, None, Found]:
-        """Return the first solution that is measured as fast enough, or the last one, noted. Raises as `solved_widths`."""
-        times = yield from self.context.device_times()
-        most = self._predicted_limit(times)
-        if times is None or most is None:
-            cause = "target_latency with prune.search: solver needs a device table that has times of this model and scheme"
-            remedy = "Leave prune.search out: shapes are then timed one by one (docs/device-table.md)."
-            raise MissingResource(cause, param="recipe.prune.search", remedy=remedy)
-        timed = []
-        for _ in range(CORRECTIONS):
-            self.context.check_pause()
-            cost = costs.milliseconds(most, times, self.scheme)
-            assert cost is not None  # noqa: S101 (a limit was predicted)
-            found = yield from _solved(self.context, self.space, [*self.limits, cost])
-            own = scores.ordered(orders, found.layers if len(found.layers) < self.whole.layers else None)
-            ms, speed_up = measured_latency(self.context, found.shape, own)
-            timed.append(f"predicted {found.costs[cost.name]:.2f} ms, measured {ms:.2f} ms, {speed_up:.2f} times")
-            yield Log(message=f"Timed for target_latency: {timed[-1]}.")
-            yield from self.context.tracker.emit_boundary("cut", done=False)
-            share = self._share(ms, speed_up)
-            if share <= 1:
-                break
-            most = min(most, found.costs[cost.name]) / share
-        self.context.notes.append(f"Timed with drawn weights: {'; '.join(timed)}.")
-        if share > 1:
-            self.context.notes.append("target_latency was not met by what was timed; the last shape was taken.")
-        return found
-
-    def _predicted_limit(self, times: ShapeTimes | None) -> float | None:
-        """Return the most milliseconds by the table; None if it cannot predict."""
-        if times is None or times.milliseconds(self.whole, self.scheme) is None:
-            return None
-        if self.target.milliseconds is not None:
-            return self.target.milliseconds
-        whole = times.milliseconds(self.whole, None)
-        return None if whole is None else whole / (self.target.speed_up or 1.0)
-
-    def _share(self, milliseconds: float, speed_up: float) -> float:
-        """Return the measured latency as a share of the target."""
+    def share(self, milliseconds: float, speed_up: float) -> float:
+        """Return a measured latency as a share of the target."""
         if self.target.milliseconds is not None:
             return milliseconds / self.target.milliseconds
         return (self.target.speed_up or 1.0) / speed_up
+
+
+def latency_limit(context: StageContext, target: TargetLatency, whole: Shape) -> Generator[Event, None, LatencyLimit]:
+    """Return the limit of a target latency. whole: the shape before the cut. Raises MissingResource if nothing predicts it."""
+    times = yield from context.device_times()
+    simulation = simulation_of(context.model)
+    scheme = simulation.scheme if simulation is not None else None
+    most = target.milliseconds
+    if times is not None and most is None:
+        alone = times.milliseconds(whole, None)
+        most = alone and alone / (target.speed_up or 1.0)
+    if times is None or most is None or times.milliseconds(whole, scheme) is None:
+        cause = "target_latency with prune.search: solver needs a device table that has times of this model and scheme"
+        remedy = "Leave prune.search out: shapes are then timed one by one (docs/device-table.md)."
+        raise MissingResource(cause, param="recipe.prune.search", remedy=remedy)
+    cost = costs.milliseconds(most, times, scheme)
+    assert cost is not None  # noqa: S101 (the whole model is predicted)
+    return LatencyLimit(target, cost)
+
+
+def _timed(
+    context: StageContext,
+    space: SearchSpace,
+    limits: Sequence[Cost],
+    latency: LatencyLimit,
+    scores_of: Callable[[Found], ImportanceScores],
+) -> Generator[Event, None, Found]:
+    """Solve by predicted milliseconds and time what was found; if it is too slow, solve again with a corrected limit. Return
+    the first solution that is fast enough, or the last one, noted. Raises RuntimeError if nothing can be timed.
+    """
+    cost, timed, share = latency.cost, list[str](), 0.0
+    for _ in range(CORRECTIONS):
+        context.check_pause()
+        found = yield from _solved(context, space, [*limits, cost])
+        ms, speed_up = measured_latency(context, found.shape, scores_of(found))
+        timed.append(f"predicted {found.costs[cost.name]:.2f} ms, measured {ms:.2f} ms, {speed_up:.2f} times")
+        yield Log(message=f"Timed for target_latency: {timed[-1]}.")
+        yield from context.tracker.emit_boundary("cut", done=False)
+        share = latency.share(ms, speed_up)
+        if share <= 1:
+            break
+        cost = replace(cost, most=min(cost.most, found.costs[cost.name]) / share)
+    missed = " None was fast enough: the last one was taken." if share > 1 else ""
+    context.notes.append(f"Timed with drawn weights: {'; '.join(timed)}.{missed}")
+    return found

@@ -66,7 +66,10 @@ class SearchSpace(Protocol):
 
 
 class LayerSpace:
-    """The choice of layers that both kinds of spaces have. weights: what the errors of a layer count, by its name; 1 else."""
+    """The choice of layers that both kinds of spaces have.
+
+    weights: what errors count, by the key of a group or the name of a layer; a layer's also for its groups; 1 of others.
+    """
 
     def __init__(self, tables: ErrorTables, prune: Prune, weights: Mapping[str, float]) -> None:
         self.tables, self.prune, self.weights = tables, prune, weights
@@ -100,7 +103,8 @@ class LayerSpace:
 
     def weight(self, key: str) -> float:
         """Return what a group's error counts."""
-        return next((self._weight(layer) for layer in self.tables.layers if key in layer.groups), 1.0)
+        own = self.weights.get(key)
+        return own or next((self._weight(layer) for layer in self.tables.layers if key in layer.groups), 1.0)
 
     def group_error(self, name: str, found: GroupErrors, units: Sequence[int]) -> Term:
         """Return a group's error at each option of a choice; it has none without its layer."""

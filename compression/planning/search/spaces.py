@@ -21,7 +21,7 @@ def space_of(
 ) -> SearchSpace:
     """Return what can be chosen of a model: each group's width where a network's facts are known, else one width on each axis.
 
-    weights: what the errors of a layer count, by its name in the tables; others 1. Raises UnsupportedShape.
+    weights: what errors count, by the key of a group or the name of a layer; others 1. Raises UnsupportedShape.
     """
     if network is not None:
         return NetworkSpace(tables, network, whole, prune, weights)

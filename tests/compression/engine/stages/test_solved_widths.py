@@ -1,5 +1,7 @@
 """The stage that prunes takes its widths from the solver: within the targets, with updated weights, tables computed once."""
 
+import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +10,27 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
+from compression.engine.stages.error_tables import error_tables
+from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.stages.prune import counter
 from compression.engine.tables_checkpoint import FOLDER, read_tables
 from compression.models.adapters.registry import adapter_of
-from compression.models.architectures.families import NETWORK
+from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
+from compression.planning.device_times import ShapeTimes
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
-from compression.schema.recipe.prune import Prune
+from compression.schema.errors import MissingResource
+from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Latency
 from compression.system.interrupts import Pause
+from compression.system.progress import run_silently
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.save import TrainingCheckpointer
+from tests.client.figures import row
+from tests.support import decoder_models
+from tests.support.device_tables import made_table
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
 from tests.support.stage_runs import prune
@@ -147,3 +158,112 @@ def test_progress_holds_the_shape_and_the_errors_that_no_ratios_lead_to(tmp_path
     assert (again.shape, again.errors, again.ratios) == (shape, {"channels.0": 0.25}, (0.1, 0.2))
     assert again.scores.kept is not None
     assert again.scores.kept.tolist() == [0, 2]
+
+
+def latency_of(milliseconds: float) -> Latency:
+    found = row("pruned", 1, 1, milliseconds, 0.5).latency
+    return found.model_copy(update={"baseline_median_ms": 10.0})
+
+
+def with_times(state: StageContext) -> ShapeTimes:
+    times = ShapeTimes(made_table(), ARCHITECTURE_SPECS["bert"], None, tokens=32)
+
+    def known() -> Generator[Any, None, ShapeTimes]:
+        yield from ()
+        return times
+
+    state.device_times = known
+    return times
+
+
+def test_a_latency_is_solved_by_prediction_and_again_where_it_is_measured_as_too_slow(tmp_path: Path) -> None:
+    state = encoder_state(tmp_path, target_params=0.1, axes=["hidden", "heads", "ffn", "layers"])
+    times = with_times(state)
+    whole = times.milliseconds(adapter_of(state.model).shape_of(state.model.config), None)
+    assert whole is not None
+    target = 0.8 * whole
+    asked = state.recipe.prune.model_copy(update={"target_latency": TargetLatency(milliseconds=target)})
+    state.recipe = state.recipe.model_copy(update={"prune": asked})
+    timed: list[float] = []
+
+    def measured(model: Any) -> Latency:
+        timed.append(1.2 * times.milliseconds(adapter_of(model).shape_of(model.config), None))
+        return latency_of(timed[-1])
+
+    state.timed = measured
+    list(prune(state))
+    assert timed[0] > target >= timed[-1]
+    assert len(timed) > 1
+    shape = adapter_of(state.model).shape_of(state.model.config)
+    assert 1.2 * times.milliseconds(shape, None) == timed[-1]
+    assert any(note.startswith("Timed with drawn weights: predicted") for note in state.notes)
+
+
+def test_a_latency_without_a_device_table_is_refused(tmp_path: Path) -> None:
+    state = encoder_state(tmp_path, target_latency={"speed_up": 2.0})
+    with pytest.raises(MissingResource, match="needs a device table"):
+        list(prune(state))
+
+
+def test_an_attempt_that_goes_on_in_recovery_cuts_to_the_same_widths_without_tables(tmp_path: Path) -> None:
+    settings = {"target_params": 0.3, "axes": ["channels", "layers"], "recovery": {"epochs": 1, "rate": 1e-3}}
+    first, saved = map_state(tmp_path / "one", **settings), []
+    plain = first.resumable
+    first.resumable = lambda phase, beside=None: saved.append(beside) or plain(phase, beside)  # type: ignore[method-assign]
+    list(prune(first))
+    (beside,) = saved
+    again = map_state(tmp_path / "two", **settings)
+    again.saved = lambda phase: beside  # type: ignore[method-assign]
+    list(prune(again))
+    assert again.result.pruning == first.result.pruning
+    assert again.model.config.graph == first.model.config.graph
+    assert not (tmp_path / "two" / FOLDER).exists()
+
+
+def test_weights_are_drawn_once_and_the_solution_that_changes_answers_least_is_taken(tmp_path: Path) -> None:
+    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    list(prune(state))
+    (note,) = [note for note in state.notes if "solutions with drawn weights of layers" in note]
+    found = re.search(r"divergence (\S+) if all layers count alike, (\S+) of the one that was taken", note)
+    assert found is not None
+    assert float(found[2]) <= float(found[1])
+    again = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    list(prune(again))
+    assert again.result.pruning == state.result.pruning
+    assert note in again.notes
+
+
+def test_the_first_draw_counts_all_alike_and_others_differ_by_group(tmp_path: Path) -> None:
+    state = encoder_state(tmp_path)
+    tables, _ = run_silently(error_tables(state))
+    assert drawn_weights(tables, 0) == {}
+    first = drawn_weights(tables, 1)
+    assert first == drawn_weights(tables, 1)
+    assert {*first} == {group.key for group in tables.groups} | {layer.name for layer in tables.layers}
+    assert len(set(first.values())) == len(first)
+    assert first["ffn.0"] != drawn_weights(tables, 2)["ffn.0"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
+def test_a_decoder_is_cut_within_its_target_in_widths_that_its_config_can_express(tmp_path: Path, kind: str) -> None:
+    changes = {"pad_token_id": 0, "num_labels": 2}
+    model = decoder_models.tiny(kind, "ForSequenceClassification", **changes)
+    asked = Prune.model_validate(
+        {
+            "search": "solver",
+            "calibration_rows": 64,
+            "multiple": 8,
+            "target_params": 0.3,
+            "axes": ["hidden", "heads", "ffn", "layers"],
+        }
+    )
+    state = state_of(model, recipe_of(asked))
+    state.checkpointer = TrainingCheckpointer(tmp_path, "")
+    before = adapter_of(model).parameters_of(model).total
+    list(prune(state))
+    family = adapter_of(state.model)
+    assert family.parameters_of(state.model).total <= 0.7 * before
+    assert not any(note.startswith("Out of reach") for note in state.notes)
+    told = state.result.pruning
+    assert told["ffn"]["after"] == family.shape_of(state.model.config).ffn
+    assert {*told["ffn"]["groups"]} <= {"ffn.0", "ffn.1"}

@@ -1,0 +1,100 @@
+"""Corrects the error tables by outcome: which layers' errors count how much (SPDY, Frantar & Alistarh 2022).
+
+Errors of single layers do not add up to what the whole model loses. So the solver solves with several draws of weights, each
+shape that comes of it is cut without training, and its answers are compared with the whole model's on rows of train. The
+weights of the shape that changes them least are kept.
+"""
+
+import math
+import random
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.evaluation.validate import logits, validate
+from compression.modalities.base import Examples
+from compression.modalities.sampling import shuffled_rows
+from compression.modalities.scoring.metrics import spearman
+from compression.models.architectures.pruning_groups import axis_and_layer
+from compression.planning.search.problem import Problem
+from compression.planning.search.space import Cost, SearchSpace
+from compression.planning.search.within import Found, solve_within
+from compression.planning.table_work import CANDIDATES, JUDGED_ROWS
+from compression.schema.error_tables import ErrorTables
+from compression.schema.errors import TargetOutOfReach
+from compression.schema.events import Event
+
+Weights = Mapping[str, float]
+"""Key of a group, or name of a layer → what its errors count."""
+SPREAD = 0.7
+"""Standard deviation of the logarithm of a weight: about twice or half. Of an axis and of each of its groups."""
+
+
+def drawn_weights(tables: ErrorTables, seed: int) -> Weights:
+    """Draw what the errors of each group and layer count; seed 0 draws nothing: all count alike."""
+    if seed == 0:
+        return {}
+    draw = random.Random(seed)
+    axes: dict[str, float] = {}
+
+    def drawn(axis: str) -> float:
+        common = axes.setdefault(axis, draw.gauss(0, SPREAD))
+        return math.exp(common + draw.gauss(0, SPREAD))
+
+    groups = {group.key: drawn(axis_and_layer(group.key)[0]) for group in tables.groups}
+    return groups | {layer.name: drawn("layers") for layer in tables.layers}
+
+
+def error_weights(
+    context: StageContext,
+    tables: ErrorTables,
+    space_of: Callable[[Weights], SearchSpace],
+    limits: Sequence[Cost],
+    cut: Callable[[Found], PreTrainedModel],
+) -> Generator[Event, None, Weights]:
+    """Return the weights whose solution changes the model's answers least, and note how well the errors had predicted that.
+
+    space_of: with weights; cut: returns the model that a solution leaves, untrained. Nothing is drawn if the targets are out of
+    reach or all draws lead to one shape. Raises Pause.
+    """
+    plain = space_of({})
+    problem = Problem(plain.choices, plain.error, ())
+    found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
+    try:
+        for seed in range(CANDIDATES):
+            weights = drawn_weights(tables, seed)
+            solved = solve_within(space_of(weights), limits)
+            found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
+    except TargetOutOfReach:
+        return {}
+    if len(found) < 2:
+        return {}
+    rows = shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed)
+    change = change_from(context.model, rows, context.parts)
+    outcomes, predicted, best = list[float](), list[float](), list[Weights]()
+    for weights, solved in found.values():
+        context.check_pause()
+        outcomes.append(change(cut(solved)))
+        predicted.append(problem.error_of(solved.picks))
+        best.append(weights)
+        yield from context.tracker.emit_boundary("cut", done=False)
+    ranked = spearman(*(torch.tensor(values, dtype=torch.float64).numpy() for values in (predicted, outcomes)))
+    chosen = min(range(len(outcomes)), key=outcomes.__getitem__)
+    context.notes.append(
+        f"{len(outcomes)} solutions with drawn weights of layers were cut and compared with the whole model on {len(rows)} "
+        f"rows: divergence {outcomes[0]:.4g} if all layers count alike, {outcomes[chosen]:.4g} of the one that was taken; rank "
+        f"correlation of predicted error and divergence {ranked:.2f}."
+    )
+    return best[chosen]
+
+
+def change_from(whole: PreTrainedModel, rows: Examples, parts: int) -> Callable[[PreTrainedModel], float]:
+    """Return a function that computes how far a model's answers are from the whole model's: the task's divergence, at
+    temperature 1; of a language model, whose answers are too many to keep, the loss on the rows.
+    """
+    if rows.task.packed is not None:
+        return lambda model: -validate(model, rows, parts).negative_loss
+    wanted, every = logits(whole, rows, parts), rows.batch(list(range(len(rows))))
+    return lambda model: rows.task.soft_loss(logits(model, rows, parts), wanted, every, 1.0).item()

@@ -1,0 +1,70 @@
+"""Jobs whose widths a solver chooses: killed behind the tables, gone on, and followed by a job with another target."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from compression.engine.pipeline import compress
+from compression.engine.tables_checkpoint import FOLDER
+from compression.schema.events import Finished, Log, StageFinished, StageStarted
+from compression.schema.report.report import Report
+from tests.support.engine_jobs import RECIPE, report_of, spec_of
+from tests.support.image_jobs import onnx_folder
+from tests.support.image_uploads import image_splits
+from tests.support.network_graphs import resnet
+
+SPARED = "seconds were spared"
+
+
+def recipe_of(**settings: Any) -> dict[str, Any]:
+    prune = {"search": "solver", "multiple": 8, "calibration_rows": 64, **settings}
+    return {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "prune": prune, "distill": None}
+
+
+def notes_of(report: Report) -> str:
+    return " ".join(report.rows[-1].notes)
+
+
+def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_another_target(
+    tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    first = compress(spec_of(encoder, reviews, recipe=recipe_of(target_params=0.2)), tmp_path)
+    for event in first:
+        if isinstance(event, Log) and event.message.startswith("Error tables of"):
+            break
+    first.close()
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
+    assert (tmp_path / "kept" / FOLDER / "state.json").is_file()
+
+    seen = list(compress(spec_of(encoder, reviews, recipe=recipe_of(target_params=0.2), resume="kept"), tmp_path))
+    assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline"]
+    report = report_of(seen)
+    assert SPARED in notes_of(report)
+    before, after = report.rows[0].parameters.total, report.rows[-1].parameters.total
+    assert after <= 0.8 * before
+    assert all("error" in group for group in report.pruning["ffn"]["groups"].values())
+
+    spec = spec_of(encoder, reviews, recipe=recipe_of(target_params=0.4), resume="out/checkpoints", output="later")
+    seen = list(compress(spec, tmp_path))
+    assert [event.row.stage for event in seen if isinstance(event, StageFinished)] == ["pruned"]
+    assert isinstance(seen[-1], Finished)
+    assert SPARED in notes_of(report_of(seen))
+    assert report_of(seen).rows[-1].parameters.total <= 0.6 * before
+    assert (tmp_path / "later" / "checkpoints" / FOLDER / "state.json").is_file()
+
+
+def test_a_network_is_shipped_with_free_widths_within_two_targets(tmp_path: Path) -> None:
+    onnx_folder(resnet((2, 2), 8), tmp_path / "sent")
+    for name, content in image_splits().items():
+        (tmp_path / name).write_bytes(content)
+    data = {"format": "npz", "splits": {name: [f"{name}.npz"] for name in ("train", "validation", "test")}}
+    recipe = {**recipe_of(axes=["channels", "hidden"], target_params=0.3, target_flops=0.3), "train": {"batch": 16}}
+    spec = spec_of("sent", task="image-classification", data=data, recipe=recipe, evaluate={})
+    report = report_of(compress(spec, tmp_path))
+    baseline, cut = report.rows
+    assert cut.parameters.total <= 0.7 * baseline.parameters.total
+    assert cut.flops <= 0.72 * baseline.flops  # torch counts what the graph's facts leave out, too
+    groups = {key: each for axis in report.pruning.values() for key, each in axis["groups"].items()}
+    assert {key: each["after"] for key, each in groups.items()} == {key: cut.shape.widths[key] for key in groups}
+    assert len({each["taken"] for each in groups.values()}) > 1
+    assert "predicted error" in notes_of(report)
