@@ -165,7 +165,8 @@ def cut_bytes(job: "PlannedJob") -> int:
     models = HELD_BYTES * (before.parameters.total * (1 + job.recipe.has_teacher) + after.parameters.total)
     models = max(models, scored_bytes(job))
     if prune.search is not None:
-        models += moments_bytes(before)
+        # The matrices as they were and as they are updated, beside the model.
+        models += moments_bytes(before) + 2 * HELD_BYTES * before.parameters.other
     if not prune.reconstruct:
         return models
     tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)

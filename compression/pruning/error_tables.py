@@ -46,7 +46,10 @@ def tables_digest(model: PreTrainedModel, batches: Batches) -> str:
     return found.hexdigest()
 
 
-def _add(found: "hashlib._Hash", name: str, tensor: Tensor) -> None:
+def _add(found: "hashlib._Hash", name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):  # an option of the model's forward
+        found.update(f"{name} {tensor} ".encode())
+        return
     found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
     found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
@@ -160,8 +163,8 @@ def compensated(
             before[name] = matrix.clone()
             matrix.copy_(weight)
             if bias is not None:
-                before[f"{name}.bias"] = layer.bias.data.clone()  # type: ignore[union-attr, operator]
-                layer.bias.data.copy_(bias)  # type: ignore[union-attr, operator, arg-type]
+                before[f"{name}.bias"] = layer.bias.data.clone()
+                layer.bias.data.copy_(bias)
         yield
     finally:
         for name, value in before.items():
@@ -196,6 +199,6 @@ def _updates(
                 continue
             weight, biased = whole_matrix(layer).double(), has_bias(layer)
             new = updated(weight, inputs.moments(biased=biased), ~lost[name].to(weight.device))
-            bias = layer.bias.double() + (weight - new) @ inputs.mean if biased else None  # type: ignore[operator, union-attr]
-            found.append((name, new, bias))
+            bias = layer.bias.double() + (weight - new) @ inputs.mean if biased else None
+            found.append((name, new.to(whole_matrix(layer).dtype), bias))
     return found

@@ -69,7 +69,8 @@ class Reader:
         """Return what the error rises by without each unit. -> (units,)"""
         own = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
         made = self.weight[:, self.columns].permute(1, 2, 0)  # (units, columns of a unit, outputs)
-        return (torch.linalg.solve(own, made) * made).sum(dim=(1, 2))
+        costs: Tensor = (torch.linalg.solve(own, made) * made).sum(dim=(1, 2))
+        return costs
 
     def remove(self, units: Tensor) -> None:
         """Take units out and update the columns that stay. units: (n,)"""

@@ -70,7 +70,8 @@ def solved_widths(
         return updated_cut(context, model, scores_of(chosen).choose(family, chosen.shape))
 
     space_with = partial(space_of, tables, kind, whole, settings, network)
-    weights = yield from error_weights(context, tables, space_with, [*limits, *filter(None, [latency and latency.cost])], cut)
+    every = limits if latency is None else [*limits, latency.cost]
+    weights = yield from error_weights(context, tables, space_with, every, cut)
     space = space_with(weights)
     if latency is None:
         chosen = yield from _solved(context, space, limits)

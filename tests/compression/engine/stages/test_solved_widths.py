@@ -29,7 +29,7 @@ from compression.system.progress import run_silently
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.save import TrainingCheckpointer
 from tests.client.figures import row
-from tests.support import decoder_models
+from tests.support import decoder_models, placement
 from tests.support.device_tables import made_table
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
@@ -235,6 +235,7 @@ def test_weights_are_drawn_once_and_the_solution_that_changes_answers_least_is_t
 
 def test_the_first_draw_counts_all_alike_and_others_differ_by_group(tmp_path: Path) -> None:
     state = encoder_state(tmp_path)
+    state.begin("pruned")
     tables, _ = run_silently(error_tables(state))
     assert drawn_weights(tables, 0) == {}
     first = drawn_weights(tables, 1)
@@ -267,3 +268,16 @@ def test_a_decoder_is_cut_within_its_target_in_widths_that_its_config_can_expres
     told = state.result.pruning
     assert told["ffn"]["after"] == family.shape_of(state.model.config).ffn
     assert {*told["ffn"]["groups"]} <= {"ffn.0", "ffn.1"}
+
+
+def test_a_language_model_is_cut_and_judged_by_its_loss(tmp_path: Path) -> None:
+    asked = Prune.model_validate({"search": "solver", "calibration_rows": 24, "multiple": 8, "ratio": 0.4})
+    train = Train(batch=2, max_length=placement.LENGTH)
+    state = placement.decoder(torch.device("cpu"), recipe_of(asked).model_copy(update={"train": train}))
+    state.checkpointer = TrainingCheckpointer(tmp_path, "")
+    before = adapter_of(state.model).shape_of(state.model.config)
+    list(prune(state))
+    after = adapter_of(state.model).shape_of(state.model.config)
+    assert after != before
+    assert any("predicted error" in note for note in state.notes)
+    assert any("Error tables of" in note for note in state.notes)
