@@ -30,12 +30,19 @@ def has_matrix(module: nn.Module) -> bool:
 
 
 def whole_matrix(layer: nn.Module) -> Tensor:
-    """Return the weight of a layer with a matrix as (outputs, columns), the parameter itself or a view: a convolution has a
-    column for each place of its kernel, those of an input side by side.
+    """Return the weight of a layer with a matrix as (outputs, columns): a convolution has a column for each place of its
+    kernel, those of an input side by side.
     """
     if isinstance(layer, nn.Conv2d):
         return layer.weight.flatten(1)
     return matrix(layer)
+
+
+def set_matrix(layer: nn.Module, values: Tensor) -> None:
+    """Replace the weight of a layer with a matrix, in place. values: (outputs, columns), as `whole_matrix` returns them."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
+    weight.data.copy_(values.t() if is_transposed(layer) else values.reshape(weight.shape))
 
 
 def unfolding(layer: nn.Module) -> tuple[object, ...]:

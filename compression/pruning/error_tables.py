@@ -17,7 +17,7 @@ from compression.modalities.base import Batch
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer
-from compression.models.linear_layers import whole_matrix
+from compression.models.linear_layers import set_matrix, whole_matrix
 from compression.models.tensors import Tensors
 from compression.pruning.integer_errors import integer_errors
 from compression.pruning.layer_inputs import InputCollector, collect_inputs, layer_changes
@@ -158,20 +158,15 @@ def compensated(
     before: dict[str, Tensor] = {}
     try:
         for name, weight, bias in _updates(model, plan, batches, check_pause):
-            layer = model.get_submodule(name)
-            matrix = whole_matrix(layer).data
-            before[name] = matrix.clone()
-            matrix.copy_(weight)
+            before[f"{name}.weight"] = model.get_parameter(f"{name}.weight").data.clone()
+            set_matrix(model.get_submodule(name), weight)
             if bias is not None:
-                before[f"{name}.bias"] = layer.bias.data.clone()
-                layer.bias.data.copy_(bias)
+                before[f"{name}.bias"] = model.get_parameter(f"{name}.bias").data.clone()
+                model.get_parameter(f"{name}.bias").data.copy_(bias)
         yield
     finally:
         for name, value in before.items():
-            if name.endswith(".bias"):
-                model.get_parameter(name).data.copy_(value)
-            else:
-                whole_matrix(model.get_submodule(name)).data.copy_(value)
+            model.get_parameter(name).data.copy_(value)
 
 
 @torch.no_grad()
