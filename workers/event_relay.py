@@ -31,10 +31,12 @@ from compression.schema.events import (
     StageFinished,
     StageStarted,
     Started,
+    TablesSaved,
     TrainingSaved,
 )
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
+from compression.schema.tables_files import TABLES
 from compression.system.memory import killed_for_memory
 from workers.attempt_ends import Crashed, Failed, Interrupted
 from workers.device_table_check import check_table
@@ -44,6 +46,8 @@ from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_be
 from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_disk, taken_bytes
+from workers.report_check import check_report
+from workers.tables_check import check_tables
 from workers.usage import find_excess
 
 log = structlog.get_logger()
@@ -217,13 +221,14 @@ class EventRelay:
             case StageStarted(stage=stage):
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
-            case DeviceTableMeasured(table=table):
-                self._store_table(table)
+            case TablesSaved() | DeviceTableMeasured():
+                self._store_tables(event)
             case RecipeResolved(resolved=found):
                 said = {"level": "info", "message": " ".join(found.reasons)[:4000]}
                 self._record("log", said, resolved=found.model_dump(mode="json"))
             case Finished(report=report):
-                self._verify_report(report)
+                stored = {artifact.name for artifact, _ in self.pending}
+                check_report(report, self.claim.job.id, stored, self.part_names)
                 self.report = report
             case events.Failed():
                 self.lease.close()
@@ -259,21 +264,6 @@ class EventRelay:
             return False
         self.next_point = (place, event.step + max(1, event.total // CURVE_POINTS))
         return True
-
-    def _verify_report(self, report: Report) -> None:
-        """Compare a report with what was stored stage by stage. Raises Untrustworthy."""
-        with reading() as session:
-            rows, names = stage_results.list_results(session, self.claim.job.id)
-        names |= {artifact.name for artifact, _ in self.pending}
-        if report.devices:
-            raise Untrustworthy("the report has rows of devices, which no engine can ask")
-        if [row.model_dump(mode="json") for row in report.rows] != rows:
-            raise Untrustworthy("the report's rows are not those of its stages")
-        taken = {report.headline, *report.headlines.values()}
-        if {artifact.name for artifact in report.artifacts} != names or not taken <= names:
-            raise Untrustworthy("the report's artifacts are not those that were stored")
-        if not {part.name for part in report.parts} == set(report.headlines) == set(self.part_names):
-            raise Untrustworthy("the report's parts are not the job's")
 
     def _stage_finished(self, row: Row, files: tuple[File, ...]) -> None:
         if row.stage in self.finished:
@@ -338,6 +328,21 @@ class EventRelay:
         crash_points.reach("worker_training_saved")
         self._forget_saved()
         self.saved = list(keys.values())
+
+    def _store_tables(self, event: TablesSaved | DeviceTableMeasured) -> None:
+        """Store error tables for later attempts and jobs, and for other targets; or a device table. Raises Untrustworthy."""
+        if isinstance(event, DeviceTableMeasured):
+            return self._store_table(event.table)
+        number, folder = check_tables(event, self.claim.job, self.part_names), f"checkpoints/{TABLES}"
+        self._store(folder, event.files)
+        files = [file.model_dump(mode="json") for file in event.files]
+        data, prefix = event.model_dump(mode="json", include={"part", "seconds"}), f"{self.place}/{folder}"
+        origin = self._origin()
+        self._write(
+            lambda session: stage_results.record_tables(session, self.claim, number, prefix, files, data, origin=origin)
+        )
+        self.stored |= {f"{prefix}/{file.path}": file.sha256 for file in event.files}
+        return None
 
     def _store_table(self, table: DeviceTable) -> None:
         """Store what layers cost here, for all jobs. Raises Untrustworthy for a second one, and as `check_table`."""

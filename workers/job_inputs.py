@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.core.settings import Settings
 from app.jobs import device_tables, fencing, forecasts, stage_results
@@ -18,6 +19,7 @@ from app.store.storage import Storage
 from compression.schema.job_spec import Data, DatasetSpec, Resolved, Spec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from compression.schema.tables_files import TABLES
 from compression.system.processor import processor
 from workers.device_probe import choose_device
 from workers.limits import engine_memory, engine_threads
@@ -48,6 +50,7 @@ class _Inputs:
     files: dict[str, list[StoredFile]]
     names: tuple[str, ...]
     done: tuple[Checkpoint, ...]
+    tables: tuple[tuple[Checkpoint, ...], ...]  #: error tables of each of some earlier jobs, if the recipe searches
 
     @property
     def student(self) -> str | None:
@@ -69,20 +72,32 @@ def _inputs(job: Job) -> _Inputs:
         own = {place: session.get_one(Model, one) for place, one in models.items()}
         data = {place: session.get_one(Dataset, one) for place, one in datasets.items()}
         rows: dict[str, Model | Dataset] = {**own, **data}
+        done = tuple(stage_results.list_checkpoints(session, job.id))
         return _Inputs(
             own,
             data,
             {place: stored_files(session, one) for place, one in rows.items()},
             tuple(part.name for part in several),
-            tuple(stage_results.list_checkpoints(session, job.id)),
+            done,
+            _earlier_tables(session, job, done),
         )
+
+
+def _earlier_tables(session: Session, job: Job, done: Iterable[Checkpoint]) -> tuple[tuple[Checkpoint, ...], ...]:
+    """Return the error tables of earlier jobs that this one may go on from, unless it has its own or needs none."""
+    prune = Recipe.model_validate(job.recipe).prune
+    own = sum(checkpoint.stage.partition(".")[0] == TABLES for checkpoint in done)
+    if prune is None or prune.search is None or own == max(1, len(job.parts)):
+        return ()
+    return tuple(tuple(found) for found in stage_results.known_tables(session, job))
 
 
 def input_bytes(job: Job) -> int:
     """Return the bytes that `write_inputs` will copy."""
     inputs = _inputs(job)
     files = sum(file.size for some in inputs.files.values() for file in some)
-    return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
+    earlier = [checkpoint for some in inputs.tables for checkpoint in some]
+    return files + sum(int(file["size"]) for checkpoint in (*inputs.done, *earlier) for file in checkpoint.files)
 
 
 def write_inputs(
@@ -102,14 +117,16 @@ def write_inputs(
     job, inputs = claim.job, _inputs(claim.job)
     for name, some in inputs.files.items():
         fetch_files(storage, some, folder / name, check_stop)
-    for checkpoint in inputs.done:
-        # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
-        place = folder / "resume" / checkpoint.stage.partition(".")[0]
-        try:
-            _fetch_checkpoint(storage, checkpoint, place, check_stop)
-        except FileNotFoundError as error:  # like a damaged one it costs time, but not the job
-            log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
-            shutil.rmtree(place)
+    known = {f"tables-{number}": some for number, some in enumerate(inputs.tables)}
+    for name, found in {"resume": inputs.done, **known}.items():
+        for checkpoint in found:
+            # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
+            place = folder / name / checkpoint.stage.partition(".")[0]
+            try:
+                _fetch_checkpoint(storage, checkpoint, place, check_stop)
+            except FileNotFoundError as error:  # like a damaged one it costs time, but not the job
+                log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
+                shutil.rmtree(place)
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
     parts = [
         DatasetSpec(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names
@@ -141,6 +158,7 @@ def write_inputs(
         helper_models=str(settings.helper_models) if settings.helper_models else None,
         lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,
         device_tables=_write_tables(job, folder),
+        error_tables=tuple(known),
         resolved=Resolved.model_validate(job.resolved) if job.resolved is not None else None,
     )
     path = folder / "spec.json"

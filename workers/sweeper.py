@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.core import crash_points
 from app.core.settings import Settings
+from app.jobs.stage_results import is_tables
 from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
@@ -67,13 +68,11 @@ class Sweeper:
                 session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
 
     def _spent(self) -> None:
-        """Delete the checkpoints of jobs that have ended: first the rows, then the bytes."""
+        """Delete the checkpoints of jobs that have ended, but for error tables: first the rows, then the bytes."""
         with writing() as session:
-            over = (
-                select(Checkpoint.job_id).join(Job, Job.id == Checkpoint.job_id).where(Job.state.in_(TERMINAL)).limit(AT_ONCE)
-            )
-            jobs = set(session.scalars(over))
-            session.execute(delete(Checkpoint).where(Checkpoint.job_id.in_(jobs)))
+            ended = select(Checkpoint.job_id).join(Job, Job.id == Checkpoint.job_id).where(Job.state.in_(TERMINAL))
+            jobs = set(session.scalars(ended.where(~is_tables()).limit(AT_ONCE)))
+            session.execute(delete(Checkpoint).where(Checkpoint.job_id.in_(jobs), ~is_tables()))
             session.execute(update(Job).where(Job.id.in_(jobs)).values(swept_fence=0))
 
     def _left_by_attempts(self) -> None:

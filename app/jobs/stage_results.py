@@ -6,23 +6,28 @@ Every write carries the worker's fence; bytes are stored before the row that nam
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from app.jobs.fencing import Claim, update_fenced, was_written
-from app.store.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
+from app.store.models import TRAINING, Artifact, Checkpoint, File, Job, JobDataset, Metric
 from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.report import Artifact as ArtifactFacts
 from compression.schema.stages import STAGES
+from compression.schema.tables_files import TABLES
+
+MOST_OFFERED, MOST_LOOKED_AT = 4, 32
+"""Earlier jobs whose error tables an engine is given, and jobs among which they are looked for, the newest first."""
 
 
 def list_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """Return the finished stages of earlier attempts, in the order of the stages; a training in progress comes last.
+    """Return the finished stages of earlier attempts, in the order of the stages; a training in progress and error tables come
+    last.
 
     Finished parts of an unfinished stage are named `<stage>.<number>`.
     """
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
-    order: tuple[str, ...] = (*STAGES, TRAINING)
+    order: tuple[str, ...] = (*STAGES, TRAINING, TABLES)
     return sorted(rows, key=lambda row: (order.index(row.stage.partition(".")[0]), row.stage))
 
 
@@ -120,6 +125,55 @@ def record_training(
     _forget(session, claim.job.id, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
     session.flush()
+
+
+def record_tables(
+    session: Session,
+    claim: Claim,
+    number: int | None,
+    prefix: str,
+    files: Sequence[dict[str, Any]],
+    data: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store a dataset's error tables, replacing what an earlier attempt stored. number: its place among several. Raises
+    StaleFence.
+    """
+    if origin is not None and was_written(session, claim, origin):
+        return
+    update_fenced(session, claim, events=[("tables_saved", data)], origin=origin)
+    name = tables_name(number)
+    _forget(session, claim.job.id, name)
+    session.add(Checkpoint(job_id=claim.job.id, stage=name, fence=claim.fence, prefix=prefix, files=list(files)))
+    session.flush()
+
+
+def tables_name(number: int | None) -> str:
+    """Return the name under which a dataset's error tables are kept. number: its place among several, from 0."""
+    return TABLES if number is None else f"{TABLES}.{number}"
+
+
+def is_tables() -> ColumnElement[bool]:
+    """Return whether a checkpoint is one of error tables."""
+    return (Checkpoint.stage == TABLES) | Checkpoint.stage.startswith(f"{TABLES}.")
+
+
+def known_tables(session: Session, job: Job) -> list[list[Checkpoint]]:
+    """Return the error tables of the team's newest jobs of the same model and datasets: an engine takes those of its inputs."""
+    alike = (Job.team_id == job.team_id, Job.model_id == job.model_id, Job.dataset_id == job.dataset_id)
+    has_tables = select(Checkpoint.job_id).where(Checkpoint.job_id == Job.id, is_tables()).exists()
+    query = select(Job).where(*alike, Job.id != job.id, Job.deleted_at.is_(None), has_tables)
+    names = [(part.name, part.dataset_id) for part in job.parts]
+    found = [
+        other
+        for other in session.scalars(query.order_by(Job.id.desc()).limit(MOST_LOOKED_AT))
+        if [(part.name, part.dataset_id) for part in other.parts] == names
+    ]
+    return [
+        list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == other.id, is_tables())))
+        for other in found[:MOST_OFFERED]
+    ]
 
 
 def _forget(session: Session, job_id: str, *stages: str) -> None:

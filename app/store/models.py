@@ -245,7 +245,10 @@ TRAINING = "training"
 
 
 class Checkpoint(Base):
-    """A finished stage from which a new attempt resumes; under the name `training`, the stage in progress."""
+    """A finished stage from which a new attempt resumes; under the name `training`, the stage in progress.
+
+    Under `tables`, of several datasets `tables.<number>`, error tables: they stay until the job is deleted.
+    """
 
     __tablename__ = "checkpoints"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -265,6 +268,7 @@ EventType = Literal[
     "part_finished",
     "stage_finished",
     "training_saved",
+    "tables_saved",
     "released",
     "requeued",
     "cancel_requested",

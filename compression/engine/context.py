@@ -81,6 +81,7 @@ class StageContext:
     timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Saving | NotMeasured]] = unmeasured
     memory: int | None = None
     cache_bytes: int | None = None  #: most bytes of a file of teachers' outputs, if the recipe leaves it to the machine
+    known_tables: tuple[Path, ...] = ()  #: folders in which error tables of earlier jobs may lie
     processes: Processes = ONE_PROCESS  #: that trainings run in
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 

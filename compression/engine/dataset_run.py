@@ -98,10 +98,7 @@ class DatasetRun:
         own = ModelSource.of("models.base", folder, data.reading, model)
         recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
         check_recomputing(recipe, ARCHITECTURE_SPECS[model.config.model_type])
-        if own.shape.widths is not None:
-            check_network(recipe)
-        else:
-            check_without_network(recipe)
+        (check_network if own.shape.widths is not None else check_without_network)(recipe)
         pruner = _input_pruner(data, own)
         aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
         if data.task.packed is not None:
@@ -127,6 +124,7 @@ class DatasetRun:
             input_pruner=pruner,
             memory=spec.memory_bytes,
             cache_bytes=spec.cache_bytes,
+            known_tables=tuple(base / name for name in spec.error_tables),
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
         part = cls(data, state, kind)

@@ -11,22 +11,14 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from compression.models.tensors import Tensors
-from compression.schema.config import Config
 from compression.schema.error_tables import ErrorTables
-from compression.schema.report.report import File
+from compression.schema.events import TablesSaved
+from compression.schema.solved_search import SolvedSearch, TablesCheckpoint
+from compression.schema.tables_files import ORDERS, SOLVED, TABLES
 from compression.system import durable_files
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files, seal, unseal, verify_files
 
-FOLDER = "tables"  #: beside the stages' folders; of several datasets each has one within
-ORDERS = "orders.safetensors"
-"""File of the order in which each group's units go."""
-
-
-class TablesCheckpoint(Config):
-    """The content of state.json."""
-
-    tables: ErrorTables
-    files: tuple[File, ...]
+FOLDER = TABLES  #: beside the stages' folders; of several datasets each has one within
 
 
 def write_tables(folder: Path, part: str, tables: ErrorTables, orders: Tensors) -> None:
@@ -51,7 +43,21 @@ def read_tables(folder: Path, part: str, digest: str) -> tuple[ErrorTables, Tens
     return facts.tables, orders
 
 
+def write_search(folder: Path, part: str, search: SolvedSearch) -> None:
+    """Write beside the tables, durably, what other targets are answered from."""
+    durable_files.write_text(folder / FOLDER / part / SOLVED, seal(search.model_dump_json()))
+
+
+def tables_saved(folder: Path, part: str, tables: ErrorTables) -> TablesSaved:
+    """Return the event that lists the files of the tables."""
+    place = folder / FOLDER
+    own = [file for file in list_files(place / part) if "/" not in file.path]
+    files = (file.model_copy(update={"path": f"{part}/{file.path}"}) if part else file for file in own)
+    return TablesSaved(part=part, seconds=tables.seconds, files=tuple(files))
+
+
 def copy_tables(earlier: Path, folder: Path, part: str) -> None:
     """Copy an earlier job's tables to this one's checkpoints, for those who go on from them."""
     with durable_files.folder(folder / FOLDER / part) as place:
-        shutil.copytree(earlier / FOLDER / part, place, dirs_exist_ok=True)
+        for name in (STATE, ORDERS):
+            shutil.copyfile(earlier / FOLDER / part / name, place / name)

@@ -105,6 +105,19 @@ class TrainingSaved(Config):
     part: PartName = ""
 
 
+class TablesSaved(Config):
+    """Error tables were computed, taken over or solved with: a new attempt, or a later job with the same inputs, reads them.
+
+    Its files are in checkpoints/tables/, in the folder of the dataset's name if there are several. A later event about the same
+    dataset lists all files again.
+    """
+
+    type: Literal["tables_saved"] = "tables_saved"
+    part: PartName = ""
+    seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, description="What computing them took.")]
+    files: Annotated[tuple[File, ...], Field(min_length=1, max_length=8)]
+
+
 class DeviceTableMeasured(Config):
     """The engine measured what single layers cost on this machine: later jobs here need not."""
 
@@ -152,6 +165,7 @@ Event = Annotated[
     | PartFinished
     | StageFinished
     | TrainingSaved
+    | TablesSaved
     | DeviceTableMeasured
     | RecipeResolved
     | Paused

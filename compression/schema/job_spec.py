@@ -127,6 +127,8 @@ class Spec(Config):
     """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
     device_tables: tuple[str, ...] | None = None
     """Files of device tables. If a recipe needs one and none is of this machine, it is measured; null: nothing is predicted."""
+    error_tables: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Folders with error tables of earlier jobs of this model and data, which a search reads if they are of its very inputs."""
     resolved: Resolved | None = None
     """What an earlier attempt decided by its table."""
 

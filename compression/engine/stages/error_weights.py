@@ -25,6 +25,7 @@ from compression.planning.table_work import CANDIDATES, JUDGED_ROWS
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.events import Event
+from compression.schema.solved_search import CutOutcome
 
 Weights = Mapping[str, float]
 """Key of a group, or name of a layer → what its errors count."""
@@ -53,8 +54,9 @@ def error_weights(
     space_of: Callable[[Weights], SearchSpace],
     limits: Sequence[Cost],
     cut: Callable[[Found], PreTrainedModel],
-) -> Generator[Event, None, Weights]:
-    """Return the weights whose solution changes the model's answers least, and note how well the errors had predicted that.
+) -> Generator[Event, None, tuple[Weights, tuple[CutOutcome, ...]]]:
+    """Return the weights whose solution changes the model's answers least, with what came of every solution that was judged,
+    and note how well the errors had predicted that.
 
     space_of: with weights; cut: returns the model that a solution leaves, untrained. Nothing is drawn if the targets are out of
     reach or all draws lead to one shape. Raises Pause.
@@ -68,9 +70,9 @@ def error_weights(
             solved = solve_within(space_of(weights), limits)
             found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
     except TargetOutOfReach:
-        return {}
+        return {}, ()
     if len(found) < 2:
-        return {}
+        return {}, ()
     rows = shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed)
     change = change_from(context.model, rows, context.parts)
     outcomes, predicted, best = list[float](), list[float](), list[Weights]()
@@ -87,14 +89,18 @@ def error_weights(
         f"rows: divergence {outcomes[0]:.4g} if all layers count alike, {outcomes[chosen]:.4g} of the one that was taken; rank "
         f"correlation of predicted error and divergence {ranked:.2f}."
     )
-    return best[chosen]
+    corrected = space_of(best[chosen])
+    problem = Problem(corrected.choices, corrected.error, ())
+    errors = (problem.error_of(solved.picks) for _, solved in found.values())
+    return best[chosen], tuple(CutOutcome(error=error, change=change) for error, change in zip(errors, outcomes, strict=True))
 
 
 def change_from(whole: PreTrainedModel, rows: Examples, parts: int) -> Callable[[PreTrainedModel], float]:
     """Return a function that computes how far a model's answers are from the whole model's: the task's divergence, at
-    temperature 1; of a language model, whose answers are too many to keep, the loss on the rows.
+    temperature 1; of a language model, whose answers are too many to keep, how much its loss on the rows is higher.
     """
     if rows.task.packed is not None:
-        return lambda model: -validate(model, rows, parts).negative_loss
+        loss = -validate(whole, rows, parts).negative_loss
+        return lambda model: -validate(model, rows, parts).negative_loss - loss
     wanted, every = logits(whole, rows, parts), rows.batch(list(range(len(rows))))
     return lambda model: rows.task.soft_loss(logits(model, rows, parts), wanted, every, 1.0).item()

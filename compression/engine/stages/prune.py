@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.network_shapes import network_parameters
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.planning.estimator import PROBES
+from compression.planning.search.costs import count_parameters
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
@@ -39,6 +38,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
+from compression.schema.solved_search import ParameterFacts
 
 ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
 
@@ -64,7 +64,8 @@ def prune(context: StageContext) -> Iterator[Event]:
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
     if tables is not None:
-        chosen = yield from solved_widths(context, settings, scores, tables, before, counter(context.model))
+        facts = parameter_facts(context.model)
+        chosen = yield from solved_widths(context, settings, scores, tables, before, facts)
         scores, ratios, after, errors = chosen.scores, chosen.ratios, chosen.shape, chosen.errors
     else:
         ratios, after = yield from _solved(context, settings, before, scores, saved)
@@ -154,19 +155,28 @@ def plan_shape(
 
 def counter(model: PreTrainedModel) -> shapes.Count:
     """Return a function that counts, by shape, the parameters of models like this one, head included."""
-    if (network := adapter_of(model).network(model.config)) is not None:
-        return partial(network_parameters, network)
-    family, head = adapter_of(model), adapter_of(model).head(model)
-    known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
-    rows = shapes.table_rows(family.parameters_of(model), known)
-    outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
-    biased = head.out is not None and head.out.bias is not None
+    facts, kind = parameter_facts(model), ARCHITECTURE_SPECS[model.config.model_type]
+    network = adapter_of(model).network(model.config)
+    return lambda shape: count_parameters(facts, kind, network, shape).total
+
+
+def parameter_facts(model: PreTrainedModel) -> ParameterFacts:
+    """Return what the parameters of models like this one are counted from."""
+    family = adapter_of(model)
+    if family.network(model.config) is not None:
+        return ParameterFacts()
+    head = family.head(model)
+    outputs = head.out.out_features if head.out is not None else None
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
     if head.out is not None and any(head.out.weight is table.weight for table in tables):
         outputs = None  # a tied output layer is the embedding table
-    biases = family.biases(model.config)
-    options: dict[str, Any] = {"rows": rows, "outputs": outputs, "dense": dense, "biases": biases, "biased": biased}
-    return lambda shape: shapes.parameters_at(kind, shape, **options).total
+    return ParameterFacts(
+        rows=shapes.table_rows(family.parameters_of(model), family.shape_of(model.config)),
+        outputs=outputs,
+        dense=head.dense is not None,
+        biases=family.biases(model.config),
+        biased=head.out is not None and head.out.bias is not None,
+    )
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:

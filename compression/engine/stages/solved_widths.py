@@ -10,10 +10,11 @@ from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.latency_target import measured_latency
+from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
-from compression.models.architectures.shapes import Count, Ratios, allowed, planned
+from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
 from compression.planning.search.space import Cost, SearchSpace
@@ -27,6 +28,8 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
+from compression.schema.schemes import Scheme
+from compression.schema.solved_search import ParameterFacts, SolvedSearch
 
 CORRECTIONS = 4
 """Shapes that are timed for a target latency, each solved with what the one before taught of the prediction."""
@@ -48,18 +51,23 @@ def solved_widths(
     scores: ImportanceScores,
     found: tuple[ErrorTables, Tensors],
     before: Shape,
-    count: Count,
+    facts: ParameterFacts,
 ) -> Generator[Event, None, SolvedWidths]:
-    """Return the widths that err least within all targets; if these are out of reach, what comes nearest, noted.
+    """Return the widths that err least within all targets; if these are out of reach, what comes nearest, noted. What other
+    targets are answered from is stored beside the tables.
 
-    found: the tables, and by group the order in which its units go. before: the shape with all tokens. count: the parameters of
-    a shape. Raises UnsupportedShape and Pause; if a latency is asked for, MissingResource without a device table and
+    found: the tables, and by group the order in which its units go. before: the shape with all tokens. facts: what parameters
+    are counted from. Raises UnsupportedShape and Pause; if a latency is asked for, MissingResource without a device table and
     RuntimeError if this machine cannot measure.
     """
     tables, orders = found
     model, family = context.model, adapter_of(context.model)
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], family.network(model.config)
     whole = family.shape_of(model.config)
+
+    def count(shape: Shape) -> int:
+        return costs.count_parameters(facts, kind, network, shape).total
+
     limits = _limits(settings, kind, before, whole, count, network)
     latency = (yield from latency_limit(context, settings.target_latency, whole)) if settings.target_latency else None
 
@@ -71,12 +79,28 @@ def solved_widths(
 
     space_with = partial(space_of, tables, kind, whole, settings, network)
     every = limits if latency is None else [*limits, latency.cost]
-    weights = yield from error_weights(context, tables, space_with, every, cut)
+    weights, outcomes = yield from error_weights(context, tables, space_with, every, cut)
     space = space_with(weights)
     if latency is None:
         chosen = yield from _solved(context, space, limits)
     else:
         chosen = yield from _timed(context, space, limits, latency, scores_of)
+    search = SolvedSearch(
+        digest=tables.digest,
+        family=model.config.model_type,
+        before=before,
+        whole=whole,
+        prune=settings,
+        quantize=context.recipe.quantize,
+        scheme=_scheme(model),
+        network=network,
+        parameters=facts,
+        weights=dict(weights),
+        error=chosen.error,
+        outcomes=outcomes,
+    )
+    write_search(context.checkpointer.folder, context.checkpointer.part, search)
+    yield tables_saved(context.checkpointer.folder, context.checkpointer.part, tables)
     errors = {
         group.key: group.at(units_at(chosen.shape, *axis_and_layer(group.key)))
         for group in tables.groups
@@ -93,11 +117,7 @@ def _limits(
     settings: Prune, kind: ArchitectureSpec, before: Shape, whole: Shape, count: Count, network: NetworkFacts | None
 ) -> list[Cost]:
     """Return the limits of the recipe's targets but a latency; without a target, as many parameters as the ratio leaves."""
-    limits = []
-    if settings.target_params is not None:
-        limits.append(costs.parameters(allowed(settings.target_params, count(before)), count))
-    if settings.target_flops is not None and network is not None:
-        limits.append(costs.multiply_adds(allowed(settings.target_flops, network.multiply_adds()), network))
+    limits = costs.size_limits(settings, count(before), count, network)
     if not settings.has_target:
         alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
         limits.append(costs.parameters(count(alike), count))
@@ -140,8 +160,7 @@ class LatencyLimit:
 def latency_limit(context: StageContext, target: TargetLatency, whole: Shape) -> Generator[Event, None, LatencyLimit]:
     """Return the limit of a target latency. whole: the shape before the cut. Raises MissingResource if nothing predicts it."""
     times = yield from context.device_times()
-    simulation = simulation_of(context.model)
-    scheme = simulation.scheme if simulation is not None else None
+    scheme = _scheme(context.model)
     most = target.milliseconds
     if times is not None and most is None:
         alone = times.milliseconds(whole, None)
@@ -153,6 +172,12 @@ def latency_limit(context: StageContext, target: TargetLatency, whole: Shape) ->
     cost = costs.milliseconds(most, times, scheme)
     assert cost is not None  # noqa: S101 (the whole model is predicted)
     return LatencyLimit(target, cost)
+
+
+def _scheme(model: PreTrainedModel) -> Scheme | None:
+    """Return the scheme in which a model simulates integers; None in floating point."""
+    simulation = simulation_of(model)
+    return simulation.scheme if simulation is not None else None
 
 
 def _timed(

@@ -3,14 +3,27 @@
 from collections.abc import Callable
 from math import inf
 
-from compression.models.architectures.network_shapes import multiply_adds as operations_of
-from compression.models.architectures.shapes import Count
+from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.network_shapes import multiply_adds as operations_of, network_parameters
+from compression.models.architectures.shapes import Count, allowed, parameters_at
 from compression.planning.device_times import ShapeTimes
 from compression.planning.estimator import artifact_bytes
 from compression.planning.search.space import Cost
+from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts, Widths
+from compression.schema.solved_search import ParameterFacts
+
+
+def count_parameters(facts: ParameterFacts, kind: ArchitectureSpec, network: NetworkFacts | None, shape: Shape) -> Parameters:
+    """Count the parameters of a model at a shape, head included."""
+    if network is not None:
+        total = network_parameters(network, shape)
+        return Parameters(total=total, embedding=0, other=total)
+    return parameters_at(
+        kind, shape, rows=facts.rows, outputs=facts.outputs, dense=facts.dense, biases=facts.biases, biased=facts.biased
+    )
 
 
 def parameters(most: float, count: Count) -> Cost:
@@ -44,3 +57,13 @@ def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | N
         return inf if found is None else found
 
     return Cost("milliseconds", most, of_shape, lambda layer, widths: times.of_layer(layer, widths, form), times.call_ms)
+
+
+def size_limits(prune: Prune, before: int, count: Count, network: NetworkFacts | None) -> list[Cost]:
+    """Return the limits of target_params and of a network's target_flops. before: parameters of which shares are removed."""
+    limits = []
+    if prune.target_params is not None:
+        limits.append(parameters(allowed(prune.target_params, before), count))
+    if prune.target_flops is not None and network is not None:
+        limits.append(multiply_adds(allowed(prune.target_flops, network.multiply_adds()), network))
+    return limits
