@@ -23,6 +23,7 @@ from app.api.routes import (
     reference,
     resources,
     shares,
+    targets,
     teams,
 )
 from app.core import logs
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> DocumentedApi:
         jobs.router,
         report_page.router,
         predictions.router,
+        targets.router,
         shares.router,
         report_page.shared,
         compare.router,

@@ -174,6 +174,19 @@ TooManyTries = _problem(429, "too_many_tries", "TooManyTries",
     "The team has requested too many predictions at once.",
     "Wait for the answers, and repeat the request after Retry-After seconds.",
     {"Retry-After": "10"})
+NoTables = _problem(409, "no_tables", "NoTables",
+    "The job has no error tables that other targets could be answered from.",
+    "Submit a job with the recipe's `prune.search: solver`: its tables are kept until it is deleted.")
+NoAnswer = _problem(503, "no_answer", "NoAnswer",
+    "The solver had found no widths when its time was over.",
+    "Name fewer targets, or only widths in the axes of the job's recipe; a job's own solver has no such limit.")
+NoSolver = _problem(503, "no_solver", "NoSolver",
+    "The service cannot solve for targets: scipy is not installed beside it.",
+    "Whoever runs the service installs `lathe[api]`.")
+TooManyTargets = _problem(429, "too_many_targets", "TooManyTargets",
+    "The service is answering as many targets as it can at once.",
+    "Repeat the request after Retry-After seconds.",
+    {"Retry-After": "2"})
 TooManyLinks = _problem(409, "too_many_links", "TooManyLinks",
     "The job has reached its limit of share links.",
     "Revoke those that nobody needs: DELETE /v1/jobs/{id}/share/{share_id}.")

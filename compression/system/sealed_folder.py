@@ -57,10 +57,15 @@ def seal(body: str) -> str:
 
 def unseal(path: Path) -> str:
     """Read a text that `seal` wrapped. Raises UnusableCheckpoint if it does not match its digest."""
-    wrapped = json.loads(path.read_text(encoding="utf-8"))
-    body: str = wrapped["body"]
-    if text_digest(body) != wrapped["sha256"]:
-        raise UnusableCheckpoint(f"{path.parent.name}/{path.name} is damaged")
+    return unseal_text(path.read_text(encoding="utf-8"), f"{path.parent.name}/{path.name}")
+
+
+def unseal_text(wrapped: str, name: str) -> str:
+    """Return what `seal` wrapped. Raises UnusableCheckpoint with this name if it does not match its digest."""
+    found = json.loads(wrapped)
+    body: str = found["body"]
+    if text_digest(body) != found["sha256"]:
+        raise UnusableCheckpoint(f"{name} is damaged")
     return body
 
 

@@ -82,3 +82,8 @@ class Solution:
     picks: Picks
     error: float
     costs: Mapping[str, float]
+    proven: bool = True  #: whether no other solution errs less by more than the solver's gap
+
+
+class OutOfTime(Exception):
+    """The solver had found no solution when its time was over."""

@@ -3,9 +3,10 @@
 Each option is a binary variable, one of each choice's is 1 (multiple choice, as ZipLM and Puzzle put it). A number that depends
 on several choices has a variable for each combination, whose sums are the options' own (the usual linearization of products):
 with binary options these are binary too. The same problem always gives the same solution: HiGHS draws by a fixed seed and runs
-on one thread, and no limit of time ends it.
+on one thread, and no limit of time ends it, unless a caller sets one: then it is the best solution that was found.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -14,53 +15,66 @@ from math import inf, prod
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from compression.planning.search.problem import Limit, Problem, Solution, Term
+from compression.planning.search.problem import Limit, OutOfTime, Problem, Solution, Term
 from compression.schema.errors import TargetOutOfReach
 
 TRIES = 4
 """Times that limits are tightened because HiGHS's tolerance let a cost be above one."""
 TIGHTER = 2e-6
 """Twice HiGHS's tolerance, in the unit of a limit."""
+GAP = 1e-3
+"""Share of its error by which a solution may be worse than the best, if time is limited."""
+OPTIMAL, LIMIT_REACHED = 0, 1  #: statuses of milp
 
 
-def solve(problem: Problem) -> Solution:
-    """Return what errs least within all limits. Raises TargetOutOfReach with the nearest point, and ValueError if no
-    combination of options exists.
+def solve(problem: Problem, until: float | None = None) -> Solution:
+    """Return what errs least within all limits. until: end of the time for it, by time.monotonic; None: none.
+
+    Raises TargetOutOfReach with the nearest point, ValueError if no combination of options exists, and OutOfTime.
     """
     tight = problem
     for _ in range(TRIES):
-        found = _Program(tight).solution()
+        found = _Program(tight).solution(until)
         if found is None:
             break
-        if problem.allows(found):
+        if problem.allows(found.picks):
             return _solution(problem, found)
         limits = (replace(limit, most=limit.most - TIGHTER * max(abs(limit.most), 1.0)) for limit in tight.limits)
         tight = replace(tight, limits=tuple(limits))
-    raise _out_of_reach(problem)
+    raise _out_of_reach(problem, until)
 
 
-def _solution(problem: Problem, picks: Mapping[str, int]) -> Solution:
-    return Solution(picks, problem.error_of(picks), problem.costs_of(picks))
+@dataclass(frozen=True)
+class _Taken:
+    """The option of each choice, and whether HiGHS proved that there is no better one."""
+
+    picks: Mapping[str, int]
+    proven: bool
 
 
-def nearest(problem: Problem) -> Solution:
-    """Return what exceeds the limits by the smallest share, and of such what errs least. Raises ValueError if no combination of
-    options exists.
+def _solution(problem: Problem, found: _Taken) -> Solution:
+    return Solution(found.picks, problem.error_of(found.picks), problem.costs_of(found.picks), found.proven)
+
+
+def nearest(problem: Problem, until: float | None = None) -> Solution:
+    """Return what exceeds the limits by the smallest share, and of such what errs least. until: as of `solve`.
+
+    Raises ValueError if no combination of options exists, and OutOfTime.
     """
-    found = _Program(problem, loose=True).solution()
+    found = _Program(problem, loose=True).solution(until)
     if found is None:
         raise ValueError("no combination of the options exists")
-    costs = problem.costs_of(found)
+    costs = problem.costs_of(found.picks)
     over = max(costs[limit.name] / max(limit.most, 1e-9) for limit in problem.limits if not limit.firm)
     limits = tuple(
         limit if limit.firm else replace(limit, most=max(limit.most, 1e-9) * over * (1 + TIGHTER)) for limit in problem.limits
     )
-    again = _Program(replace(problem, limits=limits)).solution()
+    again = _Program(replace(problem, limits=limits)).solution(until)
     return _solution(problem, found if again is None else again)
 
 
-def _out_of_reach(problem: Problem) -> TargetOutOfReach:
-    found = nearest(problem)
+def _out_of_reach(problem: Problem, until: float | None) -> TargetOutOfReach:
+    found = nearest(problem, until)
     told = [limit for limit in problem.limits if not limit.firm]
     missed = [limit for limit in told if found.costs[limit.name] > limit.most]
     asked = ", ".join(f"at most {_shown(limit.most)} {limit.name}" for limit in missed or told)
@@ -107,8 +121,13 @@ class _Program:
         self.count += loose
         self.absent = {column for term in terms for column, value in self._entries(term) if value == inf}
 
-    def solution(self) -> dict[str, int] | None:
-        """Return the option of each choice, or None if there is none."""
+    def solution(self, until: float | None = None) -> _Taken | None:
+        """Return the option of each choice, or None if there is none. until: as of `solve`. Raises OutOfTime."""
+        limits = {"mip_rel_gap": 0.0}
+        if until is not None:
+            if (left := until - time.monotonic()) <= 0:
+                raise OutOfTime
+            limits = {"mip_rel_gap": GAP, "time_limit": left}
         rows = self._rows()
         matrix = coo_array((rows.data, (rows.rows, rows.columns)), shape=(len(rows.lowest), self.count)).tocsr()
         highest = [0.0 if column in self.absent else 1.0 for column in range(self.count)]
@@ -120,16 +139,18 @@ class _Program:
             integrality=[1] * singles + [0] * (self.count - singles),
             bounds=Bounds([0.0] * self.count, highest),
             constraints=LinearConstraint(matrix, rows.lowest, rows.highest),
-            options={"mip_rel_gap": 0.0},
+            options=limits,
         )
         if found.x is None:
+            if found.status == LIMIT_REACHED:
+                raise OutOfTime
             return None
         values: Sequence[float] = found.x.tolist()
         picks = {}
         for choice in self.problem.choices:
             start = self.starts[choice.name,]
             picks[choice.name] = max(range(choice.options), key=lambda option, start=start: values[start + option])  # type: ignore[misc]
-        return picks
+        return _Taken(picks, found.status == OPTIMAL)
 
     def _objective(self) -> list[float]:
         found = [0.0] * self.count

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compression.planning.search.problem import Picks, Problem
+from compression.planning.search.problem import Picks, Problem, Solution
 from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.schema.errors import TargetOutOfReach
@@ -22,21 +22,25 @@ class Found:
     error: float  #: predicted, summed over the layers
     costs: Mapping[str, float]  #: as they are, not as sums
     picks: Picks
+    proven: bool = True  #: whether no other choice errs less, as sums count the costs
 
 
-def solve_within(space: SearchSpace, costs: Sequence[Cost]) -> Found:
-    """Return what errs least within all costs' limits. Raises TargetOutOfReach, whose `nearest` is what comes nearest."""
+def solve_within(space: SearchSpace, costs: Sequence[Cost], until: float | None = None) -> Found:
+    """Return what errs least within all costs' limits. until: end of the time for it, by time.monotonic; None: none.
+
+    Raises TargetOutOfReach, whose `nearest` is what comes nearest, and OutOfTime.
+    """
     limits = {cost.name: space.limit(cost) for cost in costs}
     problem = Problem(space.choices, space.error, ())
     for _ in range(ROUNDS):
         asked = replace(problem, limits=(*space.structure, *limits.values()))
         try:
-            picks = solve(asked).picks
+            solved = solve(asked, until)
         except TargetOutOfReach as problem_found:
             nearest = problem_found.nearest
-            found = _found(space, problem, costs, nearest.picks)  # type: ignore[attr-defined]
+            found = _found(space, problem, costs, nearest)  # type: ignore[arg-type]
             raise TargetOutOfReach(problem_found.cause, nearest=found) from problem_found
-        found = _found(space, problem, costs, picks)
+        found = _found(space, problem, costs, solved)
         over = {cost.name: found.costs[cost.name] / max(cost.most, 1e-9) for cost in costs}
         if all(share <= 1 for share in over.values()):
             return found
@@ -47,6 +51,7 @@ def solve_within(space: SearchSpace, costs: Sequence[Cost]) -> Found:
     raise TargetOutOfReach("the targets cannot be met exactly; the nearest point is close to them", nearest=found)
 
 
-def _found(space: SearchSpace, problem: Problem, costs: Sequence[Cost], picks: Picks) -> Found:
+def _found(space: SearchSpace, problem: Problem, costs: Sequence[Cost], solved: Solution) -> Found:
+    picks = solved.picks
     actual = {cost.name: space.cost_of(cost, picks) for cost in costs}
-    return Found(space.shape(picks), space.layers(picks), problem.error_of(picks), actual, picks)
+    return Found(space.shape(picks), space.layers(picks), problem.error_of(picks), actual, picks, solved.proven)

@@ -40,6 +40,7 @@ PAGE = {"files": [{"path": "later.json", "size": 0, "sha256": "0" * 64}]}
 BODIES: dict[tuple[str, str], Any] = {
     **{("POST", f"/v1/{noun}/{{identifier}}/files"): PAGE for noun in ("models", "datasets")},
     ("POST", "/v1/jobs/{job_id}/try"): {"text": "good"},
+    ("POST", "/v1/jobs/{job_id}/targets"): {"target_params": 0.5},
     ("POST", "/v1/artifacts/{artifact_id}/profiles"): {"device": "{device_id}"},
     ("POST", "/v1/profiles/{profile_id}/result"): {"fence": 1, "failure": {"code": "failed", "detail": "", "remedy": ""}},
     ("POST", "/v1/jobs"): {"models": {"base": "{base}"}, "datasets": ["{data}"], "recipe": "quick"},

@@ -1,0 +1,154 @@
+"""Other targets of a finished job over HTTP: by the real solver in its process, on tables that a tiny engine made."""
+
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.core.errors import NoAnswer, TooManyTargets
+from app.jobs.target_solver import SolverProcess
+from tests.app.api.conftest import Json, new_team, problem
+from tests.app.api.finished import done
+from tests.app.api.test_device_tables import store as store_device_table
+from tests.conftest import Service
+from tests.support.solved_tables import store_tables
+
+
+@pytest.fixture
+def job(service: Service, http: httpx.Client, request_body: Json) -> str:
+    found = done(service, http, request_body)
+    store_tables(service, found)
+    return found
+
+
+@pytest.fixture
+def place(job: str) -> str:
+    return f"/v1/jobs/{job}/targets"
+
+
+def test_another_target_is_answered_without_training(service: Service, http: httpx.Client, job: str, place: str) -> None:
+    before = http.get(f"/v1/jobs/{job}").json()["version"]
+    found = http.post(place, json={"target_params": 0.5})
+    assert found.status_code == 200, found.text
+    answer = found.json()
+    assert answer["reached"]
+    assert answer["point"]["parameters"]["total"] <= 0.5 * answer["whole"]["parameters"]["total"]
+    assert answer["point"]["shape"]["layers"] == 3
+    assert (answer["point"]["milliseconds"], answer["device_table"]) == (None, None)
+    assert "device table" in answer["no_milliseconds"]
+    assert answer["point"]["score"] is not None or answer["no_score"]
+    assert http.get(f"/v1/jobs/{job}").json()["version"] == before
+    near = http.post(place, json={"target_bytes": 1}).json()
+    assert (near["reached"], near["point"]["bytes"] > 1) == (False, True)
+    assert "cannot be reached" in near["missed"]
+
+
+def test_a_front_and_milliseconds_by_the_table_that_is_named(service: Service, http: httpx.Client, place: str) -> None:
+    front = http.get(place).json()
+    assert (front["by"], len(front["points"]) > 4) == ("parameters", True)
+    table = store_device_table(service, f"dtb_{place[-12:-8]}")
+    asked = {"target_latency": {"speed_up": 1.2}, "device_table": table}
+    answer = http.post(place, json=asked).json()
+    assert answer["device_table"] == table
+    assert answer["point"]["milliseconds"] <= answer["whole"]["milliseconds"] / 1.2
+    timed = http.get(place, params={"by": "milliseconds", "device_table": table}).json()
+    assert timed["points"][0]["milliseconds"] < timed["whole"]["milliseconds"]
+    problem(http.post(place, json={**asked, "device_table": "dtb_none"}), 404, "not_found", "device_table")
+    problem(http.post(place, json={"target_latency": {"milliseconds": 5}}), 422, "missing_resource", "target_latency")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"target_size": 0.5}, "target_size"),
+        ({"target_params": -1}, "target_params"),
+        ({"target_params": "0.5"}, "target_params"),
+        ({"target_latency": {"seconds": 1}}, "target_latency.seconds"),
+        ({"target_params": 0.5, "part": "mood"}, "part"),
+        ({}, ""),
+    ],
+)
+def test_a_wrong_key_is_named(http: httpx.Client, place: str, body: Json, param: str) -> None:
+    problem(http.post(place, json=body), 422, "invalid_request", param)
+
+
+def test_a_target_that_the_model_does_not_have_is_refused(http: httpx.Client, place: str) -> None:
+    problem(http.post(place, json={"target_flops": 0.5}), 422, "invalid_spec", "target_flops")
+
+
+def test_a_job_without_tables_says_what_has_them(service: Service, http: httpx.Client, request_body: Json) -> None:
+    other = done(service, http, request_body)
+    told = problem(http.post(f"/v1/jobs/{other}/targets", json={"target_params": 0.5}), 409, "no_tables")
+    assert "prune.search" in told["remedy"]
+    problem(http.get(f"/v1/jobs/{other}/targets"), 409, "no_tables")
+
+
+def test_damaged_tables_are_not_used(service: Service, http: httpx.Client, request_body: Json) -> None:
+    damaged, lost = (done(service, http, request_body) for _ in range(2))
+    store_tables(service, damaged, state=b"nonsense")
+    store_tables(service, lost)
+    problem(http.post(f"/v1/jobs/{damaged}/targets", json={"target_params": 0.5}), 409, "no_tables")
+    (service.home / "storage" / f"jobs/{lost}/1/checkpoints/tables/solved.json").unlink()
+    problem(http.post(f"/v1/jobs/{lost}/targets", json={"target_params": 0.5}), 409, "no_tables")
+
+
+def test_strangers_find_no_job_and_readers_may_ask(service: Service, http: httpx.Client, place: str) -> None:
+    with service.client(new_team(service)) as stranger:
+        problem(stranger.post(place, json={"target_params": 0.5}), 404, "not_found")
+    reader = http.post("/v1/keys", json={"name": "reader", "scope": "read"}).json()["key"]
+    with service.client(reader) as reading:
+        assert reading.post(place, json={"target_params": 0.5}).status_code == 200
+        assert reading.get(place).status_code == 200
+
+
+def test_deleted_with_its_job(service: Service, http: httpx.Client, job: str, place: str) -> None:
+    assert http.delete(f"/v1/jobs/{job}").status_code == 204
+    problem(http.post(place, json={"target_params": 0.5}), 404, "not_found")
+
+
+# The process by itself.
+
+
+def module(folder: Path, text: str) -> SolverProcess:
+    (folder / "made_solver.py").write_text(text)
+    found = SolverProcess(patience=0.2, waiting=2)
+    found.command = [sys.executable, str(folder / "made_solver.py")]
+    return found
+
+
+def test_a_process_that_takes_too_long_or_dies_is_ended_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.target_solver.START_SECONDS", 3.0)
+    text = (
+        "import sys, time, os\n"
+        "for line in sys.stdin:\n"
+        "    if 'die' in line: os._exit(1)\n"
+        "    if 'sleep' in line: time.sleep(60)\n"
+        "    print(os.getpid(), 'LATHE_KEY' in os.environ, flush=True)\n"
+    )
+    monkeypatch.setenv("LATHE_KEY", "secret")
+    solver = module(tmp_path, text)
+    try:
+        first = solver.ask(b"one", 1.0)
+        assert first.split()[1] == b"False"
+        assert solver.ask(b"two", 1.0) == first
+        with pytest.raises(NoAnswer):
+            solver.ask(b"die", 1.0)
+        second = solver.ask(b"three", 1.0)
+        assert second.split()[0] != first.split()[0]
+        monkeypatch.setattr("app.jobs.target_solver.GRACE_SECONDS", 0.1)
+        with pytest.raises(NoAnswer):
+            solver.ask(b"sleep", 0.1)
+    finally:
+        solver.close()
+
+
+def test_more_questions_than_there_are_places_are_refused_at_once(tmp_path: Path) -> None:
+    solver = module(tmp_path, "")
+    assert solver.turn.acquire(timeout=1)
+    with pytest.raises(TooManyTargets, match="took more than"):
+        solver.ask(b"one", 1.0)
+    assert solver.places.acquire(blocking=False)
+    assert solver.places.acquire(blocking=False)
+    with pytest.raises(TooManyTargets, match="wait already"):
+        solver.ask(b"one", 1.0)
