@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from client.commands import audit, data, device, jobs, keys, profiles, recipe, results, serve, service, submit, teams
+from client.commands import audit, data, device, jobs, keys, profiles, recipe, results, serve, service, submit, targets, teams
 from client.commands.registry import Commands
 from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
@@ -39,6 +39,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.report,
     results.compare,
     results.try_,
+    targets.target,
     results.share,
     results.shares,
     results.download,

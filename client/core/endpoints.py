@@ -10,10 +10,22 @@ from client import types
 from client.core.device_endpoints import DeviceEndpoints
 from client.core.drivers import Blocking, call, iterated, listed
 from client.core.events import EventReader, LongPoll
-from client.core.fields import AuditFilter, JobFields, JobFilter, Kind, Question, Remedies, Scope, Uploaded, job_body
+from client.core.fields import (
+    AuditFilter,
+    JobFields,
+    JobFilter,
+    Kind,
+    Question,
+    Remedies,
+    Scope,
+    TargetFields,
+    Uploaded,
+    job_body,
+)
 from client.core.protocol import PATIENT, Content, Item, Listing, Request, Send, Steps, Stream, read_json
 from client.core.requests import held as _held, ignored as _ignore, listing as _listing, request as _request
 from client.errors import BadAnswer
+from compression.schema.target_answer import By, TargetAnswer, TargetFront
 
 UPLOADS: dict[Kind, type[types.Model] | type[types.Dataset]] = {"models": types.Model, "datasets": types.Dataset}
 JOINING = 900.0
@@ -193,6 +205,23 @@ class Endpoints(DeviceEndpoints):
             found = yield from _request("GET", f"{path}/{found.id}", types.Try, **_held(poll.ask(found))).steps(self)
             yield poll.rest(changed=found.ended)
         return found
+
+    @call
+    def target(self, job_id: str, **targets: Unpack[TargetFields]) -> Request[TargetAnswer]:
+        """Return what a cut of a finished job's model to other targets would come to, by its error tables. Trains nothing.
+
+        Raises Problem: no_tables if the job was not solved for, and no_answer if the solver takes too long.
+        """
+        asked = {name: value for name, value in targets.items() if value is not None}
+        return _request("POST", f"jobs/{job_id}/targets", TargetAnswer, asked)
+
+    @call
+    def front(
+        self, job_id: str, *, by: By = "parameters", device_table: str | None = None, part: str = ""
+    ) -> Request[TargetFront]:
+        """Return the cuts of a finished job's model that err least, from mild to deep. Raises as `target` does."""
+        params = {"by": by, "part": part} | ({"device_table": device_table} if device_table else {})
+        return _request("GET", f"jobs/{job_id}/targets", TargetFront, params=params)
 
     @call
     def report(self, job_id: str) -> Request[types.Report]:

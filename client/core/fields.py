@@ -84,6 +84,18 @@ class Question(TypedDict, total=False):
     part: str
 
 
+class TargetFields(TypedDict, total=False):
+    """Targets for the cut of a finished job, as `TargetQuestion` describes them; what is left out sets no limit."""
+
+    target_params: float | None
+    target_flops: float | None
+    target_bytes: float | None
+    target_latency: Mapping[str, float] | None
+    """{"milliseconds": 4} or {"speed_up": 2}."""
+    device_table: str | None
+    part: str
+
+
 def _id(given: str | Model | Dataset) -> str:
     return given if isinstance(given, str) else given.id
 

@@ -28,6 +28,7 @@ IN_COMMANDS = {
     "report_not_ready": "Wait for it with `lathe watch`; `lathe show` has the rows of the finished stages.",
     "not_ready": "Upload it again with `lathe models add` or `lathe datasets add`; their `show` says why one was rejected.",
     "wrong_state": "See its state with `lathe show`; `lathe cancel` stops what still runs.",
+    "no_tables": "Submit a job with `lathe submit --set prune.search=solver`: its tables are kept until it is deleted.",
     "no_remedy": "See what is wrong with `lathe show` and `lathe logs`; change it with `lathe submit --set`.",
     "invalid_recipe": "Correct the named key; `lathe recipe init` writes a file that says what each key may be.",
 }
