@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import InvalidRequest, NoAnswer, NoTables, NotFound, Problem, compression_problem
 from app.jobs import device_tables, jobs
-from app.jobs.stage_results import tables_name
+from app.jobs.stage_results import is_tables, tables_name
 from app.jobs.target_solver import SolverProcess
 from app.store.models import Checkpoint, Job, StoredTable, Worker
 from app.store.storage import Storage
@@ -58,6 +58,14 @@ def find(session: Session, team: str, job_id: str, part: str, table_id: str | No
     table, used = _device_table(session, job, table_id)
     kept = {name: files[name] for name in (STATE, SOLVED)}
     return Known(row.prefix, kept, table, used, _scores(job, part), JobEvaluate.model_validate(job.evaluate))
+
+
+def solved_parts(session: Session, job: Job) -> list[str]:
+    """Return the names of a job's datasets whose targets can be answered; "" of its only one."""
+    found = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id, is_tables())).all()
+    solved = {row.stage for row in found if any(file["path"].endswith(SOLVED) for file in row.files)}
+    names = [(part.name, tables_name(number)) for number, part in enumerate(job.parts)] or [("", tables_name(None))]
+    return [name for name, stage in names if stage in solved]
 
 
 def _device_table(session: Session, job: Job, table_id: str | None) -> tuple[DeviceTable | None, str | None]:

@@ -18,7 +18,7 @@ from app.api.profile_items import ProfileItem, profile_items
 from app.api.schemas import ArtifactOut, JobOut, artifact_out
 from app.core.errors import NotFound
 from app.core.public_url import public_origin
-from app.jobs import jobs, profiles
+from app.jobs import jobs, profiles, targets
 from app.pages.dashboard import figures, formatting
 from app.pages.dashboard.archive import Entry, zipped
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
@@ -40,6 +40,7 @@ SECTIONS = {
     "results": "Results",
     "stages": "Stages",
     "layers": "Layers",
+    "targets": "Targets",
     "training": "Training",
     "log": "Log",
     "request": "Request",
@@ -134,7 +135,7 @@ def profiles_of(session: Session, job: Job) -> dict[str, list[ProfileItem]]:
 
 
 def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[str, Any]:
-    """Return what the sections Results, Stages and Layers show."""
+    """Return what the sections Results, Stages, Layers and Targets show."""
     report = Report.model_validate(jobs.whole_report(job)) if job.report else None
     recommended = list(report.to_run) if report and report.recommended else []
     shipped = [*recommended, report.headline, *report.headlines.values()] if report else []
@@ -145,6 +146,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "rows": rows,
         "pictures": figures.pictures(rows),
         "beside": compare_lm_eval(rows),
+        "solved": targets.solved_parts(session, job) if out.state in TERMINAL else [],
         "metric": figures.metric(rows),
         "judged": judged_each(rows) if rows else JUDGED.get(out.task, "score"),
         "report": report,
@@ -164,6 +166,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
     filled = {
         "results": bool(report or artifacts or out.remedies),
         "stages": bool(rows),
+        "targets": bool(found["solved"]),
         "layers": bool(found["cuts"] or found["ranges"] or (report and report.sensitivity)),
     }
     return {**found, "sections": [(name, title, filled.get(name, True)) for name, title in SECTIONS.items()]}

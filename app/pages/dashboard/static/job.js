@@ -5,6 +5,7 @@ import { Curves } from "./curves.js";
 import { follow, liveness } from "./live.js";
 import { Log } from "./log.js";
 import { sections } from "./sections.js";
+import { targets } from "./targets.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
@@ -54,6 +55,7 @@ function drawResults() {
       series: [...axes].map(([name, points]) => ({ name, type: "line", data: points, symbolSize: 7 })),
     })));
   }
+  targets();
   const ranges = document.querySelector("[data-ranges]");
   if (ranges) {
     const short = (name) => name.replace(/^.*?(?=(layers?|blocks?|h)\.\d)/, "");
@@ -83,7 +85,7 @@ function take(type, data) {
   if (RESULTS.includes(type) && page.dataset.over === "no") refreshResults();
 }
 
-const types = ["queued", "claimed", "started", "stage_started", "progress", "log", "artifact", "part_finished", "stage_finished", "training_saved", "released", "requeued", "cancel_requested", ...ENDS];
+const types = ["queued", "claimed", "started", "stage_started", "progress", "log", "artifact", "part_finished", "stage_finished", "training_saved", "tables_saved", "released", "requeued", "cancel_requested", ...ENDS];
 const stream = follow(
   () => `/v1/jobs/${id}/events?states=true`,
   {

@@ -18,6 +18,7 @@ function words(type, data) {
     case "stage_finished": return `${data.stage ?? data.row?.stage ?? "stage"} finished`;
     case "part_finished": return `${data.part} finished ${data.stage}`;
     case "training_saved": return `training saved: ${data.stage} ${data.phase}, step ${data.step} of at most ${data.total}`;
+    case "tables_saved": return `error tables${data.part ? ` of ${data.part}` : ""} saved`;
     case "artifact": return `artifact ${data.name ?? ""} is ready`;
     case "failed": return `${data.code}: ${data.cause}`;
     case "requeued": return `${data.code}: ${data.cause} Retry in ${data.wait_seconds} s.`;

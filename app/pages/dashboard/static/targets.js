@@ -1,0 +1,130 @@
+// Other targets of a finished job: sliders ask the API what a cut would come to, and a chart shows the front.
+import { api, complain } from "./api.js";
+import { picture } from "./charts.js";
+
+const made = (tag, text, name) => {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (name) element.className = name;
+  return element;
+};
+const count = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : String(value));
+const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
+const ms = (value) => (value === null ? "–" : `${Number(value.toPrecision(3))} ms`);
+const change = (before, after) => `${after <= before ? "−" : "+"}${(100 * Math.abs(1 - after / before)).toFixed(1)} %`;
+const RATES = ["perplexity"];  // metrics that are no shares
+
+function score(found) {
+  if (!found) return "–";
+  const shown = (value) => (RATES.some((name) => found.metric.includes(name)) ? value.toPrecision(4) : `${(100 * value).toFixed(1)} %`);
+  return `≈ ${shown(found.value)} ± ${shown(found.standard_error)}${found.extrapolated ? ", beyond what was tried" : ""}`;
+}
+
+const shape = (point) => (point.shape.widths ? `${Object.keys(point.shape.widths).length} groups, ${point.layers.length || point.shape.layers} blocks` : `${point.shape.layers} layers of ${point.shape.hidden}/${point.shape.heads}/${point.shape.ffn}`);
+
+function line(...cells) {
+  const row = made("tr"), [first, ...rest] = cells;
+  const head = made("th", first);
+  head.scope = "row";
+  row.append(head, ...rest.map((cell) => made("td", cell, "number")));
+  return row;
+}
+
+let drawn = null;
+
+// Fill the section, if the page has it; to be called again once that part of the page was replaced.
+export function targets() {
+  drawn?.close();
+  drawn = null;
+  const place = document.getElementById("targets");
+  if (!place) return;
+  const find = (name) => document.getElementById(name);
+  const path = `/v1/jobs/${place.dataset.job}/targets`;
+  const params = find("target-params"), limit = find("target-ms"), by = find("front-by"), part = find("target-part");
+  let whole = null, asking = 0;
+
+  function label() {
+    find("target-params-shown").textContent = whole ? count(whole.parameters.total * params.value / 100) : `${params.value} %`;
+    find("target-ms-shown").textContent = limit.value === "100" ? "no limit" : whole?.milliseconds ? ms(whole.milliseconds * limit.value / 100) : `${limit.value} %`;
+  }
+
+  function remark(found) {
+    const point = found.point ?? found.points.at(-1);
+    const told = [
+      found.missed ? `Out of reach: ${found.missed}. The nearest cut is shown.` : "",
+      found.no_milliseconds ? `No milliseconds: ${found.no_milliseconds}` : "",
+      found.no_score ? `No score: ${found.no_score}` : "",
+      point?.score ? `The score rests on ${point.score.basis}` : "",
+      point && !point.proven ? "The solver’s time was over before it had proved that no other cut errs less." : "",
+    ];
+    find("target-remarks").replaceChildren(...told.filter(Boolean).map((text) => made("p", text)));
+  }
+
+  function show({ point, whole: before }) {
+    const rows = [
+      line("Shape", "", shape(point), ""),
+      line("Parameters", count(before.parameters.total), count(point.parameters.total), change(before.parameters.total, point.parameters.total)),
+      line("Size", bytes(before.bytes), bytes(point.bytes), change(before.bytes, point.bytes)),
+    ];
+    if (point.flops !== null) rows.push(line("Multiply-adds", count(before.flops), count(point.flops), change(before.flops, point.flops)));
+    if (point.milliseconds !== null) rows.push(line("Time", ms(before.milliseconds), ms(point.milliseconds), `${(before.milliseconds / point.milliseconds).toFixed(2)}×`));
+    rows.push(line("Predicted error", "0", point.error.toPrecision(3), ""), line("Predicted score", "", score(point.score), ""));
+    find("target-figures").replaceChildren(...rows);
+    find("target-answer").hidden = false;
+  }
+
+  async function ask() {
+    if (!whole) return;
+    const mine = ++asking, body = { target_params: Math.max(1, Math.floor(whole.parameters.total * params.value / 100)), part: part.value };
+    if (limit.value !== "100" && whole.milliseconds) body.target_latency = { milliseconds: whole.milliseconds * limit.value / 100 };
+    find("target-state").textContent = "Solving …";
+    try {
+      const found = await api("POST", path, body);
+      if (mine !== asking) return;
+      show(found);
+      remark(found);
+    } catch (error) {
+      complain(error);
+    } finally {
+      if (mine === asking) find("target-state").textContent = "";
+    }
+  }
+
+  function chart(found) {
+    const x = (point) => (found.by === "milliseconds" ? point.milliseconds : 100 * point.parameters.total / found.whole.parameters.total);
+    drawn?.close();
+    drawn = picture(find("front-chart"), ({ axis, tooltip, colours }) => ({
+      color: [colours.pruned],
+      tooltip: { ...tooltip, trigger: "axis", valueFormatter: (value) => Number(value).toPrecision(3) },
+      grid: { left: 8, right: 16, top: 28, bottom: 28, containLabel: true },
+      xAxis: { ...axis, type: "value", scale: true, name: found.by === "milliseconds" ? "milliseconds" : "parameters kept, %", nameLocation: "middle", nameGap: 28 },
+      yAxis: { ...axis, type: "value", name: "predicted error", nameTextStyle: { ...axis.nameTextStyle, align: "left" } },
+      series: [{ type: "line", name: "predicted error", data: found.points.map((point) => [x(point), point.error]), symbolSize: 7 }],
+    }));
+    find("front-rows").replaceChildren(...found.points.map((point) => line(shape(point), count(point.parameters.total), ms(point.milliseconds), point.error.toPrecision(3), score(point.score))));
+  }
+
+  async function begin() {
+    find("target-state").textContent = "Solving …";
+    try {
+      const found = await api("GET", `${path}?${new URLSearchParams({ by: by.value, part: part.value })}`);
+      whole = found.whole;
+      find("target-ms-field").hidden = find("front-by-field").hidden = whole.milliseconds === null;
+      label();
+      chart(found);
+      remark(found);
+      await ask();
+    } catch (error) {
+      find("target-state").textContent = "";
+      complain(error);
+    }
+  }
+
+  for (const slider of [params, limit]) {
+    slider.addEventListener("input", label);
+    slider.addEventListener("change", ask);
+  }
+  for (const choice of [by, part]) choice.addEventListener("change", begin);
+  find("target-form").addEventListener("submit", (event) => event.preventDefault());
+  begin();
+}

@@ -1,0 +1,34 @@
+"""Sliders on a finished job's page: the real solver answers them from tables that a tiny engine made."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.pages.conftest import Window, World
+from tests.support.solved_tables import store_tables
+
+
+def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World) -> None:
+    job = world.jobs["narrow"]
+    page = window.go(f"/jobs/{job}")
+    expect(page.locator("#targets")).to_have_count(0)  # its recipe searched for nothing
+    store_tables(world.service, job)
+    page.reload()
+    cut = page.get_by_role("region", name="The predicted cut")
+    parameters = cut.get_by_role("row").filter(has_text="Parameters")
+    expect(parameters).to_contain_text(re.compile(r"−[5-9]\d\.\d %"))
+    before = parameters.inner_text()
+    expect(page.locator("#target-remarks")).to_contain_text("No milliseconds: ")
+    expect(page.locator("#target-ms-field")).to_be_hidden()
+    slider = page.get_by_label("Parameters, at most")
+    slider.fill("80")
+    expect(parameters).not_to_have_text(before)
+    expect(parameters).to_contain_text(re.compile(r"−\d\d\.\d %"))
+    page.get_by_text("Front as a table").click()
+    assert page.locator("#front-rows tr").count() > 4
+    window.accessible_everywhere()
+
+
+def test_a_key_for_reading_may_ask(reading_window: Window, world: World) -> None:
+    page = reading_window.go(f"/jobs/{world.jobs['narrow']}")
+    expect(page.get_by_role("region", name="The predicted cut")).to_contain_text("Predicted error")
