@@ -26,7 +26,7 @@ HASHED = (
     "#   pip install --require-hashes --no-deps -r requirements/{name}.txt\n"
 )
 WAYS = {
-    "api": (),
+    "api": ("api",),
     "serve": ("serve",),
     "worker": ("worker", "vision", "gguf", "genai", "lm-eval", "compressed-tensors"),
     "dev": ("worker", "vision", "embedded", "dev"),

@@ -16,12 +16,12 @@ from pydantic import BaseModel
 from app.main import app
 from app.store.models import EventType
 from compression.engine.checkpoints import StageCheckpoint, fingerprint_facts
-from compression.engine.tables_checkpoint import TablesCheckpoint
 from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Before
 from compression.schema.report.report import Report
+from compression.schema.solved_search import SolvedSearch, TablesCheckpoint
 from compression.training.save import TrainingCheckpoint
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
@@ -145,6 +145,7 @@ DOCUMENTS: dict[str, Callable[[], list[str]]] = {
     "stage_checkpoint": lambda: model(StageCheckpoint),
     "fingerprints": fingerprints,
     "tables_checkpoint": lambda: model(TablesCheckpoint),
+    "solved_search": lambda: model(SolvedSearch),
     "training_save": lambda: model(TrainingCheckpoint),
     "openapi": paths,
 }

@@ -119,14 +119,7 @@ def write_inputs(
         fetch_files(storage, some, folder / name, check_stop)
     known = {f"tables-{number}": some for number, some in enumerate(inputs.tables)}
     for name, found in {"resume": inputs.done, **known}.items():
-        for checkpoint in found:
-            # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
-            place = folder / name / checkpoint.stage.partition(".")[0]
-            try:
-                _fetch_checkpoint(storage, checkpoint, place, check_stop)
-            except FileNotFoundError as error:  # like a damaged one it costs time, but not the job
-                log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
-                shutil.rmtree(place)
+        _fetch_checkpoints(storage, found, folder / name, check_stop)
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
     parts = [
         DatasetSpec(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names
@@ -194,6 +187,18 @@ def fetch_files(
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         storage.get_file(file.key, place, file.size, check_stop)
+
+
+def _fetch_checkpoints(storage: Storage, found: Iterable[Checkpoint], folder: Path, check_stop: Callable[[], None]) -> None:
+    """Copy checkpoints into their stages' folders; what is missing there is left out."""
+    for checkpoint in found:
+        # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
+        place = folder / checkpoint.stage.partition(".")[0]
+        try:
+            _fetch_checkpoint(storage, checkpoint, place, check_stop)
+        except FileNotFoundError as error:  # like a damaged one it costs time, but not the job
+            log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
+            shutil.rmtree(place)
 
 
 def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check_stop: Callable[[], None]) -> None:

@@ -100,8 +100,7 @@ class SolverProcess:
         own = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
         own |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         place = Path(compression.__path__[0]).parent
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        return subprocess.Popen(self.command, cwd=place, env=own, **pipes)
+        return subprocess.Popen(self.command, cwd=place, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 solver = SolverProcess()

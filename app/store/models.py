@@ -125,9 +125,8 @@ class JobModel(Base):
 class Job(Base):
     """An accepted request: it reaches exactly one outcome.
 
-    `dataset_id` is the first dataset; `parts` has all of them if there are several, and is empty if there is one.
-    `model_id` is the base model; `others` are the other models that the request names. `samples` are the rows of the data that
-    `report` shows: they go with their dataset. `memory_bytes` is the forecast peak of a host without a card.
+    `dataset_id` is the first dataset; `parts` has all if there are several, else none. `model_id` is the base model; `others`
+    are the request's other models. `samples` are the rows of the data that `report` shows: they go with their dataset.
     """
 
     __tablename__ = "jobs"
@@ -147,7 +146,7 @@ class Job(Base):
     deadline_at: Mapped[dt.datetime | None]
     device: Mapped[WantedDevice] = mapped_column(String(8), default="any", server_default="any")
     devices: Mapped[int] = mapped_column(default=1, server_default="1")  #: that train together: the recipe's train.devices
-    memory_bytes: Mapped[int | None]
+    memory_bytes: Mapped[int | None]  #: the forecast peak of a host without a card
     card_bytes: Mapped[int | None]
     host_bytes_with_card: Mapped[int | None]
     disk_bytes: Mapped[int | None]
@@ -245,10 +244,7 @@ TRAINING = "training"
 
 
 class Checkpoint(Base):
-    """A finished stage from which a new attempt resumes; under the name `training`, the stage in progress.
-
-    Under `tables`, of several datasets `tables.<number>`, error tables: they stay until the job is deleted.
-    """
+    """A finished stage from which a new attempt resumes; `training`: the stage in progress; `tables`: error tables, kept."""
 
     __tablename__ = "checkpoints"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)

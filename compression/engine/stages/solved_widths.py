@@ -1,8 +1,9 @@
 """Takes the widths of a cut from the solver, under the recipe's targets, by the error tables of the current model."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -85,22 +86,8 @@ def solved_widths(
         chosen = yield from _solved(context, space, limits)
     else:
         chosen = yield from _timed(context, space, limits, latency, scores_of)
-    search = SolvedSearch(
-        digest=tables.digest,
-        family=model.config.model_type,
-        before=before,
-        whole=whole,
-        prune=settings,
-        quantize=context.recipe.quantize,
-        scheme=_scheme(model),
-        network=network,
-        parameters=facts,
-        weights=dict(weights),
-        error=chosen.error,
-        outcomes=outcomes,
-    )
-    write_search(context.checkpointer.folder, context.checkpointer.part, search)
-    yield tables_saved(context.checkpointer.folder, context.checkpointer.part, tables)
+    facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
+    yield from _store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
     errors = {
         group.key: group.at(units_at(chosen.shape, *axis_and_layer(group.key)))
         for group in tables.groups
@@ -111,6 +98,14 @@ def solved_widths(
             errors.pop(key, None)
     ratios = {axis: 1 - _left(chosen.shape, whole, axis) for axis in settings.ratios}
     return SolvedWidths(chosen.shape, scores_of(chosen), ratios, errors)
+
+
+def _store_search(context: StageContext, tables: ErrorTables, chosen: Found, **known: Any) -> Iterator[Event]:
+    """Store beside the tables what other targets are answered from. known: fields of `SolvedSearch`."""
+    place, model = context.checkpointer, context.model
+    own: dict[str, Any] = {"family": model.config.model_type, "scheme": _scheme(model), "quantize": context.recipe.quantize}
+    write_search(place.folder, place.part, SolvedSearch(digest=tables.digest, error=chosen.error, **own, **known))
+    yield tables_saved(place.folder, place.part, tables)
 
 
 def _limits(

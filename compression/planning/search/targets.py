@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
+from typing import Any
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.shapes import allowed
@@ -63,7 +64,7 @@ class Answerer:
                 raise
             found, missed = problem.nearest, problem.cause
         point, no_score = self._point(found)
-        told = {"whole": self.whole, "no_milliseconds": self.no_milliseconds, "no_score": no_score}
+        told: dict[str, Any] = {"whole": self.whole, "no_milliseconds": self.no_milliseconds, "no_score": no_score}
         return TargetAnswer(reached=missed is None, missed=missed, point=point, **told)
 
     def front(self, by: By, seconds: float) -> TargetFront:
@@ -87,7 +88,7 @@ class Answerer:
                 continue
             point, reason = self._point(found)
             points.setdefault(point.shape, point)
-        told = {"whole": self.whole, "no_milliseconds": self.no_milliseconds, "no_score": reason}
+        told: dict[str, Any] = {"whole": self.whole, "no_milliseconds": self.no_milliseconds, "no_score": reason}
         return TargetFront(by=by, points=tuple(points.values()), **told)
 
     @cached_property

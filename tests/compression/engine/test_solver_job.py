@@ -6,8 +6,12 @@ from typing import Any
 
 from compression.engine.pipeline import compress
 from compression.engine.tables_checkpoint import FOLDER
-from compression.schema.events import Finished, Log, StageFinished, StageStarted
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.planning.search.costs import count_parameters
+from compression.schema.events import Finished, Log, StageFinished, StageStarted, TablesSaved
 from compression.schema.report.report import Report
+from compression.schema.solved_search import SolvedSearch
+from compression.system.sealed_folder import unseal
 from tests.support.engine_jobs import RECIPE, report_of, spec_of
 from tests.support.image_jobs import onnx_folder
 from tests.support.image_uploads import image_splits
@@ -46,11 +50,24 @@ def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_ano
 
     spec = spec_of(encoder, reviews, recipe=recipe_of(target_params=0.4), resume="out/checkpoints", output="later")
     seen = list(compress(spec, tmp_path))
+    told = [[file.path for file in event.files] for event in seen if isinstance(event, TablesSaved)]
+    assert told == [["orders.safetensors", "state.json"], ["orders.safetensors", "solved.json", "state.json"]]
     assert [event.row.stage for event in seen if isinstance(event, StageFinished)] == ["pruned"]
     assert isinstance(seen[-1], Finished)
     assert SPARED in notes_of(report_of(seen))
     assert report_of(seen).rows[-1].parameters.total <= 0.6 * before
     assert (tmp_path / "later" / "checkpoints" / FOLDER / "state.json").is_file()
+
+    # As the service offers them: from a folder of another job, without its checkpoints.
+    shutil.copytree(tmp_path / "later" / "checkpoints" / FOLDER, tmp_path / "tables-0" / FOLDER)
+    spec = spec_of(encoder, reviews, recipe=recipe_of(target_params=0.3), error_tables=["tables-1", "tables-0"], output="third")
+    report = report_of(compress(spec, tmp_path))
+    assert SPARED in notes_of(report)
+    search = SolvedSearch.model_validate_json(unseal(tmp_path / "third" / "checkpoints" / FOLDER / "solved.json"))
+    assert search.whole == report.rows[0].shape
+    facts, kind = search.parameters, ARCHITECTURE_SPECS[search.family]
+    counted = [count_parameters(facts, kind, None, row.shape).total for row in report.rows]
+    assert counted == [row.parameters.total for row in report.rows]
 
 
 def test_a_network_is_shipped_with_free_widths_within_two_targets(tmp_path: Path) -> None:
