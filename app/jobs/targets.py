@@ -24,7 +24,7 @@ from compression.schema.tables_files import SOLVED, STATE
 from compression.schema.target_answer import By, ScoreFacts, TargetAnswer, TargetFront, TargetQuestion
 
 SECONDS = 1.5
-"""Of the solver for one question: an answer takes less than two seconds."""
+"""Of the solver for one question, so that an answer takes less than two, but for the first, which starts the process."""
 FRONT_SECONDS = 6.0
 
 

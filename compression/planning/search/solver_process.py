@@ -18,7 +18,7 @@ from compression.schema.target_answer import TargetQuestion
 from compression.system.sealed_folder import UnusableCheckpoint, unseal_text
 
 MEMORY_BYTES = 4 << 30
-"""Of addresses: the libraries alone take a quarter."""
+"""Of addresses: the libraries alone take 0.3 GB."""
 
 
 def reply(request: SolverRequest) -> SolverReply:
