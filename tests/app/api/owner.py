@@ -12,6 +12,7 @@ from tests.app.api.conftest import Json, add_artifact, entry, job_body
 from tests.app.api.finished import done
 from tests.app.api.test_device_tables import store as store_table
 from tests.conftest import Service
+from tests.support.solved_tables import store_tables
 
 FILE, DATA = "config.json", b"{}"
 
@@ -33,6 +34,7 @@ class Owner:
     def make(self) -> None:
         body = job_body(self.service, self.http)
         job = done(self.service, self.http, body)
+        store_tables(self.service, job)
         share = self.http.post(f"/v1/jobs/{job}/share", json={}).json()
         waiting = {noun: self._uploading(noun) for noun in ("models", "datasets")}
         artifact = self._artifact(job)

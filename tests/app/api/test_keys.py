@@ -17,7 +17,7 @@ from tests.app.api.finished import done
 from tests.app.api.test_sessions import sign_in
 from tests.conftest import Service, wait_for
 
-ASKING = {("POST", "/v1/recipes/check")}
+ASKING = {("POST", "/v1/recipes/check"), ("POST", "/v1/jobs/{job_id}/targets")}
 """Ways that change nothing, for all their method."""
 
 
