@@ -28,7 +28,7 @@ HASHED = (
 WAYS = {
     "api": ("api",),
     "serve": ("serve",),
-    "worker": ("worker", "vision", "gguf", "genai", "lm-eval", "compressed-tensors"),
+    "worker": ("worker", "vision", "gguf", "genai", "lm-eval", "compressed-tensors", "search"),
     "dev": ("worker", "vision", "embedded", "dev"),
 }
 """The extras of each way to install Lathe."""
