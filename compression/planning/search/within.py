@@ -1,6 +1,6 @@
 """Solves a search space within targets. A cost that is no exact sum is checked, and its limit tightened until it holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compression.planning.search.problem import Picks, Problem, Solution
@@ -25,17 +25,22 @@ class Found:
     proven: bool = True  #: whether no other choice errs less, as sums count the costs
 
 
-def solve_within(space: SearchSpace, costs: Sequence[Cost], until: float | None = None) -> Found:
-    """Return what errs least within all costs' limits. until: end of the time for it, by time.monotonic; None: none.
+Solve = Callable[[Problem], Solution]
+"""Returns what errs little within all limits. Raises TargetOutOfReach with the nearest solution."""
 
-    Raises TargetOutOfReach, whose `nearest` is what comes nearest, and OutOfTime.
+
+def solve_within(space: SearchSpace, costs: Sequence[Cost], solve: Solve = solve) -> Found:
+    """Return what errs least within all costs' limits.
+
+    solve: the search that chooses; by default the solver, without a limit of time. Raises TargetOutOfReach, whose `nearest` is
+    what comes nearest, and what the search raises.
     """
     limits = {cost.name: space.limit(cost) for cost in costs}
     problem = Problem(space.choices, space.error, ())
     for _ in range(ROUNDS):
         asked = replace(problem, limits=(*space.structure, *limits.values()))
         try:
-            solved = solve(asked, until)
+            solved = solve(asked)
         except TargetOutOfReach as problem_found:
             nearest = problem_found.nearest
             found = _found(space, problem, costs, nearest)  # type: ignore[arg-type]

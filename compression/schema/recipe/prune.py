@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValid
 
 from compression.schema.config import Config
 from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
+from compression.schema.searches import SEARCHES
 
 
 class Recovery(Config):
@@ -67,6 +68,17 @@ class TargetLatency(Config):
         return self
 
 
+MOST_EVALUATIONS = 20_000
+
+
+class SearchBudget(Config):
+    """When a search among widths ends, whichever comes first."""
+
+    evaluations: Annotated[int, Field(ge=1, le=MOST_EVALUATIONS, description="Predictions of a cut's error and costs.")] = 1000
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """If this ends it, another run may try more or less, and find other widths."""
+
+
 USUAL_AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
 SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
 """The axes that a ratio can be given for; the texts determine the cut of the vocabulary."""
@@ -114,9 +126,12 @@ class Prune(Config):
     size of its batch normalization's factors, in networks that have them (Liu et al. 2017). taylor: first-order change of the
     loss without it. Layers are always chosen by how much they change their input; residual blocks of a network
     of images by that for each millisecond that they take."""
-    search: Literal["solver"] | None = None
+    search: Literal["solver", "tpe", "nsga2", "rl"] | None = None
     """Who chooses the widths. null: each axis loses alike. solver: the widths, and the layers if they are cut, whose outputs
-    change least by the error tables, within all targets, or with no more parameters than the ratio would leave."""
+    change least by the error tables, within all targets, or with no more parameters than the ratio would leave. tpe, nsga2:
+    samplers (Optuna) that look for the same. rl: an agent that learns to (AMC). The report has the solver beside these."""
+    search_budget: SearchBudget = SearchBudget()
+    """How long tpe, nsga2 and rl may look; the solver needs one evaluation."""
     multiple: Annotated[Multiple | Literal["auto"], WrapValidator(_multiple_or_auto)] = USUAL_MULTIPLE
     """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
     network of images are rounded to a multiple of 8, or of this if it is less. auto: the smallest from which on the worker's
@@ -162,6 +177,8 @@ class Prune(Config):
         if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
             why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
+        if self.search_budget != SearchBudget() and (self.search is None or not SEARCHES[self.search].budgeted):
+            raise ValueError("search_budget is of searches that end with it: name tpe, nsga2 or rl as prune.search")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
             raise ValueError("a target needs an axis other than vocabulary, whose cut follows from the texts")
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
