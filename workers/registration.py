@@ -19,6 +19,7 @@ from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
+from compression.schema.searches import installed_searches
 from compression.system.processor import processor, usable_cores
 from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
 from workers.device_probe import choose_device, count_devices, unmeasured_cpu, wake_up_target
@@ -89,6 +90,7 @@ class Registration(threading.Thread):
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
             "lm_eval": lm_eval(self.settings),
+            "searches": installed_searches(),
         }
         with writing() as session:
             session.add(self._row())

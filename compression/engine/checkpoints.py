@@ -26,6 +26,7 @@ from compression.schema.config import Config
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import JobTask, PartName
+from compression.schema.recipe.prune import SearchBudget
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
@@ -125,6 +126,7 @@ ADDED_KEYS: dict[str, Any] = {
     "prune.target_flops": None,
     "prune.refresh_statistics": True,
     "prune.search": None,
+    "prune.search_budget": SearchBudget().model_dump(mode="json"),
     "prune.stock": False,
     "quantize.symmetric": False,
     "train.compile": "auto",

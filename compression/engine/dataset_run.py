@@ -54,6 +54,7 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.report.report import Artifact, File
+from compression.schema.searches import check_installed
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
 from compression.schema.tasks import TASKS
 from compression.system.device import on_cpu, training_device
@@ -109,6 +110,8 @@ class DatasetRun:
         models = open_job_models(data, own, aim, notes)
         device = training_device()
         check_precision(recipe.train.precision, device)
+        if recipe.prune is not None and recipe.prune.search is not None:
+            check_installed(recipe.prune.search)
         state = StageContext(
             recipe,
             rows,

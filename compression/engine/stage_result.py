@@ -7,6 +7,7 @@ from compression.models.tensors import Tensors
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Sensitivity, TaskFigure
 from compression.schema.report.preparation import Preparation
+from compression.schema.report.search import SearchComparison
 
 
 @dataclass
@@ -20,6 +21,7 @@ class StageResult:
     pruning: dict[str, Any] | None = None  #: What pruning removed. Later stages keep it.
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     """Pruning's sensitivity curves. Later stages keep them."""
+    search: SearchComparison | None = None  #: how the search among widths did beside the solver; None in other stages
     smoothed: Tensors = field(default_factory=dict)
     """By layer, the factors that smoothing divided the model's channels by, until a cut. Later stages keep them."""
 

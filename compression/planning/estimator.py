@@ -24,7 +24,7 @@ from compression.planning.memory import (
 )
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.rates import REFERENCE
-from compression.planning.table_work import calibration_share, removal_flops
+from compression.planning.table_work import calibration_share, removal_flops, search_seconds
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
 from compression.planning.work import EXPORT, Work, time_work
@@ -261,7 +261,8 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
     if prune.search is not None:
         read = job.forward(job.model) * calibration_share(prune, job.texts.rows["train"])
-        yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=read + removal_flops(job.model)))
+        solved = Work(stage=PRUNED, float32_flops=read + removal_flops(job.model), seconds=search_seconds(prune))
+        yield CostItem(PRUNED, work=solved)
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
         yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from compression.planning.counted import Counted
 from compression.schema.recipe.prune import Prune
+from compression.schema.searches import SEARCHES
 
 PASSES = 3
 """Over the calibration rows: for second moments, for what layers change, and for the weights that are updated at the cut. A
@@ -41,6 +42,14 @@ def moments_bytes(model: Counted) -> int:
     """Return the bytes of second moments at once, with the inverse and the products of the group that is at work."""
     sizes = [8 * columns**2 for columns in columns_of(model)]
     return min(sum(sizes), MOMENTS_BYTES) + 4 * max(sizes, default=0)
+
+
+def search_seconds(prune: Prune) -> float:
+    """Return the seconds for which a recipe's search looks for widths: at most its budget's."""
+    if prune.search is None:
+        return 0.0
+    budget = prune.search_budget
+    return min(budget.seconds, budget.evaluations * SEARCHES[prune.search].evaluation_seconds)
 
 
 def calibration_share(prune: Prune, rows: int) -> float:

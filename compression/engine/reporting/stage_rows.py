@@ -60,6 +60,7 @@ def stage_row(
         notes=tuple(result.notes),
         folding=family.folding(model.config) if shipped.artifact.kind == ONNX.name else None,
         lm_eval=result.figures,
+        search=result.search,
     )
     return with_notes(row, rows[-1] if rows else None)
 

@@ -28,6 +28,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.planning.estimator import PROBES
 from compression.planning.search.costs import count_parameters
+from compression.planning.table_work import search_seconds
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
@@ -105,7 +106,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     settings = expected.recipe.prune
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
-    yield "cut", 2.0 + measuring + (expected.train if settings.search is not None else 0.0)
+    yield "cut", 2.0 + measuring + (expected.train + search_seconds(settings) if settings.search is not None else 0.0)
     taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
     for name, epochs in trainings_of(settings):
         if taught and epochs:

@@ -1,4 +1,4 @@
-"""Takes the widths of a cut from the solver, under the recipe's targets, by the error tables of the current model."""
+"""Takes the widths of a cut from the recipe's search, under its targets, by the error tables of the current model."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from compression.models.architectures.pruning_groups import axis_and_layer, unit
 from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
+from compression.planning.search.comparison import ComparedSearch
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
@@ -125,16 +126,24 @@ def _left(shape: Shape, whole: Shape, axis: str) -> float:
 
 
 def _solved(context: StageContext, space: SearchSpace, limits: Sequence[Cost]) -> Generator[Event, None, Found]:
-    """Solve once, and note what came of it."""
+    """Solve once, and note what came of it and, of another search, how the solver did beside it. Raises MissingResource."""
+    settings = context.recipe.prune
+    assert settings is not None and settings.search is not None, "only a recipe that searches asks"  # noqa: S101, PT018
+    search = ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed)
     try:
-        found, missed = solve_within(space, limits), ""
+        found, missed = solve_within(space, limits, search), ""
     except TargetOutOfReach as problem:
         if not isinstance(problem.nearest, Found):
             raise
         found, missed = problem.nearest, f"Out of reach: {problem.cause}. It was taken. "
         yield Log(level="warning", message=missed.strip())
     told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in limits)
-    context.notes.append(f"{missed}The solver chose {found.shape.short}: {told}; predicted error {found.error:.4g}.")
+    chose = f"prune.search {settings.search} chose {found.shape.short}: {told}; predicted error {found.error:.4g}."
+    context.notes.append(missed + chose)
+    if search.comparison is not None:
+        context.result.search = search.comparison
+        context.notes.append(search.comparison.told)
+        yield Log(message=search.comparison.told)
     return found
 
 

@@ -58,7 +58,7 @@ class Answerer:
         """
         limits = self._limits(question)
         try:
-            found, missed = solve_within(self.space, limits, time.monotonic() + seconds), None
+            found, missed = solve_within(self.space, limits, partial(solve, until=time.monotonic() + seconds)), None
         except TargetOutOfReach as problem:
             if not isinstance(problem.nearest, Found):
                 raise
@@ -81,7 +81,7 @@ class Answerer:
             share = MILDEST - number * (MILDEST - DEEPEST) / (FRONT_POINTS - 1)
             try:
                 limit = replace(cost, most=most * share)
-                found = solve_within(self.space, [limit], time.monotonic() + seconds / FRONT_POINTS)
+                found = solve_within(self.space, [limit], partial(solve, until=time.monotonic() + seconds / FRONT_POINTS))
             except TargetOutOfReach:
                 break  # deeper ones are out of reach, too
             except OutOfTime:

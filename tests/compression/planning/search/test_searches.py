@@ -1,0 +1,157 @@
+"""Every search among widths, on small made problems: within the limits, the same by seed, and never better than the solver."""
+
+import sys
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+
+from compression.planning.search import trials as trials_module
+from compression.planning.search.comparison import ComparedSearch, search_of
+from compression.planning.search.problem import Picks, Problem
+from compression.planning.search.solver import solve
+from compression.planning.search.trials import SearchResult, Trials, run_search
+from compression.schema.errors import MissingResource, TargetOutOfReach
+from compression.schema.recipe.prune import Prune, SearchBudget
+from compression.schema.report.search import SearchOutcome, winner
+from compression.schema.searches import SEARCHES, installed_searches
+from tests.compression.planning.search.made_problems import chain
+
+BUDGET = SearchBudget(evaluations=48, seconds=120)
+
+
+def run(name: str, problem: Problem, seed: int = 0, budget: SearchBudget = BUDGET) -> SearchResult:
+    return run_search(search_of(name), problem, budget, seed)
+
+
+def test_recipes_name_the_searches_that_there_are() -> None:
+    named = next(one for one in get_args(Prune.model_fields["search"].annotation) if one is not type(None))
+    assert {*get_args(named)} == {*SEARCHES} == {*installed_searches()}
+
+
+def test_a_budget_that_nothing_reads_is_refused() -> None:
+    for search in (None, "solver"):
+        with pytest.raises(ValueError, match="search_budget is of searches that end with it"):
+            Prune.model_validate({"search": search, "search_budget": {"evaluations": 5}})
+    assert Prune.model_validate({"search": "tpe", "search_budget": {"evaluations": 5}}).search_budget.evaluations == 5
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_finds_what_the_limits_allow_and_never_beats_the_solver(name: str) -> None:
+    for seed in range(2):
+        problem = chain(seed, share=0.4)
+        found, best = run(name, problem, seed), solve(problem)
+        assert found.best is not None
+        assert problem.allows(found.best.picks)
+        assert found.best.error == problem.error_of(found.best.picks) >= best.error - 1e-9
+        assert found.evaluations == (1 if name == "solver" else BUDGET.evaluations)
+        assert found.best.error == min(trial.error for trial in found.tried if trial.allowed)
+        assert all(trial.allowed == problem.allows(trial.picks) for trial in found.tried)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_same_seed_tries_the_same_and_another_does_not(name: str) -> None:
+    problem = chain(3)
+    tried = [[(one.picks, one.error) for one in run(name, problem, seed).tried] for seed in (5, 5, 6)]
+    assert tried[0] == tried[1]
+    assert (tried[0] == tried[2]) == (name == "solver")
+
+
+@pytest.mark.parametrize("name", ["solver", "rl"])
+def test_what_nothing_is_within_is_out_of_reach(name: str) -> None:
+    with pytest.raises(TargetOutOfReach):
+        run(name, chain(0, share=0.01))
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+def test_samplers_that_find_nothing_say_so(name: str) -> None:
+    found = run(name, chain(0, share=0.01), budget=SearchBudget(evaluations=12))
+    assert found.best is None
+    assert not any(trial.allowed for trial in found.tried)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "rl"])
+def test_more_evaluations_find_better_cuts(name: str) -> None:
+    problem = chain(7, groups=8, share=0.4)
+    result = run(name, problem, budget=SearchBudget(evaluations=160, seconds=300))
+    errors = [trial.error for trial in result.tried if trial.allowed]
+    assert min(errors) < min(errors[: len(errors) // 8])
+
+
+def test_time_ends_a_search_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(trials_module, "perf_counter", lambda: float(next(clock)))
+    found = run("tpe", chain(0), budget=SearchBudget(evaluations=1000, seconds=20))
+    assert 0 < found.evaluations < 20
+
+
+def corrected(problem: Problem) -> Callable[[Picks], float]:
+    """Return a prediction that is no sum of the tables: one group matters ten times as much as they say."""
+    return lambda picks: problem.error_of(picks) + 9 * problem.error[1].at(picks, problem.options)
+
+
+def test_the_solver_goes_on_to_reweighed_errors_if_predictions_are_corrected() -> None:
+    problem = chain(2, share=0.4)
+    evaluate = corrected(problem)
+    result = run_search(search_of("solver"), problem, BUDGET, 0, evaluate)
+    assert result.best is not None
+    assert result.evaluations > 1
+    assert result.best.error == min(map(evaluate, [trial.picks for trial in result.tried])) < result.tried[0].error
+    assert all(trial.allowed for trial in result.tried)
+    assert len({tuple(trial.picks.items()) for trial in result.tried}) == result.evaluations
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_compared_search_returns_its_own_best_and_tells_the_solver_beside_it(name: str) -> None:
+    problem, search = chain(1), ComparedSearch(name, BUDGET, 0)
+    found = search(problem)
+    assert problem.allows(found.picks)
+    if name == "solver":
+        assert search.comparison is None
+        return
+    compared = search.comparison
+    assert compared is not None
+    assert (compared.chosen.search, compared.solver.search) == (name, "solver")
+    assert compared.chosen.error == found.error
+    assert compared.solver.error == pytest.approx(solve(problem).error)
+    assert (compared.chosen.evaluations, compared.solver.evaluations) == (BUDGET.evaluations, 1)
+    assert compared.won == ("tie" if abs(found.error - solve(problem).error) <= 1e-9 else "solver")
+    assert f"{name} a predicted error of" in compared.told
+    assert compared.told.endswith(("solver won.", "a tie."))
+
+
+def test_the_lower_error_wins() -> None:
+    def one(name: str, error: float | None) -> SearchOutcome:
+        return SearchOutcome(search=name, error=error, evaluations=1, allowed=1, seconds=0.1)
+
+    assert winner(one("rl", 0.5), one("solver", 0.6)) == "rl"
+    assert winner(one("rl", 0.7), one("solver", 0.6)) == "solver"
+    assert winner(one("rl", 0.6 + 5e-10), one("solver", 0.6)) == "tie"
+    assert winner(one("rl", None), one("solver", 0.6)) == "solver"
+    assert winner(one("rl", 0.0), one("solver", None)) == "rl"
+
+
+@pytest.mark.parametrize(("name", "package"), [("tpe", "optuna"), ("nsga2", "optuna"), ("rl", "stable_baselines3")])
+def test_a_missing_package_is_named_with_its_remedy(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.schema.searches.find_spec", lambda one: None if one == package else object())
+    assert name not in installed_searches()
+    with pytest.raises(MissingResource, match=f"{name} needs {package}") as caught:
+        search_of(name)
+    assert caught.value.param == "recipe.prune.search"
+    assert "lathe[search]" in caught.value.remedy_text
+
+
+def test_no_budget_is_exceeded() -> None:
+    problem = chain(0)
+    trials = Trials(problem, SearchBudget(evaluations=2))
+    picks = dict.fromkeys(problem.options, 0)
+    assert [trials.predict(picks).allowed, trials.predict(picks).allowed] == [False, False]
+    with pytest.raises(trials_module.BudgetSpent):
+        trials.predict(picks)
+
+
+def test_samplers_load_no_torch() -> None:
+    import subprocess
+
+    code = "import sys; import compression.planning.search.samplers; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
