@@ -16,6 +16,7 @@ The other benches; each has a --help of its own:
   python -m bench preparation  the originals that jobs prepare, against a grid search
   python -m bench vision       image classifiers, beside what others make of them
   python -m bench alignment    odd widths, unaligned weights and joined operators
+  python -m bench search       searches among the widths of a cut, beside the solver
   python -m bench serve        batches of `lathe serve` against single rows
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
@@ -42,6 +43,7 @@ from bench.glue import __main__ as glue
 from bench.gpu_plan import __main__ as gpu_plan
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
+from bench.search import __main__ as search
 from bench.serve import __main__ as serve
 from bench.squad import __main__ as squad
 from bench.vision import __main__ as vision
@@ -120,6 +122,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "forecasts": forecasts.main,
         "augmented": augmented.main,
         "preparation": preparation.main,
+        "search": search.main,
         "vision": vision.main,
         "alignment": alignment.main,
         "serve": serve.main,
