@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from typing import Any
 
@@ -13,6 +13,7 @@ from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.problem import OutOfTime
 from compression.planning.search.score_prediction import predict_score
+from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
