@@ -110,8 +110,7 @@ class DatasetRun:
         models = open_job_models(data, own, aim, notes)
         device = training_device()
         check_precision(recipe.train.precision, device)
-        if recipe.prune is not None and recipe.prune.search is not None:
-            check_installed(recipe.prune.search)
+        check_installed(recipe.prune.search if recipe.prune is not None else None)
         state = StageContext(
             recipe,
             rows,

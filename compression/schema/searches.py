@@ -38,9 +38,9 @@ def installed_searches() -> list[str]:
     return [name for name, spec in SEARCHES.items() if not spec.missing]
 
 
-def check_installed(name: str) -> None:
-    """Raises MissingResource if a search's packages are not installed here."""
-    if missing := SEARCHES[name].missing:
+def check_installed(name: str | None) -> None:
+    """Raises MissingResource if a search's packages are not installed here. None: no search, which needs nothing."""
+    if name is not None and (missing := SEARCHES[name].missing):
         cause = f"prune.search: {name} needs {' and '.join(missing)}, which this worker does not have"
         remedy = "Ask who runs the worker to install lathe[search], or set prune.search to solver."
         raise MissingResource(cause, param="recipe.prune.search", remedy=remedy)

@@ -45,7 +45,8 @@ RECIPES: list[Json] = json.loads("""
     "ratio": {"channels": 0.3}, "axes": ["channels"], "refresh_statistics": false, "stock": true, "target_flops": 0.4},
   "train": {"views": {"crop": 4, "flip": true, "rand_augment": 5, "mixup": 0.3}}},
  {"quantize": {"scheme": "auto"},
-  "prune": {"multiple": "auto", "search": "rl", "search_budget": {"evaluations": 300, "seconds": 45.5}}},
+  "prune": {"multiple": "auto", "search": "rl", "search_budget": {"evaluations": 300, "seconds": 45.5}},
+  "train": {"devices": 4}},
  {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}, "train": {"views": {"area": 0.3}}}]
 """)
 
