@@ -101,6 +101,9 @@ def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
     if "heads" in prune.axes and "hidden" not in prune.axes:
         cause = f"family {family.name} cannot shrink heads alone: {family.limits}"
         raise UnsupportedShape(cause, param="recipe.prune.axes", remedy="Name both hidden and heads, or neither.")
+    if prune.search is not None and "hidden" in prune.axes and "heads" not in prune.axes and not family.decodes:
+        cause = "hidden without heads makes heads narrower, and what their channels lose is not in the error tables"
+        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy="Name heads too, or set prune.search to null.")
     if family.decodes and hidden != heads:
         cause = f"hidden and heads of the family {family.name} go together: {family.limits}"
         param = "recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes"
