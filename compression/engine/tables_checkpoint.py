@@ -1,7 +1,8 @@
 """The checkpoint of a model's error tables: a later attempt or job with the same inputs reads it and computes nothing.
 
 A folder of its own beside those of the stages. It is known by the digest of the model, the calibration rows and the settings,
-so it holds for any recipe that comes to the same model; a job finds it in the checkpoints that it goes on from.
+so it holds for any recipe that comes to the same model; a job finds it in the checkpoints that it goes on from, and among those
+that the service stored when a `tables_saved` event told of them. What is not written yet is computed anew.
 """
 
 import shutil
@@ -40,6 +41,9 @@ def read_tables(folder: Path, part: str, digest: str) -> tuple[ErrorTables, Tens
         raise UnusableCheckpoint(f"error tables cannot be read: {problem}") from problem
     if facts.tables.digest != digest or {group.key for group in facts.tables.groups} != {*orders}:
         raise UnusableCheckpoint("the error tables are of another model, other rows or other settings")
+    for group in facts.tables.groups:
+        if sorted(orders[group.key].flatten().tolist()) != [*range(group.units)]:
+            raise UnusableCheckpoint(f"the error tables name other units of {group.key} than it has")
     return facts.tables, orders
 
 
