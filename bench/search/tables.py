@@ -23,6 +23,7 @@ from compression.planning.search.problem import Problem
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.pruning.error_tables import compute_tables, tables_digest
+from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.error_tables import ErrorTables
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.prune import Prune
@@ -69,7 +70,7 @@ def compute(name: str, examples: Path, vision: Path) -> Record:
         spec = encoder_spec(examples) if name == "encoder" else resnet_spec(vision, Path(place))
         run = DatasetRun.open(spec, Path(place), spec.asked[0])
         model, batches = run.state.model, calibration_batches(run.state)
-        computing = compute_tables(model, batches, tables_digest(model, batches))
+        computing = compute_tables(model, KeptInputs(batches), tables_digest(model, batches))
         while True:
             try:
                 next(computing)

@@ -18,6 +18,7 @@ from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Augmenter, InputPruner
 from compression.models.tensors import Tensors
 from compression.planning.device_times import ShapeTimes
+from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.distill import Distill
@@ -82,6 +83,7 @@ class StageContext:
     memory: int | None = None
     cache_bytes: int | None = None  #: most bytes of a file of teachers' outputs, if the recipe leaves it to the machine
     known_tables: tuple[Path, ...] = ()  #: folders in which error tables of earlier jobs may lie
+    layer_inputs: KeptInputs | None = None  #: of the current model, while cuts of it are chosen by error tables
     processes: Processes = ONE_PROCESS  #: that trainings run in
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 

@@ -1,5 +1,8 @@
 """Access the matrices of layers: nn.Linear's (outputs, inputs), GPT-2's Conv1D's (inputs, outputs), those of convolutions."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
@@ -52,9 +55,29 @@ def unfolding(layer: nn.Module) -> tuple[object, ...]:
     return ()
 
 
-def input_columns(layer: nn.Module, given: Tensor) -> Tensor:
-    """Return what the columns of `whole_matrix` are multiplied by: (rows, positions, columns)."""
-    if isinstance(layer, nn.Conv2d):
-        sizes = {"dilation": layer.dilation, "padding": layer.padding, "stride": layer.stride}
-        return functional.unfold(given, layer.kernel_size, **sizes).transpose(1, 2)  # type: ignore[arg-type]
-    return given.reshape(len(given), -1, given.shape[-1])
+def input_columns(layer: nn.Module, given: Tensor, most: int | None = None) -> Tensor:
+    """Return what the columns of `whole_matrix` are multiplied by: (rows, positions, columns).
+
+    most: of a convolution's positions, on a grid over the whole map; the others are not computed. None: all.
+    """
+    if not isinstance(layer, nn.Conv2d):
+        return given.reshape(len(given), -1, given.shape[-1])
+    assert not isinstance(layer.padding, str)  # noqa: S101 (graphs of operators have numbers)
+    (high, wide), (down, right) = layer.kernel_size, layer.padding
+    padded = functional.pad(given, (right, right, down, down))
+    rows, columns = (
+        spread((size - dilation * (kernel - 1) - 1) // stride + 1, most) * stride
+        for size, kernel, stride, dilation in zip(
+            padded.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True
+        )
+    )
+    rows = rows[:, None, None, None] + layer.dilation[0] * torch.arange(high)[:, None]
+    columns = columns[:, None, None] + layer.dilation[1] * torch.arange(wide)
+    patches = padded[:, :, rows.to(given.device), columns.to(given.device)]  # (rows, channels, down, right, high, wide)
+    return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+
+def spread(count: int, most: int | None) -> Tensor:
+    """Return evenly spaced places of one side of a map, so many that two sides have at most `most`; None: all. -> (n,)"""
+    few = count if most is None else min(count, math.isqrt(most))
+    return torch.linspace(0, count - 1, few).round().long()

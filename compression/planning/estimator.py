@@ -24,7 +24,14 @@ from compression.planning.memory import (
 )
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.rates import REFERENCE
-from compression.planning.table_work import calibration_share, removal_flops, search_seconds
+from compression.planning.table_work import (
+    MOST_POSITIONS,
+    calibrated_rows,
+    calibration_share,
+    filed_bytes,
+    search_seconds,
+    table_flops,
+)
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
 from compression.planning.work import EXPORT, Work, time_work
@@ -260,9 +267,12 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights while they are quantized
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
     if prune.search is not None:
-        read = job.forward(job.model) * calibration_share(prune, job.texts.rows["train"])
-        solved = Work(stage=PRUNED, float32_flops=read + removal_flops(job.model), seconds=search_seconds(prune))
-        yield CostItem(PRUNED, work=solved)
+        rows = job.texts.rows["train"]
+        tokens = job.tokens.train / max(rows, 1)
+        positions = calibrated_rows(prune, rows, tokens) * (tokens if job.model.network is None else MOST_POSITIONS)
+        done = job.forward(job.model) * calibration_share(prune, rows, tokens, job.model) + table_flops(job.model, positions)
+        solved = Work(stage=PRUNED, float32_flops=done, seconds=search_seconds(prune))
+        yield CostItem(PRUNED, disk=filed_bytes(job.model), work=solved)
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
         yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))
@@ -306,7 +316,8 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem(EXPORT, disk=disk, work=Work(stage=EXPORT, float32_flops=read))
     if prune is not None and prune.target_latency is not None:
         yield CostItem(PRUNED, work=Work(stage=PRUNED, seconds=PROBES * SHIP_SECONDS))
-    if prune is not None and "layers" in prune.axes and job.model.network is not None:  # each kind of block is timed
+    timed = prune is not None and "layers" in prune.axes and prune.search is None
+    if timed and job.model.network is not None:  # each kind of block is timed
         yield CostItem(PRUNED, work=Work(stage=PRUNED, seconds=job.model.network.block_kinds * SHIP_SECONDS))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from compression.planning.distillation_rules import compares_states
-from compression.planning.table_work import moments_bytes
+from compression.planning.table_work import tables_bytes
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.schema.recipe.base import OptimizerName
 from compression.schema.recipe.distill import Distill
@@ -165,8 +165,8 @@ def cut_bytes(job: "PlannedJob") -> int:
     models = HELD_BYTES * (before.parameters.total * (1 + job.recipe.has_teacher) + after.parameters.total)
     models = max(models, scored_bytes(job))
     if prune.search is not None:
-        # The matrices as they were and as they are updated, beside the model.
-        models += moments_bytes(before) + 2 * HELD_BYTES * before.parameters.other
+        # The matrices as they were, beside the updated ones.
+        models += tables_bytes(before) + HELD_BYTES * before.parameters.other
     if not prune.reconstruct:
         return models
     tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)

@@ -1,47 +1,110 @@
-"""What error tables cost in a forecast: passes over calibration rows, and the removal of units layer by layer. Torch-free."""
+"""What error tables cost in a forecast: passes over calibration rows, sums that are held, and the removal of units layer by
+layer. The engine keeps to the same limits. Torch-free.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from compression.planning.counted import Counted
 from compression.schema.recipe.prune import Prune
 from compression.schema.searches import SEARCHES
 
-PASSES = 3
-"""Over the calibration rows: for second moments, for what layers change, and for the weights that are updated at the cut. A
-model whose moments do not fit into `MOST_BYTES` of `pruning.error_tables` has more of the first."""
 CANDIDATES, JUDGED_ROWS = 8, 512
 """Solutions that are cut and judged to correct the tables, at most, and the rows that judge them."""
-REMOVAL_FLOPS = 8
-"""Operations for each cube of a layer's columns: the inverse of its moments and the removal of all of them, which in double
-precision take twice the time."""
+CUT_FLOPS, REMOVAL_FLOPS = 1, 6
+"""Operations for each cube of the columns that a layer reads: to update its weights at one cut, which leaves about half of
+them, and to invert its moments and remove all of them. Double precision counts twice."""
 MOMENTS_BYTES = 1 << 30
-"""Of second moments that are in memory at once."""
-READERS_OF_STREAM = 3
-"""Of a transformer's layer: what reads the stream before attention, before the feed-forward part, and a head's share."""
+"""Of second moments that are summed in one pass, and of what a group's readers hold in double precision; one layer's may be
+more. If one pass suffices for a model they stay in memory, else they lie in a file."""
+MOST_POSITIONS = 64
+"""Positions of a row that count, evenly spaced, if they are no tokens: a large map has thousands that resemble each other."""
+MOST_TOKENS = 16_384
+"""Of calibration rows that are sequences (compression/modalities/sampling.py)."""
+MATRICES = 3
+"""Of a reader while its units go, each of columns × columns at most: the inverse, the weights as they are and as they were."""
+WORKING = 5
+"""Matrices in double precision that the making of one reader, or an update, takes for a while."""
 
 
-def columns_of(model: Counted) -> Iterator[int]:
-    """Yield the columns of each layer whose inputs' units may go."""
+def moments_bytes(columns: int) -> int:
+    """Return the bytes of the second moments of what a layer reads."""
+    return 4 * columns**2
+
+
+def removal_itemsize(readers: Iterable[int]) -> int:
+    """Return the bytes of a number while a group's units go: 8 if all of its readers have room so. readers: their columns."""
+    return 8 if MATRICES * 8 * sum(columns**2 for columns in readers) <= MOMENTS_BYTES else 4
+
+
+def columns_of(model: Counted) -> Iterator[tuple[str, int]]:
+    """Yield the axis, and the columns, of each input that layers read whose units may go, in the order in which they run.
+    Layers that read the very same share it.
+    """
     shape, network = model.shape, model.network
     if network is not None:
         widths = {**network.widths, **(shape.widths or {})}
         for layer in network.layers:
-            if layer.kind in ("conv", "linear") and layer.inputs.units:
-                yield layer.inputs.at(widths) * layer.area
+            if layer.kind in ("conv", "linear") and layer.inputs.units and not layer.grouped:
+                yield min(layer.inputs.units), layer.inputs.at(widths) * layer.area
         return
-    for columns in (shape.ffn, shape.attended, *[shape.hidden] * READERS_OF_STREAM):
-        yield from [columns] * shape.layers
+    dense = shape.layers if shape.experts is None else shape.experts.dense_layers
+    for number in range(shape.layers):
+        yield "hidden", shape.hidden
+        if shape.latent is not None and shape.latent.query is not None:
+            yield f"query_rank.{number}", shape.latent.query
+        if shape.latent is not None:
+            yield f"kv_rank.{number}", shape.latent.kv
+        yield f"heads.{number}", shape.attended
+        yield "hidden", shape.hidden
+        if number < dense:
+            yield f"ffn.{number}", shape.ffn
+    if not model.tied:
+        yield "hidden", shape.hidden
 
 
-def removal_flops(model: Counted) -> float:
-    """Return the operations of removing all units of all groups."""
-    return float(sum(REMOVAL_FLOPS * columns**3 for columns in columns_of(model)))
+def passes(model: Counted, most: int = MOMENTS_BYTES) -> int:
+    """Return how often calibration rows run through a model: a pass sums as much as it has room for."""
+    left, count = [moments_bytes(columns) for _, columns in columns_of(model)], 0
+    while left or not count:
+        put_off, room = list[int](), most
+        for place, size in enumerate(left):
+            if place and size > room:
+                put_off.append(size)
+            else:
+                room -= size
+        left, count = put_off, count + 1
+    return count
 
 
-def moments_bytes(model: Counted) -> int:
-    """Return the bytes of second moments at once, with the inverse and the products of the group that is at work."""
-    sizes = [8 * columns**2 for columns in columns_of(model)]
-    return min(sum(sizes), MOMENTS_BYTES) + 4 * max(sizes, default=0)
+def table_flops(model: Counted, positions: float) -> float:
+    """Return the operations of the tables and of all cuts beside the model's own. positions: of all calibration rows."""
+    each = REMOVAL_FLOPS + CUT_FLOPS * (CANDIDATES + 1)
+    return float(sum(each * columns**3 + 2 * positions * columns**2 for _, columns in columns_of(model)))
+
+
+def kept_bytes(model: Counted) -> int:
+    """Return the bytes of second moments of all layers."""
+    return sum(moments_bytes(columns) for _, columns in columns_of(model))
+
+
+def filed_bytes(model: Counted) -> int:
+    """Return the bytes of second moments in a file."""
+    return kept_bytes(model) if passes(model) > 1 else 0
+
+
+def tables_bytes(model: Counted) -> int:
+    """Return the bytes of second moments at once, with the readers of the group that needs most and what is made for one."""
+    largest = max((columns for _, columns in columns_of(model)), default=0)
+    sums = kept_bytes(model) if passes(model) == 1 else max(MOMENTS_BYTES, moments_bytes(largest))
+    return sums + max(group_bytes(model).values(), default=0) + WORKING * 8 * largest**2
+
+
+def group_bytes(model: Counted) -> dict[str, int]:
+    """Return the bytes that each group's readers hold while its units go, at most."""
+    groups: dict[str, list[int]] = {}
+    for key, columns in columns_of(model):
+        groups.setdefault(key, []).append(columns)
+    return {key: MATRICES * removal_itemsize(own) * sum(each**2 for each in own) for key, own in groups.items()}
 
 
 def search_seconds(prune: Prune) -> float:
@@ -52,7 +115,18 @@ def search_seconds(prune: Prune) -> float:
     return min(budget.seconds, budget.evaluations * SEARCHES[prune.search].evaluation_seconds)
 
 
-def calibration_share(prune: Prune, rows: int) -> float:
-    """Return the passes over train that error tables and their correction take. rows: of train."""
-    calibrated, judged = (min(count, rows) for count in (prune.calibration_rows, JUDGED_ROWS))
-    return (PASSES * calibrated + CANDIDATES * (calibrated + judged)) / max(rows, 1)
+def calibrated_rows(prune: Prune, rows: int, tokens: float) -> float:
+    """Return the rows that error tables see. rows: of train, with so many tokens each."""
+    return min(prune.calibration_rows, rows, MOST_TOKENS / max(tokens, 1.0))
+
+
+def calibration_share(prune: Prune, rows: int, tokens: float, model: Counted) -> float:
+    """Return the passes over train that error tables and their correction take. rows: of train, with so many tokens each.
+
+    All layers are observed in the passes for moments. Each cut of a network estimates running statistics again; the whole model
+    and each candidate answer the rows that judge.
+    """
+    seen, judged = passes(model) * calibrated_rows(prune, rows, tokens), min(JUDGED_ROWS, rows)
+    if model.network is not None and prune.refresh_statistics:
+        seen += (CANDIDATES + 1) * min(prune.calibration_rows, rows)
+    return (seen + (CANDIDATES + 1) * judged) / max(rows, 1)

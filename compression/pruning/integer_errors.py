@@ -1,6 +1,6 @@
-"""Error of each layer's output by the integers that a model simulates: one pass over the calibration rows."""
+"""Error of each layer's output by the integers that a model simulates."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.base import Batch
-from compression.pruning.layer_inputs import run_observed
 from compression.quantization.fake_quantize import REAL, simulated_layers, simulation_of
 from compression.schema.error_tables import IntegerErrors
 
@@ -21,6 +19,7 @@ class RoundingCollector:
     """Sums the squares of what layers say with their integers and without. Layers: by name, simulated."""
 
     layers: Mapping[str, nn.Module]
+    scheme: str
     mask: Tensor = field(default_factory=lambda: torch.empty(0))  #: of the current batch, (rows, tokens)
     changed: dict[str, float] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
@@ -36,20 +35,17 @@ class RoundingCollector:
             real = values[self.mask.bool()] if values.shape[:-1] == self.mask.shape else values
             sums[name] = sums.get(name, 0.0) + float(real.double().square().sum())
 
+    def errors(self) -> tuple[IntegerErrors, ...]:
+        """Return each layer's error in the scheme, by name, that the model simulates."""
+        return tuple(
+            IntegerErrors(layer=name, schemes={self.scheme: changed / max(self.whole[name], 1e-30)})
+            for name, changed in self.changed.items()
+        )
 
-@torch.no_grad()
-def integer_errors(
-    model: PreTrainedModel, batches: Iterable[Batch], before_batch: Callable[[], None] = lambda: None
-) -> tuple[IntegerErrors, ...]:
-    """Return the error of each layer with integer weights, given the inputs that the model as it is gives it; empty if the
-    model simulates none. before_batch runs before each batch.
+
+def rounding_collector(model: PreTrainedModel) -> RoundingCollector | None:
+    """Return what finds the error of each layer with integer weights, given the inputs that the model as it is gives it; None
+    if the model simulates no integers.
     """
     simulation = simulation_of(model)
-    if simulation is None:
-        return ()
-    collector = RoundingCollector(dict(simulated_layers(model)))
-    run_observed(model, collector, batches, before_batch)
-    return tuple(
-        IntegerErrors(layer=name, schemes={simulation.scheme: changed / max(collector.whole[name], 1e-30)})
-        for name, changed in collector.changed.items()
-    )
+    return None if simulation is None else RoundingCollector(dict(simulated_layers(model)), simulation.scheme)

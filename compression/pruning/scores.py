@@ -193,7 +193,7 @@ def observe_tap(hooks: ExitStack, tap: Tap, see: Callable[[Tensor], None]) -> No
         see(inputs[0] if inputs else named["hidden_states"])
 
     def made(_: nn.Module, __: Any, output: Any) -> None:
-        see(output[0] if isinstance(output, tuple) else output)
+        see(output if isinstance(output, Tensor) else output[0])
 
     if tap[1] == "in":
         hooks.enter_context(tap[0].register_forward_pre_hook(given, with_kwargs=True))

@@ -12,7 +12,8 @@ from compression.modalities.base import Examples
 from compression.modalities.sampling import first_tokens, micro_batch_size, shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
-from compression.pruning.error_tables import Batches, compensated
+from compression.pruning.error_tables import compensated
+from compression.pruning.layer_inputs import Batches
 from compression.pruning.reconstruction import reconstruct
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import is_simulated
@@ -46,8 +47,12 @@ def calibration_batches(context: StageContext) -> Batches:
 
 
 def updated_cut(context: StageContext, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
-    """Build the smaller model of a plan; the weights that read a group take up what its lost units said. Raises Pause."""
-    with compensated(model, plan, calibration_batches(context), context.check_pause):
+    """Build the smaller model of a plan; the weights that read a group take up what its lost units said. Raises Pause.
+
+    The stage has got the error tables before, and with them what layers read.
+    """
+    assert context.layer_inputs is not None, "error tables come first"  # noqa: S101
+    with compensated(model, plan, context.layer_inputs, context.check_pause):
         return apply_cut(context, model, plan)
 
 

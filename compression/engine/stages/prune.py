@@ -92,6 +92,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         if settings.reconstruct and step > going_on:
             _reconstruct(context, settings, uncut, plan, now)
         del uncut  # recovery needs its memory
+        context.layer_inputs = None
         yield from context.tracker.emit_boundary("cut", done=True)
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
@@ -239,8 +240,8 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 def _scored(context: StageContext, settings: Prune) -> Generator[Event, None, ImportanceScores]:
     """Return the scores, with the times of the layers if the recipe takes out some that take different times."""
     scores = _scores(context, settings)
-    if "layers" not in settings.axes or scores.influence is None:
-        return scores
+    if "layers" not in settings.axes or scores.influence is None or settings.search is not None:
+        return scores  # error tables choose the layers of a search
     return replace(scores, milliseconds=(yield from layer_times(context)))
 
 

@@ -1,19 +1,34 @@
 """Forecasts count what error tables take, and refuse what they do not know."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.shapes import check_axes
+from compression.planning.artifact_work import SHIP_SECONDS
 from compression.planning.counted import Counted
+from compression.planning.estimator import PlannedJob
+from compression.planning.memory import HELD_BYTES, cut_bytes
 from compression.planning.preflight import preflight
-from compression.planning.table_work import calibration_share, columns_of, moments_bytes, removal_flops
+from compression.planning.table_work import (
+    calibration_share,
+    columns_of,
+    filed_bytes,
+    group_bytes,
+    kept_bytes,
+    passes,
+    table_flops,
+    tables_bytes,
+)
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Evaluate, Recipe
+from tests.compression.planning.test_network_rules import FACTS, plan
 from tests.compression.planning.test_planning import DATA, MODEL, PARAMETERS, SHAPE
-from tests.support.facts import V2_LITE
+from tests.support.facts import SMOLLM2, V2_LITE
 
 COUNTED = Counted(SHAPE, PARAMETERS)
 
@@ -22,21 +37,63 @@ def prune(**settings: Any) -> Prune:
     return Prune.model_validate({"search": "solver", **settings})
 
 
-def test_the_columns_are_those_of_what_reads_units() -> None:
+def test_the_columns_are_those_of_what_reads_units_each_input_once() -> None:
     columns = list(columns_of(COUNTED))
-    assert columns.count(1536) == 6
-    assert columns.count(384) == 6 * 4
-    assert removal_flops(COUNTED) == 8 * sum(each**3 for each in columns)
-    assert moments_bytes(COUNTED) == 8 * sum(each**2 for each in columns) + 4 * 8 * 1536**2
-    assert calibration_share(prune(calibration_rows=400), 4000) == (3 * 400 + 8 * (400 + 512)) / 4000
+    assert columns[:4] == [("hidden", 384), ("heads.0", 384), ("hidden", 384), ("ffn.0", 1536)]
+    assert len(columns) == 6 * 4 + 1
+    assert len(list(columns_of(replace(COUNTED, tied=True)))) == 6 * 4
+    assert passes(COUNTED) == 1
+    assert filed_bytes(COUNTED) == 0
+    assert kept_bytes(COUNTED) == 4 * sum(each**2 for _, each in columns)
+    cubes, squares = (sum(each**power for _, each in columns) for power in (3, 2))
+    assert table_flops(COUNTED, 5000) == 15 * cubes + 2 * 5000 * squares
+
+
+def test_a_large_model_takes_several_passes_and_a_file() -> None:
+    shape = SHAPE.model_copy(update={"layers": 24, "hidden": 1024, "heads": 16, "ffn": 4096})
+    large = Counted(shape, PARAMETERS)
+    assert passes(large) == 2
+    assert filed_bytes(large) == kept_bytes(large) == 4 * (24 * (4096**2 + 3 * 1024**2) + 1024**2)
+    assert tables_bytes(large) < kept_bytes(large) + 8 * 1024**3
+    assert group_bytes(large)["hidden"] == 3 * 4 * 49 * 1024**2  # in float32: double precision has no room
+    assert group_bytes(large)["ffn.3"] == 3 * 8 * 4096**2
+
+
+def test_calibration_rows_are_counted_as_they_are_taken() -> None:
+    assert calibration_share(prune(calibration_rows=400), 4000, 15, COUNTED) == (400 + 9 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 128, COUNTED) == (128 + 9 * 512) / 4000
+    network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
+    assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (10 * 400 + 9 * 512) / 4000
+    plain = prune(calibration_rows=400, refresh_statistics=False)
+    assert calibration_share(plain, 4000, 1, network) == (400 + 9 * 512) / 4000
 
 
 def test_a_forecast_with_tables_is_longer_and_takes_more_memory() -> None:
-    plain = preflight(MODEL, DATA, Recipe(prune=Prune(ratio=0.5)), Evaluate())
-    solved = preflight(MODEL, DATA, Recipe(prune=prune(ratio=0.5)), Evaluate())
+    plain = preflight(MODEL, DATA, Recipe(prune=Prune(ratio=0.5), quantize=None, distill=None), Evaluate())
+    solved = preflight(MODEL, DATA, Recipe(prune=prune(ratio=0.5), quantize=None, distill=None), Evaluate())
     assert solved.estimate.minutes > plain.estimate.minutes
-    assert solved.estimate.memory_bytes >= plain.estimate.memory_bytes
     assert solved.shape == plain.shape
+    jobs = [
+        PlannedJob(COUNTED, COUNTED, DATA, Recipe(prune=each, distill=None), Evaluate()) for each in (Prune(), prune(ratio=0.5))
+    ]
+    assert cut_bytes(jobs[1]) - cut_bytes(jobs[0]) == tables_bytes(COUNTED) + HELD_BYTES * PARAMETERS.other
+
+
+def test_a_search_times_no_kinds_of_blocks() -> None:
+    def minutes(axes: dict[str, float]) -> float:
+        return plan({"prune": {"search": "solver", "ratio": axes}, "quantize": None, "distill": None}).estimate.minutes
+
+    assert abs(minutes({"channels": 0.01, "layers": 0.3}) - minutes({"channels": 0.01})) < 0.5 * SHIP_SECONDS / 60
+
+
+def test_an_encoder_that_loses_hidden_alone_has_no_tables_of_what_heads_lose() -> None:
+    kind = ARCHITECTURE_SPECS["bert"]
+    with pytest.raises(UnsupportedShape, match="makes heads narrower") as refused:
+        check_axes(kind, prune(axes=["hidden", "ffn"]), SHAPE)
+    assert refused.value.param == "recipe.prune.axes"
+    check_axes(kind, prune(axes=["hidden", "heads", "ffn"]), SHAPE)
+    check_axes(kind, Prune(axes=("hidden", "ffn")), SHAPE)
+    check_axes(ARCHITECTURE_SPECS["llama"], prune(axes=["hidden", "ffn"]), SMOLLM2)
 
 
 @pytest.mark.parametrize(

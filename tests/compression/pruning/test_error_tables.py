@@ -10,12 +10,15 @@ from transformers import BertForSequenceClassification, PreTrainedModel
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
-from compression.models.linear_layers import input_columns, whole_matrix
-from compression.pruning.error_tables import compensated, compute_tables, readers_of, tables_digest
-from compression.pruning.integer_errors import integer_errors
-from compression.pruning.layer_inputs import real_positions
+from compression.models.linear_layers import input_columns, spread, whole_matrix
+from compression.planning.counted import Counted
+from compression.planning.table_work import group_bytes, kept_bytes, moments_bytes, passes
+from compression.pruning import error_tables
+from compression.pruning.error_tables import compensated, compute_tables, group_readers, names_of, readers_of, tables_digest
+from compression.pruning.layer_inputs import KeptInputs, real_positions
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.error_tables import ErrorTables
+from compression.system.progress import run_silently
 from tests.support import decoder_models
 from tests.support.encoder_models import tiny
 from tests.support.network_graphs import resnet
@@ -43,13 +46,8 @@ def network() -> tuple[PreTrainedModel, list[Any]]:
     return drawn_network(resnet((2, 2), 8)), [MapBatch(part, labels, torch.arange(24)) for part in pixels.split(24)]
 
 
-def tables_of(model: PreTrainedModel, batches: list[Any]) -> tuple[ErrorTables, dict[str, Tensor]]:
-    ticks = compute_tables(model, lambda: batches, tables_digest(model, lambda: batches))
-    while True:
-        try:
-            next(ticks)
-        except StopIteration as ended:
-            return ended.value
+def tables_of(model: PreTrainedModel, inputs: KeptInputs) -> tuple[ErrorTables, dict[str, Tensor]]:
+    return run_silently(compute_tables(model, inputs, tables_digest(model, inputs.batches)))
 
 
 def outputs_of(model: PreTrainedModel, name: str, batches: list[Any]) -> Tensor:
@@ -68,7 +66,8 @@ def outputs_of(model: PreTrainedModel, name: str, batches: list[Any]) -> Tensor:
 @pytest.mark.parametrize("made", [encoder, decoder, network])
 def test_errors_are_what_the_layers_lose_and_cuts_keep_the_updated_weights(made: Any) -> None:
     model, batches = made()
-    tables, orders = tables_of(model, batches)
+    inputs = KeptInputs(lambda: batches)
+    tables, orders = tables_of(model, inputs)
     assert {group.key for group in tables.groups} == set(orders)
     assert tables.rows == sum(len(batch.rows) for batch in batches)
     for group in tables.groups:
@@ -78,10 +77,9 @@ def test_errors_are_what_the_layers_lose_and_cuts_keep_the_updated_weights(made:
         kept = orders[group.key][-point.units :].sort().values
         measured = 0.0
         readers = readers_of(model)[group.key]
-        readers = {name: columns for name, columns in readers.items() if name != "score"}  # what no pass runs
         seen = {name: outputs_of(model, name, batches) for name in readers}
         matrices = {name: whole_matrix(model.get_submodule(name)).clone() for name in readers}
-        with compensated(model, PruningPlan({group.key: kept}), lambda: batches):
+        with compensated(model, PruningPlan({group.key: kept}), inputs):
             for name, columns in readers.items():
                 layer, before = model.get_submodule(name), matrices[name]
                 gone = torch.ones(len(columns), dtype=torch.bool)
@@ -97,7 +95,7 @@ def test_errors_are_what_the_layers_lose_and_cuts_keep_the_updated_weights(made:
 
 def test_layers_are_known_by_what_they_change_and_what_goes_with_them() -> None:
     model, batches = encoder()
-    tables, _ = tables_of(model, batches)
+    tables, _ = tables_of(model, KeptInputs(lambda: batches))
     assert [(layer.name, set(layer.groups)) for layer in tables.layers] == [
         (str(number), {f"{axis}.{number}" for axis in ("heads", "ffn", "compared", "values")}) for number in (0, 1)
     ]
@@ -110,18 +108,20 @@ def test_layers_are_known_by_what_they_change_and_what_goes_with_them() -> None:
 
 def test_blocks_of_a_network_go_with_their_inner_channels() -> None:
     model, batches = network()
-    tables, _ = tables_of(model, batches)
+    tables, _ = tables_of(model, KeptInputs(lambda: batches))
     assert [layer.name for layer in tables.layers] == list(adapter_of(model).layer_kinds(model.config))
     assert all(len(layer.groups) == 1 and layer.groups[0].startswith("channels") for layer in tables.layers)
     assert all(layer.change > 0 for layer in tables.layers)
 
 
-def test_the_digest_depends_on_weights_and_rows_alone() -> None:
+def test_the_digest_depends_on_config_weights_and_rows_alone() -> None:
     model, batches = encoder()
     again, same = encoder()
     known = tables_digest(model, lambda: batches)
     assert known == tables_digest(again, lambda: same)
     assert known != tables_digest(model, lambda: batches[:-1])
+    again.config.layer_norm_eps *= 2
+    assert known != tables_digest(again, lambda: same)
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert known != tables_digest(model, lambda: batches)
@@ -139,14 +139,108 @@ def test_other_families_have_readers_of_each_of_their_groups(model: PreTrainedMo
 
 def test_errors_of_integers_are_those_of_the_scheme_that_the_model_simulates() -> None:
     model, batches = encoder()
-    assert integer_errors(model, batches) == ()
+    assert tables_of(model, KeptInputs(lambda: batches))[0].integers == ()
     found = {}
     for scheme in ("weight-only-int8", "weight-only-int4"):
         insert_fake_quantization(model, simulation=Simulation(scheme=scheme, group_size=32 if "int4" in scheme else None))
-        errors = integer_errors(model, batches)
+        errors = tables_of(model, KeptInputs(lambda: batches))[0].integers
         assert {name for one in errors for name in one.schemes} == {scheme}
         found[scheme] = {one.layer: one.schemes[scheme] for one in errors}
         remove_fake_quantization(model)
     eight, four = found["weight-only-int8"], found["weight-only-int4"]
     assert "bert.encoder.layer.0.output.dense" in eight
     assert all(0 < eight[name] < four[name] < 0.1 for name in eight)
+
+
+def counted(model: PreTrainedModel) -> Counted:
+    family, shape = adapter_of(model), adapter_of(model).shape_of(model.config)
+    out, tables = family.head(model).out, [each for each in model.modules() if isinstance(each, torch.nn.Embedding)]
+    tied = any(out.weight is table.weight for table in tables)
+    return Counted(shape, family.parameters_of(model), tied=tied, network=family.network(model.config))
+
+
+def language(tied: bool) -> tuple[PreTrainedModel, list[Any]]:
+    model = decoder_models.tiny("llama", "ForCausalLM", tie_word_embeddings=tied)
+    return model, list(encoded(sentences(40, 3)).by_length(16))
+
+
+@pytest.mark.parametrize("made", [encoder, decoder, network, lambda: language(tied=True), lambda: language(tied=False)])
+def test_a_forecast_counts_the_passes_and_the_bytes_of_the_engine(made: Any, tmp_path: Any) -> None:
+    model, batches = made()
+    whole, forecast = KeptInputs(lambda: batches), counted(model)
+    names = names_of(readers_of(model))
+    run_silently(whole.collect(model, names))
+    assert whole.passes == 1
+    assert whole.bytes == kept_bytes(forecast)
+    small = kept_bytes(forecast) // 3
+    parts = KeptInputs(lambda: batches, tmp_path, small)
+    run_silently(parts.collect(model, names))
+    assert parts.passes == passes(forecast, small) > 2
+    assert parts.bytes == 0
+    for name in names:
+        one, other = whole.of(name), parts.of(name)
+        assert torch.equal(one.second, other.second)
+        assert torch.equal(one.mean, other.mean)
+    most = group_bytes(forecast)
+    for key, own in readers_of(model).items():
+        held = sum(reader.bytes for reader in run_silently(group_readers(model, whole, own)))
+        assert 0.4 * most[key] < held <= most[key]
+
+
+def test_layers_that_are_put_off_until_a_later_pass_have_the_same_tables(tmp_path: Any) -> None:
+    model, batches = encoder()
+    whole, orders = tables_of(model, KeptInputs(lambda: batches))
+    parts, others = tables_of(model, KeptInputs(lambda: batches, tmp_path, moments_bytes(40)))
+    assert parts.groups == whole.groups
+    assert parts.layers == whole.layers
+    assert all(torch.equal(order, others[key]) for key, order in orders.items())
+
+
+def test_units_go_in_float32_where_memory_is_short_with_nearly_the_same_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = encoder()
+    exact, _ = tables_of(model, KeptInputs(lambda: batches))
+    monkeypatch.setattr(error_tables, "removal_itemsize", lambda _: 4)
+    short, _ = tables_of(model, KeptInputs(lambda: batches))
+    for one, other in zip(exact.groups, short.groups, strict=True):
+        assert [point.error for point in other.points] == pytest.approx(
+            [point.error for point in one.points], rel=0.02, abs=1e-4
+        )
+
+
+def test_an_output_layer_of_its_own_loses_and_is_updated_too() -> None:
+    model, batches = language(tied=False)
+    assert "lm_head" in readers_of(model)["hidden"]
+    assert "lm_head" not in readers_of(language(tied=True)[0])["hidden"]
+    inputs = KeptInputs(lambda: batches)
+    tables, orders = tables_of(model, inputs)
+    assert tables.by_key["hidden"].readers == len(readers_of(model)["hidden"])
+    states = torch.cat([model.base_model(**batch.inputs)[0][batch.mask.bool()] for batch in batches]).detach()
+    assert torch.allclose(inputs.of("lm_head").second, states.t() @ states / len(states), rtol=1e-3, atol=1e-5)
+    before = model.lm_head.weight.clone()
+    kept = orders["hidden"][8:].sort().values
+    with compensated(model, PruningPlan({"hidden": kept}), inputs), torch.no_grad():
+        assert not torch.equal(model.lm_head.weight[:, kept], before[:, kept])
+        cut = before.clone()
+        cut[:, orders["hidden"][:8]] = 0
+        lost = [(states @ (one - before).t()).square().sum() for one in (model.lm_head.weight, cut)]
+        assert lost[0] < lost[1]
+
+
+def test_a_pause_reaches_the_tables_within_a_group() -> None:
+    model, batches = encoder()
+    inputs = KeptInputs(lambda: batches)
+    ticks = sum(1 for _ in compute_tables(model, inputs, "0" * 64))
+    assert ticks > len(batches) + 8 * len(readers_of(model))
+
+
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}])
+def test_places_of_a_large_map_lie_on_a_grid_over_all_of_it(settings: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    layer, given = torch.nn.Conv2d(3, 5, (3, 2), **settings), torch.randn(2, 3, 17, 14)
+    made = layer(given) - layer.bias[:, None, None]
+    every = input_columns(layer, given) @ whole_matrix(layer).t()
+    assert torch.allclose(every.transpose(1, 2), made.flatten(2), atol=1e-5)
+    few = input_columns(layer, given, 16) @ whole_matrix(layer).t()
+    rows, columns = (spread(size, 16) for size in made.shape[2:])
+    assert len(rows) == len(columns) == 4
+    assert torch.allclose(few.transpose(1, 2), made[:, :, rows][:, :, :, columns].flatten(2), atol=1e-5)
