@@ -54,7 +54,7 @@ def columns_of(model: Counted) -> Iterator[tuple[str, int]]:
             yield f"query_rank.{number}", shape.latent.query
         if shape.latent is not None:
             yield f"kv_rank.{number}", shape.latent.kv
-        yield f"heads.{number}", shape.attended
+        yield f"heads.{number}", shape.attended if shape.latent is None else shape.heads * shape.latent.value
         yield "hidden", shape.hidden
         if number < dense:
             yield f"ffn.{number}", shape.ffn

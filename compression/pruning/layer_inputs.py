@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import ref
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class InputCollector:
     sums: dict[str, _Sums] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)  #: layer → the one before it that reads the same
     put_off: dict[str, None] = field(default_factory=dict)  #: in the order in which they run
-    _last: tuple[Any, ...] = ()
+    _seen: list[tuple[ref[Tensor], tuple[object, ...], str]] = field(default_factory=list)  #: inputs that still exist
 
     def attach(self, hooks: ExitStack) -> None:
         """Observe all layers until `hooks` close."""
@@ -75,11 +76,13 @@ class InputCollector:
 
     def _see(self, name: str, given: Tensor) -> None:
         layer = self.layers[name]
-        kind = unfolding(layer)
-        if self._last and self._last[0] is given and self._last[1] == kind:
-            self.same_as[name] = self._last[2]
-            return
-        self._last = (given, kind, name)
+        kind = (given._version, unfolding(layer))
+        self._seen = [each for each in self._seen if each[0]() is not None]
+        for known, own, first in self._seen:
+            if known() is given and own == kind and first != name:
+                self.same_as[name] = first
+                return
+        self._seen.append((ref(given), kind, name))
         if name in self.put_off:
             return
         values = real_positions(input_columns(layer, given.detach(), MOST_POSITIONS).float(), self.mask)

@@ -40,8 +40,8 @@ class Inputs:
 def gram_of(weight: Tensor) -> Tensor:
     """Return WᵀW, float64. weight: (outputs, columns) -> (columns, columns)"""
     found = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
-    for part in weight.split(OUTPUTS_AT_ONCE):
-        some = part.double()
+    for start in range(0, len(weight), OUTPUTS_AT_ONCE):
+        some = weight[start : start + OUTPUTS_AT_ONCE].double()
         found.addmm_(some.t(), some)
     return found
 
@@ -162,7 +162,8 @@ def _rows(weights: Sequence[Tensor], energies: Sequence[float], columns: int) ->
         return torch.cat([weight.double() / energy**0.5 for weight, energy in scaled]).t().contiguous()
     gram = sum((gram_of(weight) / energy for weight, energy in scaled), torch.zeros((), device=weights[0].device))
     gram.diagonal().add_(SMALLEST_PIVOT * float(gram.diagonal().mean()) or 1e-30)
-    return torch.linalg.cholesky(gram)
+    factor: Tensor = torch.linalg.cholesky(gram)
+    return factor
 
 
 def widths_of(units: int) -> list[int]:

@@ -159,12 +159,19 @@ def counted(model: PreTrainedModel) -> Counted:
     return Counted(shape, family.parameters_of(model), tied=tied, network=family.network(model.config))
 
 
+def experts() -> tuple[PreTrainedModel, list[Any]]:
+    """Queries and keys are squeezed, so layers that read the same do not follow each other."""
+    return decoder_models.tiny("deepseek_v3"), list(encoded(sentences(40, 3)).by_length(16))
+
+
 def language(tied: bool) -> tuple[PreTrainedModel, list[Any]]:
     model = decoder_models.tiny("llama", "ForCausalLM", tie_word_embeddings=tied)
     return model, list(encoded(sentences(40, 3)).by_length(16))
 
 
-@pytest.mark.parametrize("made", [encoder, decoder, network, lambda: language(tied=True), lambda: language(tied=False)])
+@pytest.mark.parametrize(
+    "made", [encoder, decoder, network, experts, lambda: language(tied=True), lambda: language(tied=False)]
+)
 def test_a_forecast_counts_the_passes_and_the_bytes_of_the_engine(made: Any, tmp_path: Any) -> None:
     model, batches = made()
     whole, forecast = KeptInputs(lambda: batches), counted(model)
