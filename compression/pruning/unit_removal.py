@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from compression.schema.error_tables import WIDTHS
+from compression.schema.error_tables import widths_of
 
 DAMPING = 0.01
 """What is added to the diagonal of the second moments, of their mean diagonal: inputs that never vary have no inverse."""
@@ -164,11 +164,6 @@ def _rows(weights: Sequence[Tensor], energies: Sequence[float], columns: int) ->
     gram.diagonal().add_(SMALLEST_PIVOT * float(gram.diagonal().mean()) or 1e-30)
     factor: Tensor = torch.linalg.cholesky(gram)
     return factor
-
-
-def widths_of(units: int) -> list[int]:
-    """Return the widths at which the error is known: from all units to none."""
-    return sorted({round(units * left / WIDTHS) for left in range(WIDTHS + 1)}, reverse=True)
 
 
 def remove_units(readers: Sequence[Reader], units: int) -> Generator[None, None, tuple[Tensor, dict[int, float]]]:

@@ -21,6 +21,11 @@ Error = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Units = Annotated[int, Field(ge=0, le=1 << 20)]
 
 
+def widths_of(units: int) -> list[int]:
+    """Return the widths at which a group's error is known: from all units to none."""
+    return sorted({round(units * left / WIDTHS) for left in range(WIDTHS + 1)}, reverse=True)
+
+
 class WidthError(Config):
     """The error of a group that keeps so many units, with the weights that read them updated."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from compression.models.architectures import heads
+from compression.models.architectures.decoder_configs import DIVIDED
 from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.architectures.stock_networks import STOCK_NETWORKS
 from compression.models.architectures.tensor_names import NAMES, ExpectedTensors
@@ -47,6 +48,11 @@ class ArchitectureSpec(Config):
     usual_axes: tuple[Axis, ...] = USUAL_AXES
     """Axes that are cut if a recipe names none; of a network those that it has."""
 
+    @property
+    def divided(self) -> bool:
+        """Return whether hidden must be a multiple of the number of heads, so that its widths depend on how many stay."""
+        return self.model_type in DIVIDED
+
 
 EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
 OF_EXPERTS: tuple[Axis, ...] = (*EVERYWHERE[:-1], "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary")
@@ -60,7 +66,7 @@ SAME_WIDTHS = "every layer has the same widths."
 COUPLED = f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS}"
 COUPLED_DECODER = f"hidden = heads × head size, so both shrink together, at one ratio; {SAME_WIDTHS}"
 GROUPED = f"heads go in whole groups, a KV head with the query heads that read it, and keep their size; {SAME_WIDTHS}"
-DIVIDED = "hidden size is a multiple of the number of heads"
+MULTIPLE = "hidden size is a multiple of the number of heads"
 EXPERTS = (
     "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
     "shrink with the units of the others."
@@ -103,7 +109,7 @@ ELECTRA = _encoder(
     ("ForPreTraining", "ForMaskedLM"),
     f"{COUPLED} Tables narrower than hidden stay as they are, and hidden cannot become as narrow as they are.",
 )
-LLAMA = _decoder("llama", f"{GROUPED} The {DIVIDED}.")
+LLAMA = _decoder("llama", f"{GROUPED} The {MULTIPLE}.")
 DEEPSEEK_V3 = _decoder("deepseek_v3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
 NETWORK = network_spec("network", ("NetworkForImageClassification", "NetworkModel"), EACH_ITS_OWN)
 ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
@@ -124,7 +130,7 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         _decoder("qwen2", GROUPED),
         _decoder("qwen3", GROUPED),
         _decoder("gpt2", COUPLED_DECODER, coupled=True),
-        _decoder("deepseek_v2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS),
+        _decoder("deepseek_v2", f"{GROUPED} The {MULTIPLE}, the KV rank is even; {EXPERTS}", OF_EXPERTS),
         DEEPSEEK_V3,
         NETWORK,
         *(network_spec(kind, stock.architectures, f"{EACH_ITS_OWN} {stock.limits}") for kind, stock in STOCK_NETWORKS.items()),

@@ -53,8 +53,9 @@ def planned(
     Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
     steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. count:
     for target_params. vocabulary: the tokens that stay, if known. network: of a network of images, its costs. target_latency
-    leaves the shape whole: only a measurement finds it. Raises UnsupportedShape if an axis alone cannot be expressed, nothing
-    is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as requested.
+    leaves the shape whole: only a measurement finds it. With prune.search this is a forecast, of equal ratios that meet all
+    sizes, or of the deepest: other widths may reach what these do not. Raises UnsupportedShape if an axis alone cannot be
+    expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as requested.
     """
     check_axes(family, prune, shape, network)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -75,10 +76,8 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
-    if prune.search is not None and (apart := {"experts", "expert_ffn"} & {*prune.axes}):
-        cause = f"what {min(apart)} lose is not in the error tables, which are of layers with one matrix"
-        remedy = "Leave it out of prune.axes, or set prune.search to null."
-        raise UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
+    if prune.search is not None:
+        check_search_axes(prune, shape)
     if prune.search is not None and prune.target_latency is not None and (family.decodes or family.name in INSTALLED):
         cause = f"no latency of the family {family.name} is predicted, by which a solver could choose"
         raise UnsupportedShape(cause, param="recipe.prune.search", remedy="Aim at target_params, or set search to null.")
@@ -94,6 +93,18 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
         raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
     if family.coupled:
         _check_coupled(family, prune)
+
+
+def check_search_axes(prune: Prune, shape: Shape) -> None:
+    """Refuse axes of a mixture of experts among whose widths no search can choose. Raises UnsupportedShape."""
+    if apart := {"experts", "expert_ffn"} & {*prune.axes}:
+        cause = f"what {min(apart)} lose is not in the error tables, which are of layers with one matrix"
+        remedy = "Leave it out of prune.axes, or set prune.search to null."
+        raise UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
+    if "layers" in prune.axes and shape.experts is not None:
+        cause = "layers of a mixture of experts cost differently, which the solver does not count"
+        remedy = "Leave layers out of prune.axes, or set prune.search to null."
+        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy=remedy)
 
 
 def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
@@ -211,21 +222,27 @@ def _of_network(
 ) -> tuple[Ratios, Shape]:
     if count is None:
         raise ValueError("parameters cannot be aimed at without counting them")
-    cost = count if prune.target_params is not None else partial(multiply_adds, network)
-    key, target, before = "target_params", prune.target_params, cost(shape)
-    if target is None:
-        key, target = "target_flops", prune.target_flops
-    most = allowed(target or 0.0, before)
+    sizes: dict[str, tuple[float | None, Count]] = {
+        "target_params": (prune.target_params, count),
+        "target_flops": (prune.target_flops, partial(multiply_adds, network)),
+    }
+    limits = {key: (allowed(target, cost(shape)), cost) for key, (target, cost) in sizes.items() if target is not None}
+
+    def excess(cut: Shape) -> int:
+        return max(cost(cut) - most for most, cost in limits.values())
 
     def shape_of(deepest: float) -> Shape:
         return shape_at(family, shape, prune, _scaled(prune, deepest), network)
 
-    found = mildest(shape_of, most, cost, MOST_RATIO)
+    found = mildest(shape_of, 0, excess, MOST_RATIO)
     if found is None:
+        if prune.search is not None:
+            return _scaled(prune, MOST_RATIO), shape_of(MOST_RATIO)
+        key, (most, cost) = next(iter(limits.items()))  # the only one: several need a search
         raise _out_of_reach(prune, key, most, cost(shape_of(MOST_RATIO)))
     milder, deep = map(shape_of, found)
     # Widths of a stage that go together have no other proportion.
-    return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, most, cost, network)
+    return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, 0, excess, network)
 
 
 def allowed(target: float, before: int) -> int:
@@ -240,12 +257,14 @@ def _out_of_reach(prune: Prune, key: str, most: int, smallest: int) -> Unsupport
 
 
 def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
-    most, smallest = allowed(prune.target_params or 0.0, before), before
+    most, last = allowed(prune.target_params or 0.0, before), (dict.fromkeys(prune.ratios, 0.0), shape)
     for ratios, found in candidates(family, shape, prune):
-        smallest = count(found)
-        if smallest <= most:
+        last = ratios, found
+        if count(found) <= most:
             return _widened(shape, prune, ratios, found, most, count)
-    raise _out_of_reach(prune, "target_params", most, smallest)
+    if prune.search is not None:
+        return last
+    raise _out_of_reach(prune, "target_params", most, count(last[1]))
 
 
 def _widened(whole: Shape, prune: Prune, ratios: Ratios, found: Shape, most: int, count: Count) -> tuple[Ratios, Shape]:

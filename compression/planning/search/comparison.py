@@ -6,7 +6,7 @@ from typing import cast
 from compression.planning.search.problem import Problem, Solution
 from compression.planning.search.trials import Evaluate, Search, SearchResult, run_search
 from compression.schema.recipe.prune import SearchBudget
-from compression.schema.report.search import SearchComparison, SearchOutcome, winner
+from compression.schema.report.search import EQUAL, SearchComparison, SearchOutcome, winner
 from compression.schema.searches import SEARCHES, SOLVER, check_installed
 
 
@@ -38,7 +38,11 @@ class ComparedSearch:
             chosen, beside = outcome(self.name, found), outcome(SOLVER, solver)
             self.comparison = SearchComparison(chosen=chosen, solver=beside, won=winner(chosen, beside))
         assert best is not None, "the solver's first solution is always evaluated, and within the limits"  # noqa: S101
-        return Solution(best.picks, best.error, best.costs)
+        if solver.best is None or solver.gap is None:
+            return Solution(best.picks, best.error, best.costs, proven=False)
+        least = solver.best.error * (1 - solver.gap)
+        gap = max(1 - least / best.error, 0.0) if best.error > 0 else 0.0
+        return Solution(best.picks, best.error, best.costs, proven=best.error - least <= EQUAL, gap=gap)
 
 
 def outcome(name: str, result: SearchResult) -> SearchOutcome:
@@ -49,4 +53,5 @@ def outcome(name: str, result: SearchResult) -> SearchOutcome:
         evaluations=result.evaluations,
         allowed=sum(trial.allowed for trial in result.tried),
         seconds=result.seconds,
+        proven=result.gap == 0 if result.gap is not None else None,
     )

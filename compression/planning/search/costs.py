@@ -28,12 +28,14 @@ def count_parameters(facts: ParameterFacts, kind: ArchitectureSpec, network: Net
 
 def parameters(most: float, count: Count) -> Cost:
     """Return the number of parameters as a cost. count: of a model of a shape, head included."""
-    return Cost("parameters", most, count, LayerFacts.parameters)
+    return Cost("parameters", most, count, LayerFacts.parameters, key="target_params")
 
 
 def multiply_adds(most: float, network: NetworkFacts) -> Cost:
     """Return the multiply-adds of one row of a network as a cost."""
-    return Cost("multiply-adds", most, lambda shape: operations_of(network, shape), LayerFacts.multiply_adds)
+    return Cost(
+        "multiply-adds", most, lambda shape: operations_of(network, shape), LayerFacts.multiply_adds, key="target_flops"
+    )
 
 
 def stored_bytes(most: float, parameters_at: Callable[[Shape], Parameters], quantize: Quantize | None) -> Cost:
@@ -56,7 +58,10 @@ def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | N
         found = times.milliseconds(shape, scheme)
         return inf if found is None else found
 
-    return Cost("milliseconds", most, of_shape, lambda layer, widths: times.of_layer(layer, widths, form), times.call_ms)
+    def of_layer(layer: LayerFacts, widths: Widths) -> float:
+        return times.of_layer(layer, widths, form)
+
+    return Cost("milliseconds", most, of_shape, of_layer, times.call_ms, key="target_latency")
 
 
 def size_limits(prune: Prune, before: int, count: Count, network: NetworkFacts | None) -> list[Cost]:

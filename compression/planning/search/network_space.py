@@ -68,6 +68,11 @@ class NetworkSpace(LayerSpace):
         layers = len(self.layers(picks)) if self.removable else self.whole.layers
         return at_widths(self.whole.model_copy(update={"layers": layers}), self._widths(picks), self.network)
 
+    def deepest(self) -> Iterator[Picks]:
+        """Yield the cuts with the narrowest of all groups and one block, each block in turn."""
+        narrowest = {key: len(units) - 1 for key, units in self.widths.items()}
+        yield from ({**narrowest, **layers} for layers in self.single_layers())
+
     def _widths(self, picks: Picks) -> dict[str, int]:
         cut = {key: units[picks[key]] for key, units in self.widths.items()}
         return {**self.network.widths, **cut}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 
 Picks = Mapping[str, int]
@@ -50,8 +51,8 @@ class Problem:
     error: tuple[Term, ...]
     limits: tuple[Limit, ...]
 
-    @property
-    def options(self) -> dict[str, int]:
+    @cached_property
+    def options(self) -> Mapping[str, int]:
         """Return how many options each choice has."""
         return {choice.name: choice.options for choice in self.choices}
 
@@ -71,8 +72,7 @@ class Problem:
         return all(costs[limit.name] <= limit.most for limit in self.limits)
 
     def _sum(self, terms: Iterable[Term], picks: Picks) -> float:
-        options = self.options
-        return sum(term.at(picks, options) for term in terms)
+        return sum(term.at(picks, self.options) for term in terms)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,22 @@ class Solution:
     error: float
     costs: Mapping[str, float]
     proven: bool = True  #: whether no other solution errs less by more than the solver's gap
+    gap: float = 0.0  #: the share of its error by which another may err less, at most
 
 
 class OutOfTime(Exception):
     """The solver had found no solution when its time was over."""
+
+
+def out_of_reach_cause(
+    asked: Mapping[str, float], reached: Mapping[str, float], *, shape: str = "", verdict: str = "cannot be reached"
+) -> str:
+    """Return why targets are out of reach. asked: the most of each cost; reached: what the nearest point costs; shape: its."""
+    missed = [name for name in asked if reached[name] > asked[name]]
+    wanted = ", ".join(f"at most {_shown(asked[name])} {name}" for name in missed or asked)
+    spent = ", ".join(f"{_shown(reached[name])} {name}" for name in asked)
+    return f"{wanted} {verdict}; the nearest point has {spent}{f' ({shape})' if shape else ''}"
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"

@@ -2,8 +2,9 @@
 
 Each option is a binary variable, one of each choice's is 1 (multiple choice, as ZipLM and Puzzle put it). A number that depends
 on several choices has a variable for each combination, whose sums are the options' own (the usual linearization of products):
-with binary options these are binary too. The same problem always gives the same solution: HiGHS draws by a fixed seed and runs
-on one thread, and no limit of time ends it, unless a caller sets one: then it is the best solution that was found.
+with binary options these are binary too. The same problem always gives the same solution: HiGHS draws by a fixed seed, runs on
+one thread, and goes on until it has proved that no other solution errs less. Only if its time is over first, the best solution
+that it has found is returned, which is not proven and says by how much another may err less.
 """
 
 import time
@@ -15,45 +16,71 @@ from math import inf, prod
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from compression.planning.search.problem import Limit, OutOfTime, Problem, Solution, Term
+from compression.planning.search.problem import Limit, OutOfTime, Problem, Solution, Term, out_of_reach_cause
 from compression.schema.errors import TargetOutOfReach
 
 TRIES = 4
 """Times that limits are tightened because HiGHS's tolerance let a cost be above one."""
 TIGHTER = 2e-6
 """Twice HiGHS's tolerance, in the unit of a limit."""
+SECONDS = 300.0
+"""Time for a solution if a caller sets none. Only programs that would hold a job for hours reach it."""
 GAP = 1e-3
-"""Share of its error by which a solution may be worse than the best, if time is limited."""
+"""Share of its error by which a solution may be worse than the best, if a caller sets a time."""
+LEAST_UNIT = 1e-4
+"""Share of a cost's largest sum that a limit is counted in at least: HiGHS's numbers must not be too far apart."""
 OPTIMAL, LIMIT_REACHED = 0, 1  #: statuses of milp
 
 
 def solve(problem: Problem, until: float | None = None) -> Solution:
-    """Return what errs least within all limits. until: end of the time for it, by time.monotonic; None: none.
+    """Return what errs least within all limits. until: end of the time for it, by time.monotonic, with a gap of GAP; None:
+    SECONDS from now, and no gap.
 
     Raises TargetOutOfReach with the nearest point, ValueError if no combination of options exists, and OutOfTime.
     """
-    tight = problem
+    effort, tight = _Effort.of(until), problem
     for _ in range(TRIES):
-        found = _Program(tight).solution(until)
+        found = _Program(tight).solution(effort)
         if found is None:
             break
         if problem.allows(found.picks):
             return _solution(problem, found)
-        limits = (replace(limit, most=limit.most - TIGHTER * max(abs(limit.most), 1.0)) for limit in tight.limits)
+        limits = (replace(limit, most=limit.most - TIGHTER * unit_of(limit)) for limit in tight.limits)
         tight = replace(tight, limits=tuple(limits))
-    raise _out_of_reach(problem, until)
+    raise _out_of_reach(problem, effort)
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How long HiGHS may take, and how near to the best it must come."""
+
+    until: float  #: by time.monotonic
+    gap: float  #: of a solution's error
+
+    @classmethod
+    def of(cls, until: float | None) -> "_Effort":
+        """Return what a caller allows, as `solve` says."""
+        return cls(time.monotonic() + SECONDS, 0.0) if until is None else cls(until, GAP)
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """The option of each choice, and whether HiGHS proved that there is no better one."""
+    """The option of each choice, whether HiGHS proved that there is no better one, and how much better one may be."""
 
     picks: Mapping[str, int]
     proven: bool
+    gap: float
 
 
 def _solution(problem: Problem, found: _Taken) -> Solution:
-    return Solution(found.picks, problem.error_of(found.picks), problem.costs_of(found.picks), found.proven)
+    picks = found.picks
+    return Solution(picks, problem.error_of(picks), problem.costs_of(picks), found.proven, found.gap)
+
+
+def unit_of(limit: Limit) -> float:
+    """Return the unit in which a limit's cost is counted and exceeded: the limit, or if that is near 0 a share of the cost."""
+    highest = (max((abs(value) for value in term.values if value < inf), default=0.0) for term in limit.terms)
+    return max(abs(limit.most), LEAST_UNIT * (abs(limit.fixed) + sum(highest))) or 1.0
 
 
 def nearest(problem: Problem, until: float | None = None) -> Solution:
@@ -61,29 +88,26 @@ def nearest(problem: Problem, until: float | None = None) -> Solution:
 
     Raises ValueError if no combination of options exists, and OutOfTime.
     """
-    found = _Program(problem, loose=True).solution(until)
+    return _nearest(problem, _Effort.of(until))
+
+
+def _nearest(problem: Problem, effort: _Effort) -> Solution:
+    found = _Program(problem, loose=True).solution(effort)
     if found is None:
         raise ValueError("no combination of the options exists")
     costs = problem.costs_of(found.picks)
-    over = max(costs[limit.name] / max(limit.most, 1e-9) for limit in problem.limits if not limit.firm)
-    limits = tuple(
-        limit if limit.firm else replace(limit, most=max(limit.most, 1e-9) * over * (1 + TIGHTER)) for limit in problem.limits
-    )
-    again = _Program(replace(problem, limits=limits)).solution(until)
+    excess = [(costs[limit.name] - limit.most) / unit_of(limit) for limit in problem.limits if not limit.firm]
+    over = max([0.0, *excess])
+    over += TIGHTER * (1 + over)
+    limits = (limit if limit.firm else replace(limit, most=limit.most + unit_of(limit) * over) for limit in problem.limits)
+    again = _Program(replace(problem, limits=tuple(limits))).solution(effort)
     return _solution(problem, found if again is None else again)
 
 
-def _out_of_reach(problem: Problem, until: float | None) -> TargetOutOfReach:
-    found = nearest(problem, until)
-    told = [limit for limit in problem.limits if not limit.firm]
-    missed = [limit for limit in told if found.costs[limit.name] > limit.most]
-    asked = ", ".join(f"at most {_shown(limit.most)} {limit.name}" for limit in missed or told)
-    reached = ", ".join(f"{_shown(found.costs[limit.name])} {limit.name}" for limit in told)
-    return TargetOutOfReach(f"{asked} cannot be reached; the nearest point has {reached}", nearest=found)
-
-
-def _shown(number: float) -> str:
-    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+def _out_of_reach(problem: Problem, effort: _Effort) -> TargetOutOfReach:
+    found = _nearest(problem, effort)
+    asked = {limit.name: limit.most for limit in problem.limits if not limit.firm}
+    return TargetOutOfReach(out_of_reach_cause(asked, found.costs), nearest=found)
 
 
 @dataclass
@@ -121,13 +145,10 @@ class _Program:
         self.count += loose
         self.absent = {column for term in terms for column, value in self._entries(term) if value == inf}
 
-    def solution(self, until: float | None = None) -> _Taken | None:
-        """Return the option of each choice, or None if there is none. until: as of `solve`. Raises OutOfTime."""
-        limits = {"mip_rel_gap": 0.0}
-        if until is not None:
-            if (left := until - time.monotonic()) <= 0:
-                raise OutOfTime
-            limits = {"mip_rel_gap": GAP, "time_limit": left}
+    def solution(self, effort: _Effort) -> _Taken | None:
+        """Return the option of each choice, or None if there is none. Raises OutOfTime."""
+        if (left := effort.until - time.monotonic()) <= 0:
+            raise OutOfTime
         rows = self._rows()
         matrix = coo_array((rows.data, (rows.rows, rows.columns)), shape=(len(rows.lowest), self.count)).tocsr()
         highest = [0.0 if column in self.absent else 1.0 for column in range(self.count)]
@@ -139,7 +160,7 @@ class _Program:
             integrality=[1] * singles + [0] * (self.count - singles),
             bounds=Bounds([0.0] * self.count, highest),
             constraints=LinearConstraint(matrix, rows.lowest, rows.highest),
-            options=limits,
+            options={"mip_rel_gap": effort.gap, "time_limit": left},
         )
         if found.x is None:
             if found.status == LIMIT_REACHED:
@@ -150,7 +171,8 @@ class _Program:
         for choice in self.problem.choices:
             start = self.starts[choice.name,]
             picks[choice.name] = max(range(choice.options), key=lambda option, start=start: values[start + option])  # type: ignore[misc]
-        return _Taken(picks, found.status == OPTIMAL)
+        proven = found.status == OPTIMAL
+        return _Taken(picks, proven, 0.0 if proven else float(found.mip_gap))
 
     def _objective(self) -> list[float]:
         found = [0.0] * self.count
@@ -178,7 +200,7 @@ class _Program:
         return rows
 
     def _add_limit(self, rows: _Rows, limit: Limit) -> None:
-        unit, entries = max(abs(limit.most), 1e-9), dict[int, float]()
+        unit, entries = unit_of(limit), dict[int, float]()
         for term in limit.terms:
             for column, value in self._entries(term):
                 if value < inf:

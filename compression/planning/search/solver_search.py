@@ -18,7 +18,9 @@ SPREAD = 0.7
 def search(problem: Problem, trials: Trials, seed: int) -> None:
     """Evaluate the solution; of corrected predictions, further ones too. Raises TargetOutOfReach and BudgetSpent."""
     draw = random.Random(seed)
-    proposed = [dict(solve(problem).picks)]
+    first = solve(problem)
+    proposed = [dict(first.picks)]
+    trials.gap = first.gap if trials.exact else None
     trials.predict(proposed[0])
     if trials.exact:
         return

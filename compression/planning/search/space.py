@@ -4,15 +4,17 @@ A transformer has one width for all layers on each axis, because its stock confi
 both, whole layers or blocks may go if the recipe cuts layers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from math import inf
+from functools import cache, cached_property
+from itertools import combinations, product
+from math import inf, isclose
 from typing import Protocol
 
 from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
-from compression.models.architectures.shapes import shape_at
+from compression.models.architectures.shapes import check_search_axes, shape_at
 from compression.planning.search.problem import Choice, Limit, Picks, Term
 from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors
 from compression.schema.errors import UnsupportedShape
@@ -23,6 +25,10 @@ from compression.schema.report.network import LayerFacts, Widths
 
 STEPS = 16
 """Widths of an axis that all layers share; between those of the tables the error is on a straight line."""
+MOST_TOGETHER = 128
+"""Widths of two axes of which the one depends on the other: if 16 of each make more, eight of each are taken."""
+ROUNDED = 1e-9
+"""Share of a cost that is no difference."""
 STAYS, GOES = 0, 1  #: options of a layer
 
 
@@ -35,6 +41,7 @@ class Cost:
     of_shape: Callable[[Shape], float]  #: of a transformer; its layers all cost alike
     of_layer: Callable[[LayerFacts, Widths], float]  #: of a network's layer at given widths
     fixed: float = 0.0  #: of a network, beside its layers
+    key: str = ""  #: of `prune`, that sets the most
 
 
 class SearchSpace(Protocol):
@@ -63,6 +70,9 @@ class SearchSpace(Protocol):
 
     def layers(self, picks: Picks) -> tuple[int, ...]:
         """Return the numbers of the layers, or blocks, that stay."""
+
+    def deepest(self) -> Iterator[Picks]:
+        """Yield the deepest cuts: of costs that fall with every width, no cut has less than the least of these."""
 
 
 class LayerSpace:
@@ -96,6 +106,13 @@ class LayerSpace:
         return tuple(
             Term((choice_of(layer),), (0.0, self._weight(layer) * self.tables.without(layer))) for layer in self.removable
         )
+
+    def single_layers(self) -> Iterator[Picks]:
+        """Yield what leaves one layer, each in turn; nothing is picked if no layers go."""
+        for kept in self.removable:
+            yield {choice_of(layer): STAYS if layer is kept else GOES for layer in self.removable}
+        if not self.removable:
+            yield {}
 
     def homes(self, key: str) -> list[LayerErrors]:
         """Return the removable layers with which a group goes."""
@@ -135,12 +152,12 @@ def check_tables(tables: ErrorTables, prune: Prune) -> None:
         raise UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Dimension:
-    """Axes that shrink together, at the same ratio."""
+    """Axes whose widths are chosen together, since the stock config does not have each with each."""
 
     axes: tuple[Axis, ...]
-    ratios: tuple[float, ...]
+    ratios: tuple[Mapping[Axis, float], ...]  #: of each option, the whole width first
     shapes: tuple[Shape, ...]  #: with these axes alone cut
 
     @property
@@ -162,14 +179,12 @@ class UniformSpace(LayerSpace):
         """whole: the shape before the cut, with the vocabulary that stays. Raises UnsupportedShape."""
         super().__init__(tables, prune, weights or {})
         check_tables(tables, prune)
+        check_search_axes(prune, whole)
         self.family, self.whole = family, whole
-        if self.removable and whole.experts is not None:
-            cause = "layers of a mixture of experts cost differently, which the solver does not count"
-            raise UnsupportedShape(cause, param="recipe.prune.axes", remedy="Leave layers out of prune.axes.")
         cut = [axis for axis in prune.axes if axis not in ("layers", "vocabulary")]
-        coupled = family.coupled and {"hidden", "heads"} <= {*cut}
-        sets: list[tuple[Axis, ...]] = [("hidden", "heads")] if coupled else []
-        sets += [(axis,) for axis in cut if not (coupled and axis in ("hidden", "heads"))]
+        tied = (family.coupled or family.divided) and {"hidden", "heads"} <= {*cut}
+        sets: list[tuple[Axis, ...]] = [("hidden", "heads")] if tied else []
+        sets += [(axis,) for axis in cut if not (tied and axis in ("hidden", "heads"))]
         # The stream first: what any other axis costs depends on it.
         self.dimensions = [self._dimension(axes) for axes in sorted(sets, key=lambda axes: "hidden" not in axes)]
 
@@ -191,29 +206,37 @@ class UniformSpace(LayerSpace):
         return (*terms, *self.layer_errors)
 
     def limit(self, cost: Cost) -> Limit:
-        """Return a cost by the stream's width, the other axes' at each of its widths, and the layers that stay."""
+        """Return a cost by the stream's width, the other axes' at each of its widths, pairs of these, and the layers that stay.
+
+        Exact for a cost that is a sum over pairs of axes, as the sizes of tensors are, and that grows evenly with layers.
+        """
         stream = [one for one in self.dimensions if "hidden" in one.axes]
         others = [one for one in self.dimensions if "hidden" not in one.axes]
-        widths = range(len(stream[0].ratios)) if stream else range(1)
+        each_layer = self._same_each_layer(cost)
+
+        @cache
+        def at(*options: tuple[_Dimension, int]) -> _Parts:
+            ratios = {axis: ratio for one, option in options for axis, ratio in one.ratios[option].items()}
+            return self._parts(cost, ratios, each_layer=each_layer)
+
+        def together(one: _Dimension, a: int, other: _Dimension, b: int) -> _Parts:
+            return at((one, a), (other, b)) - at((one, a)) - at((other, b)) + at()
+
+        of_stream = [[(one, option)] for one in stream for option in range(len(one.ratios))] or [[]]
+        base = [at(*taken) for taken in of_stream]
         names = tuple(one.name for one in stream)
-
-        def at(number: int, other: _Dimension | None = None, option: int = 0) -> tuple[float, float]:
-            ratios = dict.fromkeys(stream[0].axes, stream[0].ratios[number]) if stream else {}
-            if other is not None:
-                ratios |= dict.fromkeys(other.axes, other.ratios[option])
-            return self._parts(cost, ratios)
-
-        base = [at(number) for number in widths]
-        terms = self._by_layers(names, base) if names else []
+        terms = self._by_layers(names, base)
         for other in others:
+            options = range(len(other.ratios))
             found = [
-                (part[0] - base[number][0], part[1] - base[number][1])
-                for number in widths
-                for part in (at(number, other, option) for option in range(len(other.ratios)))
+                at(*taken, (other, option)) - own for taken, own in zip(of_stream, base, strict=True) for option in options
             ]
             terms += self._by_layers((*names, other.name), found)
-        if not names:
-            terms += self._by_layers((), base)
+        for one, other in combinations(others, 2):
+            last, end = len(one.ratios) - 1, len(other.ratios) - 1
+            if together(one, last, other, end).matters(base[0]):  # they have a tensor together
+                both = product(range(last + 1), range(end + 1))
+                terms += self._by_layers((one.name, other.name), [together(one, a, other, b) for a, b in both])
         fixed = sum(term.values[0] for term in terms if not term.choices)
         return Limit(cost.name, cost.most, tuple(term for term in terms if term.choices), fixed)
 
@@ -223,28 +246,42 @@ class UniformSpace(LayerSpace):
 
     def shape(self, picks: Picks) -> Shape:
         """Return the shape that picks lead to."""
-        ratios = {axis: one.ratios[picks[one.name]] for one in self.dimensions for axis in one.axes}
+        ratios = {axis: ratio for one in self.dimensions for axis, ratio in one.ratios[picks[one.name]].items()}
         return self._at(ratios, len(self.layers(picks)) if self.removable else self.whole.layers)
 
-    def _by_layers(self, names: tuple[str, ...], parts: Sequence[tuple[float, float]]) -> list[Term]:
-        """Return terms of costs, each given as what does not depend on layers and what each layer costs."""
-        if not self.removable:
-            return [Term(names, tuple(base + self.whole.layers * each for base, each in parts))]
-        base = Term(names, tuple(min(inf, part) for part, _ in parts))
-        finite = [0.0 if each == inf else each for _, each in parts]
-        return [base, *(present(names, finite, [layer]) for layer in self.removable)]
+    def deepest(self) -> Iterator[Picks]:
+        """Yield the cuts with the narrowest of all other axes, one layer, and each width of the stream."""
+        narrowest = {one.name: len(one.ratios) - 1 for one in self.dimensions} | {**next(self.single_layers())}
+        stream = [one for one in self.dimensions if "hidden" in one.axes]
+        widths = [{one.name: option} for one in stream for option in range(len(one.ratios))] or [{}]
+        yield from ({**narrowest, **width} for width in widths)
 
-    def _parts(self, cost: Cost, ratios: Mapping[Axis, float]) -> tuple[float, float]:
-        """Return what a shape costs beside its layers, and what each layer costs; infinite if the config cannot express it."""
+    def _by_layers(self, names: tuple[str, ...], parts: Sequence["_Parts"]) -> list[Term]:
+        """Return terms of costs."""
+        if not self.removable:
+            return [Term(names, tuple(part.base + self.whole.layers * part.layer for part in parts))]
+        base = Term(names, tuple(part.base for part in parts))
+        return [base, *(present(names, [part.layer for part in parts], [layer]) for layer in self.removable)]
+
+    def _same_each_layer(self, cost: Cost) -> bool:
+        """Return whether a cost grows by the same with each layer, so that it follows from two layers, which is quicker."""
+        one, two, whole = (cost.of_shape(self.whole.model_copy(update={"layers": n})) for n in (1, 2, self.whole.layers))
+        return isclose(whole, one + (self.whole.layers - 1) * (two - one), rel_tol=1e-9)
+
+    def _parts(self, cost: Cost, ratios: Mapping[Axis, float], *, each_layer: bool) -> "_Parts":
+        """Return what a shape costs beside its layers, and what each layer costs; infinite if the config cannot express it.
+
+        each_layer: as `_same_each_layer` says.
+        """
+        many = self.whole.layers
         try:
-            shape = self._at(ratios, self.whole.layers)
+            if not each_layer and (not self.removable or many < 2):
+                return _Parts(cost.of_shape(self._at(ratios, many)), 0.0)
+            few = 1 if each_layer else many - 1
+            less, more = (cost.of_shape(self._at(ratios, layers)) for layers in (few, few + 1))
         except UnsupportedShape:
-            return inf, 0.0
-        whole = cost.of_shape(shape)
-        if not self.removable or shape.layers < 2:
-            return whole, 0.0
-        each = whole - cost.of_shape(shape.model_copy(update={"layers": shape.layers - 1}))
-        return whole - shape.layers * each, each
+            return _Parts(inf, 0.0)
+        return _Parts(less - few * (more - less), more - less)
 
     def _at(self, ratios: Mapping[Axis, float], layers: int) -> Shape:
         cut = {axis: ratio for axis, ratio in ratios.items() if ratio}
@@ -255,11 +292,40 @@ class UniformSpace(LayerSpace):
         return shape.model_copy(update={"layers": layers})
 
     def _dimension(self, axes: tuple[Axis, ...]) -> _Dimension:
-        found: dict[Shape, float] = {}
-        for step in range(STEPS):
-            try:
-                shape = self._at(dict.fromkeys(axes, step / STEPS), self.whole.layers)
-            except UnsupportedShape:
-                continue
-            found.setdefault(shape, step / STEPS)
-        return _Dimension(axes, tuple(found.values()), tuple(found))
+        """Return the widths of axes. Of two at one ratio, as a coupled family has them, or each with each."""
+        together = len(axes) > 1 and not self.family.coupled
+        for steps in (STEPS, STEPS // 2):
+            shares = [step / steps for step in range(steps)]
+            every = product(shares, repeat=len(axes)) if together else ([share] * len(axes) for share in shares)
+            found = self._shapes(dict(zip(axes, each, strict=True)) for each in every)
+            if len(found) <= MOST_TOGETHER:
+                break
+        # In their order, as searches expect options: from the whole width to the narrowest.
+        shapes = sorted(found, key=lambda shape: -shape.hidden * shape.heads) if together else [*found]
+        return _Dimension(axes, tuple(found[shape] for shape in shapes), tuple(shapes))
+
+    def _shapes(self, every: Iterable[Mapping[Axis, float]]) -> dict[Shape, Mapping[Axis, float]]:
+        """Return the shapes that ratios lead to, each once, without those that the config cannot express."""
+        found: dict[Shape, Mapping[Axis, float]] = {}
+        for ratios in every:
+            with suppress(UnsupportedShape):
+                found.setdefault(self._at(ratios, self.whole.layers), ratios)
+        return found
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a shape costs beside its layers, and what each layer costs; or the difference of two shapes."""
+
+    base: float
+    layer: float
+
+    def __add__(self, other: "_Parts") -> "_Parts":
+        return _Parts(self.base + other.base, self.layer + other.layer)
+
+    def __sub__(self, other: "_Parts") -> "_Parts":
+        return _Parts(self.base - other.base, self.layer - other.layer)
+
+    def matters(self, whole: "_Parts") -> bool:
+        """Return whether a difference is more than what numbers are rounded by."""
+        return abs(self.base) > ROUNDED * abs(whole.base) or abs(self.layer) > ROUNDED * abs(whole.layer)

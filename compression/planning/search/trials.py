@@ -41,6 +41,8 @@ class Trials:
         """evaluate: predicts the error of picks; None: the tables' sum, for which the solver's first answer is the best."""
         self.problem, self.budget = problem, budget
         self.exact = evaluate is None
+        self.gap: float | None = None
+        """The share of its best error by which another may err less, as predicted; set by a search that knows it."""
         self._evaluate = evaluate or problem.error_of
         self._tried: list[Trial] = []
         self._began = perf_counter()
@@ -84,6 +86,7 @@ class SearchResult:
     best: Trial | None  #: what errs least of what the limits allow; None if nothing was allowed
     tried: tuple[Trial, ...]
     seconds: float
+    gap: float | None = None  #: the share of its error by which another may err less, as predicted; None: not known
 
     @property
     def evaluations(self) -> int:
@@ -100,4 +103,4 @@ def run_search(
         search(problem, trials, seed)
     seconds = trials.seconds
     allowed = [trial for trial in trials.tried if trial.allowed]
-    return SearchResult(min(allowed, key=lambda trial: trial.error, default=None), trials.tried, seconds)
+    return SearchResult(min(allowed, key=lambda trial: trial.error, default=None), trials.tried, seconds, trials.gap)

@@ -15,11 +15,16 @@ class SearchOutcome(Config):
     evaluations: Annotated[int, Field(description="Predictions of a cut's error and costs.")]
     allowed: Annotated[int, Field(description="Of these, how many were within all limits.")]
     seconds: float
+    proven: bool | None = None
+    """Whether no cut within the limits has a lower predicted error: only the solver knows, if its time sufficed. null: not
+    known."""
 
     @property
     def told(self) -> str:
         """Return the outcome as one clause."""
         found = "nothing within the limits" if self.error is None else f"a predicted error of {self.error:.4g}"
+        if self.proven is False:
+            found += " (its time was over before it had proved that none is lower)"
         return f"{self.search} {found} in {self.evaluations} evaluations and {self.seconds:.1f} s"
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compression.pruning.unit_removal import Inputs, Reader, damped, remove_units, substitutes, updated, widths_of
+from compression.pruning.unit_removal import Inputs, Reader, damped, remove_units, substitutes, updated
+from compression.schema.error_tables import widths_of
 from compression.system.progress import run_silently
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_compared_search_returns_its_own_best_and_tells_the_solver_beside_it(n
     assert problem.allows(found.picks)
     if name == "solver":
         assert search.comparison is None
+        assert (found.proven, found.gap) == (True, 0.0)
         return
     compared = search.comparison
     assert compared is not None
@@ -118,6 +120,22 @@ def test_a_compared_search_returns_its_own_best_and_tells_the_solver_beside_it(n
     assert compared.won == ("tie" if abs(found.error - solve(problem).error) <= 1e-9 else "solver")
     assert f"{name} a predicted error of" in compared.told
     assert compared.told.endswith(("solver won.", "a tie."))
+    assert (compared.chosen.proven, compared.solver.proven) == (None, True)
+    assert found.proven == (compared.won == "tie")
+    assert found.error * (1 - found.gap) == pytest.approx(solve(problem).error)
+
+
+def test_a_solver_whose_time_was_over_says_so_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = chain(1)
+    hurried = replace(solve(problem), proven=False, gap=0.2)
+    monkeypatch.setattr("compression.planning.search.solver_search.solve", lambda _: hurried)
+    search = ComparedSearch("nsga2", BUDGET, 0)
+    found = search(problem)
+    assert search.comparison is not None
+    assert search.comparison.solver.proven is False
+    assert "its time was over before it had proved that none is lower" in search.comparison.told
+    assert not found.proven
+    assert found.error * (1 - found.gap) == pytest.approx(0.8 * hurried.error)
 
 
 def test_the_lower_error_wins() -> None:

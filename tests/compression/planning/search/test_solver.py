@@ -1,12 +1,16 @@
 """The solver against brute force on small made problems: never worse, never above a limit, always the same."""
 
 import random
+import time
+from dataclasses import replace
 from itertools import product
 from math import inf
+from typing import Any
 
 import pytest
 
-from compression.planning.search.problem import Choice, Limit, Picks, Problem, Term
+from compression.planning.search import solver
+from compression.planning.search.problem import Choice, Limit, OutOfTime, Picks, Problem, Term
 from compression.planning.search.solver import nearest, solve
 from compression.schema.errors import TargetOutOfReach
 
@@ -90,6 +94,39 @@ def test_a_firm_limit_holds_even_where_a_target_is_out_of_reach() -> None:
     ) as caught:
         solve(problem)
     assert caught.value.nearest.picks == {"first": 1, "second": 0}
+
+
+def test_a_limit_of_nothing_has_a_nearest_point() -> None:
+    costs = Term(("a",), (1e8, 7e7, 3e7))
+    problem = Problem((Choice("a", 3),), (Term(("a",), (0.0, 0.1, 0.9)),), (Limit("parameters", 0.0, (costs,)),))
+    with pytest.raises(TargetOutOfReach, match=r"at most 0 parameters cannot be reached; .* 30,000,000") as caught:
+        solve(problem)
+    assert caught.value.nearest == nearest(problem)
+    free = replace(problem, limits=(Limit("parameters", 0.0, (Term(("a",), (1e8, 0.0, 0.0)),)),))
+    assert solve(free).picks == {"a": 1}
+
+
+def test_a_solution_that_time_ended_says_that_it_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, whole = made(0), solver.milp
+
+    def stopped(*given: Any, **how: Any) -> Any:
+        assert how["options"] == {"mip_rel_gap": 0.0, "time_limit": pytest.approx(solver.SECONDS, abs=5)}
+        found = whole(*given, **how)
+        found.status, found.mip_gap = solver.LIMIT_REACHED, 0.25
+        return found
+
+    assert (solve(problem).proven, solve(problem).gap) == (True, 0.0)
+    monkeypatch.setattr(solver, "milp", stopped)
+    found = solve(problem)
+    assert (found.proven, found.gap) == (False, 0.25)
+    with pytest.raises(OutOfTime):
+        solve(problem, until=time.monotonic())
+
+
+def test_options_are_counted_once() -> None:
+    problem = made(0)
+    assert problem.options is problem.options
+    assert problem.options == {"stream": 3, "a": 5, "b": 4, "c": 4, "layer": 2}
 
 
 def test_a_term_must_have_a_number_for_each_combination() -> None:

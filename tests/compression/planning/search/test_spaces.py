@@ -1,10 +1,12 @@
 """Spaces of models: their sums are what cuts really cost, and the solver's shape is the best of all shapes."""
 
+from functools import cache
 from itertools import product
 from typing import Any
 
 import pytest
 
+from compression.models.architectures.decoder_configs import check_decoder
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
@@ -13,14 +15,15 @@ from compression.models.networks.costs import network_facts
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.problem import Problem
+from compression.planning.search.reach import blank_tables
+from compression.planning.search.space import MOST_TOGETHER
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import solve_within
-from compression.pruning.unit_removal import widths_of
-from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError
+from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError, widths_of
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.report.measurements import Shape
+from compression.schema.report.measurements import Experts, Latent, Shape
 from tests.support.device_tables import made_table
 from tests.support.network_graphs import resnet
 
@@ -71,6 +74,59 @@ def test_sums_of_an_encoder_are_its_parameters(axes: tuple[str, ...]) -> None:
         picks = dict(zip(names, each, strict=True))
         if space.layers(picks):
             assert problem.costs_of(picks)["parameters"] == pytest.approx(count(space.shape(picks)), abs=1e-3)
+
+
+ROUTED = {"ffn": 16, "shared": 16, "chosen": 2, "dense_layers": 1}
+LATENT = Latent(query=32, kv=32, rope=4, value=8)
+DECODER = {"layers": 2, "hidden": 48, "heads": 6, "ffn": 32, "vocabulary": 20, "groups": 3, "head_size": 8}
+OF_LATENT = {**DECODER, "hidden": 32, "heads": 4, "groups": 4, "head_size": 12, "latent": LATENT}
+RANKS = ("hidden", "heads", "ffn", "query_rank", "kv_rank")
+EVERY: dict[str, tuple[Shape, tuple[str, ...]]] = {
+    "bert": (Shape(layers=2, hidden=32, heads=4, ffn=32, vocabulary=20), ("hidden", "heads", "ffn", "layers")),
+    "llama": (Shape(**DECODER), ("hidden", "heads", "ffn", "layers")),
+    "qwen2": (Shape(**DECODER), ("hidden", "heads", "ffn", "layers")),
+    "qwen3": (Shape(**DECODER), ("heads", "ffn")),
+    "gpt2": (Shape(**{**DECODER, "groups": None}), ("hidden", "heads", "ffn", "layers")),
+    "deepseek_v2": (Shape(**OF_LATENT, experts=Experts(count=4, **ROUTED)), RANKS),
+    "deepseek_v3": (Shape(**OF_LATENT, experts=Experts(count=4, **ROUTED)), RANKS),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_sums_are_the_parameters_of_every_combination_and_each_can_be_saved(kind: str) -> None:
+    (shape, axes), family = EVERY[kind], ARCHITECTURE_SPECS[kind]
+    space = space_of(blank_tables(shape, prune(axes=axes), None), family, shape, prune(axes=axes))
+
+    @cache
+    def counted(cut: Shape) -> int:
+        if family.decodes:
+            check_decoder(kind, cut)
+        return parameters_at(family, cut, outputs=2).total
+
+    problem = problem_of(space, [costs.parameters(1, lambda cut: parameters_at(family, cut, outputs=2).total)])
+    names, sizes = [choice.name for choice in space.choices], set()
+    for each in product(*(range(choice.options) for choice in space.choices)):
+        picks = dict(zip(names, each, strict=True))
+        if space.layers(picks):
+            size = counted(space.shape(picks))
+            assert problem.costs_of(picks)["parameters"] == pytest.approx(size, abs=1e-3)
+            sizes.add(size)
+    assert len(sizes) >= 8
+    deepest = [counted(space.shape(picks)) for picks in space.deepest()]
+    assert min(deepest) == min(sizes)
+
+
+def test_a_decoder_whose_hidden_must_divide_by_its_heads_keeps_them_apart() -> None:
+    shape, axes = EVERY["llama"]
+    space = space_of(blank_tables(shape, prune(axes=axes), None), ARCHITECTURE_SPECS["llama"], shape, prune(axes=axes))
+    (both,) = (choice for choice in space.choices if choice.name == "hidden and heads")
+    whole = dict.fromkeys((choice.name for choice in space.choices), 0)
+    cut = [space.shape({**whole, both.name: option}) for option in range(both.options)]
+    assert {one.heads for one in cut} == {2, 4, 6}
+    assert all(len({one.hidden for one in cut if one.heads == heads}) > 4 for heads in (2, 4, 6))
+    wide = Shape(**{**DECODER, "hidden": 4096, "heads": 64, "groups": 64, "head_size": 64})
+    many = space_of(blank_tables(wide, prune(axes=axes), None), ARCHITECTURE_SPECS["llama"], wide, prune(axes=axes))
+    assert 32 < many.choices[0].options <= MOST_TOGETHER
 
 
 @pytest.mark.parametrize("axes", [("hidden", "heads", "ffn"), ("ffn", "layers")])

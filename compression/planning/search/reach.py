@@ -1,0 +1,73 @@
+"""Whether any cut that a search may choose is within its sizes: known before anything is computed. Torch-free, no solver."""
+
+from collections.abc import Mapping
+
+from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.network_shapes import network_parameters
+from compression.models.architectures.pruning_groups import units_at
+from compression.models.architectures.shapes import Count
+from compression.planning.search import costs
+from compression.planning.search.problem import Picks, out_of_reach_cause
+from compression.planning.search.space import Cost
+from compression.planning.search.spaces import space_of
+from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError, widths_of
+from compression.schema.errors import TargetOutOfReach
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
+
+
+def blank_tables(whole: Shape, prune: Prune, network: NetworkFacts | None) -> ErrorTables:
+    """Return tables without errors: they name what a search among this model's widths and layers could choose."""
+    if network is not None:
+        units = {group.key: group.units for group in network.groups if group.axis in prune.axes}
+        layers = [block.name for block in network.blocks]
+    else:
+        units = {axis: units_at(whole, axis) for axis in prune.axes if axis not in ("layers", "vocabulary")}
+        layers = [str(number) for number in range(whole.layers)]
+    groups = (
+        GroupErrors(key=key, readers=1, points=tuple(WidthError(units=width, error=0.0) for width in widths_of(most)))
+        for key, most in units.items()
+        if most
+    )
+    named = tuple(LayerErrors(name=name, change=0.0) for name in layers)
+    return ErrorTables(digest="0" * 64, rows=1, seconds=0.0, groups=tuple(groups), layers=named)
+
+
+def check_reach(
+    family: ArchitectureSpec,
+    shape: Shape,
+    prune: Prune,
+    count: Count,
+    network: NetworkFacts | None = None,
+    kept: int | None = None,
+) -> None:
+    """Refuse sizes that even the deepest cut of a search exceeds. shape: before any cut; count: of parameters, head included;
+    kept: tokens that stay, if they are known.
+
+    If the texts decide how many tokens stay, as few as may be count, so that nothing is refused that could be reached. Raises
+    TargetOutOfReach, which names the nearest point.
+    """
+    limits = costs.size_limits(prune, count(shape), count, network)
+    if not limits:
+        return
+    fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1) if prune.vocabulary_ratio else shape.vocabulary
+    whole = shape.model_copy(update={"vocabulary": kept or fewest})
+    space = space_of(blank_tables(whole, prune, network), family, whole, prune, network)
+
+    def spent(cost: Cost, picks: Picks) -> float:
+        own = space.cost_of(cost, picks)
+        if network is None or cost.of_shape is not count:
+            return own
+        cut = space.shape(picks)  # the network's own head may not be the one that the data need
+        return own + count(cut) - network_parameters(network, cut)
+
+    def over(reached: Mapping[str, float]) -> float:
+        return max((reached[cost.name] - cost.most) / max(cost.most, 1.0) for cost in limits)
+
+    points = [({cost.name: spent(cost, picks) for cost in limits}, picks) for picks in space.deepest()]
+    reached, nearest = min(points, key=lambda point: over(point[0]))
+    if over(reached) > 0:
+        key = next(cost.key for cost in limits if reached[cost.name] > cost.most)
+        cause = out_of_reach_cause({cost.name: cost.most for cost in limits}, reached, shape=space.shape(nearest).short)
+        raise TargetOutOfReach(cause, param=f"recipe.prune.{key}")
