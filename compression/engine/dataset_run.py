@@ -31,6 +31,7 @@ from compression.engine.stage_result import StageResult
 from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
 from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import LAST, SHIP, follows_cut, job_progress, planned, run_stage, runner_of
+from compression.engine.stages.search_refusals import check_search_targets
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.evaluation.measure import Saving
@@ -214,6 +215,8 @@ class DatasetRun:
         state = self.state
         if self.rows:
             state.result = state.result.next()  # the baseline's has notes from opening the job
+        else:
+            yield from check_search_targets(state)
         yield from run_stage(state, stage)
         settle_ranges(state)
         yield from self._ask_tasks(stage)
@@ -224,8 +227,7 @@ class DatasetRun:
             return finish(shipped, state.model)
 
         yield from state.tracker.emit_boundary(SHIP, done=False)
-        shipped = yield from state.tracker.relay(SHIP, self.ship(state.model, stage, self.kind, rows))
-        return [shipped.artifact]
+        return [(yield from state.tracker.relay(SHIP, self.ship(state.model, stage, self.kind, rows))).artifact]
 
     def save(self, folder: Path, facts: StageCheckpoint) -> Generator[Event, None, tuple[File, ...]]:
         """Write the model, the further originals after the baseline, and the facts."""
@@ -280,8 +282,7 @@ class DatasetRun:
     @cached_property
     def settings(self) -> RunSettings:
         """What all of its artifacts share."""
-        sample = self.data.dataset.judged("validation")[:SAMPLE]
-        return self.data.settings(sample, last_try=self.data.spec.split_batches > 1)
+        return self.data.settings(self.data.dataset.judged("validation")[:SAMPLE], last_try=self.data.spec.split_batches > 1)
 
     def request(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, max_length: int, *, half: bool = False
@@ -307,8 +308,7 @@ class DatasetRun:
         """Encode train as a stage's model reads it, which may be an earlier one than the rows are encoded for."""
         reader = self.reader(stage)
         is_whole = reader is self.state.models.base and not follows_cut(stage, self.state.recipe)
-        reading = self.data.reading if is_whole else reader.reading
-        return reading.encode(self.data.dataset, "train", self.data.task)
+        return (self.data.reading if is_whole else reader.reading).encode(self.data.dataset, "train", self.data.task)
 
     def further_forms(self) -> Generator[Event, None, list[tuple[Kind, bool]]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""

@@ -24,6 +24,7 @@ from compression.planning.network_rules import (
     fitted,
 )
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
+from compression.planning.search_rules import check_search
 from compression.planning.sharded_rules import check_sharded
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -170,7 +171,8 @@ def preflight(
     """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model;
     devices: names of the team's.
 
-    Raises ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape and UnsupportedTask, each with its field.
+    Raises ConfigMismatch, InvalidSpec, LabelMismatch, TargetOutOfReach, UnsupportedShape and UnsupportedTask, each with its
+    field.
     """
     family = ARCHITECTURE_SPECS[model.family]
     recipe = fitted(recipe, family, model.shape)
@@ -180,6 +182,7 @@ def preflight(
         return _parameters(model, each, data, wanted).total
 
     shape = expected_shape(family, model.shape, recipe.prune, count, model.network) if recipe.prune else model.shape
+    check_search(recipe, family, model.shape, count, model.network)
     if student is not None:
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):

@@ -18,7 +18,7 @@ from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
 from compression.modalities.scoring.metrics import spearman
 from compression.models.architectures.pruning_groups import axis_and_layer
-from compression.planning.search.problem import Problem
+from compression.planning.search.problem import OutOfTime, Problem
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.within import Found, solve_within
 from compression.planning.table_work import CANDIDATES, JUDGED_ROWS
@@ -58,19 +58,22 @@ def error_weights(
     """Return the weights whose solution changes the model's answers least, with what came of every solution that was judged,
     and note how well the errors had predicted that.
 
-    space_of: with weights; cut: returns the model that a solution leaves, untrained. Nothing is drawn if the targets are out of
-    reach or all draws lead to one shape. Raises Pause.
+    space_of: with weights; cut: returns the model that a solution leaves, untrained. Nothing is drawn if all draws lead to one
+    shape. Raises Pause, and what `solve_within` raises if all layers count alike.
     """
     plain = space_of({})
     problem = Problem(plain.choices, plain.error, ())
     found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
-    try:
-        for seed in range(CANDIDATES):
-            weights = drawn_weights(tables, seed)
+    for seed in range(CANDIDATES):
+        context.check_pause()
+        weights = drawn_weights(tables, seed)
+        try:
             solved = solve_within(space_of(weights), limits)
-            found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
-    except TargetOutOfReach:
-        return {}, ()
+        except (TargetOutOfReach, OutOfTime):
+            if seed == 0:  # else it is one draw less
+                raise
+            continue
+        found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
     if len(found) < 2:
         return {}, ()
     rows = shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed)

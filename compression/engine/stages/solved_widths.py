@@ -19,13 +19,15 @@ from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
 from compression.planning.search.comparison import ComparedSearch
+from compression.planning.search.problem import OutOfTime
+from compression.planning.search.solver import SECONDS
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
 from compression.pruning.scores import ImportanceScores
 from compression.quantization.fake_quantize import simulation_of
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import MissingResource, TargetOutOfReach
+from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.report.measurements import Shape
@@ -55,12 +57,11 @@ def solved_widths(
     before: Shape,
     facts: ParameterFacts,
 ) -> Generator[Event, None, SolvedWidths]:
-    """Return the widths that err least within all targets; if these are out of reach, what comes nearest, noted. What other
-    targets are answered from is stored beside the tables.
+    """Return the widths that err least within all targets. What other targets are answered from is stored beside the tables.
 
     found: the tables, and by group the order in which its units go. before: the shape with all tokens. facts: what parameters
-    are counted from. Raises UnsupportedShape and Pause; if a latency is asked for, MissingResource without a device table and
-    RuntimeError if this machine cannot measure.
+    are counted from. Raises TargetOutOfReach with what comes nearest, UnsupportedShape and Pause; if a latency is asked for,
+    MissingResource without a device table and RuntimeError if this machine cannot measure.
     """
     tables, orders = found
     model, family = context.model, adapter_of(context.model)
@@ -71,7 +72,9 @@ def solved_widths(
         return costs.count_parameters(facts, kind, network, shape).total
 
     limits = _limits(settings, kind, before, whole, count, network)
-    latency = (yield from latency_limit(context, settings.target_latency, whole)) if settings.target_latency else None
+    latency = None
+    if settings.target_latency is not None:
+        latency = yield from latency_limit(context, settings.target_latency, whole, _scheme(model))
 
     def scores_of(chosen: Found) -> ImportanceScores:
         return scores.ordered(orders, chosen.layers if "layers" in settings.axes else None)
@@ -81,12 +84,15 @@ def solved_widths(
 
     space_with = partial(space_of, tables, kind, whole, settings, network)
     every = limits if latency is None else [*limits, latency.cost]
-    weights, outcomes = yield from error_weights(context, tables, space_with, every, cut)
-    space = space_with(weights)
-    if latency is None:
-        chosen = yield from _solved(context, space, limits)
-    else:
-        chosen = yield from _timed(context, space, limits, latency, scores_of)
+    try:
+        weights, outcomes = yield from error_weights(context, tables, space_with, every, cut)
+        space = space_with(weights)
+        if latency is None:
+            chosen = yield from _solved(context, space, limits, limits)
+        else:
+            chosen = yield from _timed(context, space, limits, latency, scores_of)
+    except OutOfTime:
+        raise _too_long() from None
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
     yield from _store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
     errors = {
@@ -116,7 +122,7 @@ def _limits(
     limits = costs.size_limits(settings, count(before), count, network)
     if not settings.has_target:
         alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
-        limits.append(costs.parameters(count(alike), count))
+        limits.append(replace(costs.parameters(count(alike), count), key="ratio"))
     return limits
 
 
@@ -125,21 +131,26 @@ def _left(shape: Shape, whole: Shape, axis: str) -> float:
     return width_of(shape, axis) / had if had else 1.0
 
 
-def _solved(context: StageContext, space: SearchSpace, limits: Sequence[Cost]) -> Generator[Event, None, Found]:
-    """Solve once, and note what came of it and, of another search, how the solver did beside it. Raises MissingResource."""
+def _too_long() -> UnsupportedShape:
+    cause = f"the solver found no widths within the targets in {SECONDS:.0f} seconds, and did not prove that there are none"
+    remedy = "Leave layers out of prune.axes, name fewer targets, or set prune.search to null."
+    return UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
+
+
+def _solved(
+    context: StageContext, space: SearchSpace, limits: Sequence[Cost], asked: Sequence[Cost]
+) -> Generator[Event, None, Found]:
+    """Solve once, and note what came of it and, of another search, how the solver did beside it. asked: the limits as the
+    recipe has them. Raises TargetOutOfReach, OutOfTime and MissingResource.
+    """
     settings = context.recipe.prune
     assert settings is not None and settings.search is not None, "only a recipe that searches asks"  # noqa: S101, PT018
     search = ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed)
-    try:
-        found, missed = solve_within(space, limits, search), ""
-    except TargetOutOfReach as problem:
-        if not isinstance(problem.nearest, Found):
-            raise
-        found, missed = problem.nearest, f"Out of reach: {problem.cause}. It was taken. "
-        yield Log(level="warning", message=missed.strip())
-    told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in limits)
-    chose = f"prune.search {settings.search} chose {found.shape.short}: {told}; predicted error {found.error:.4g}."
-    context.notes.append(missed + chose)
+    found = solve_within(space, limits, search)
+    told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in asked)
+    chose = f"prune.search {settings.search} chose {found.shape.short}: {told}; predicted error {found.error:.4g}"
+    unproven = ", not proven to be the least" + (f": another may err up to {found.gap:.1%} less" if found.gap else "")
+    context.notes.append(f"{chose}{'' if found.proven else unproven}.")
     if search.comparison is not None:
         context.result.search = search.comparison
         context.notes.append(search.comparison.told)
@@ -161,16 +172,20 @@ class LatencyLimit:
         return (self.target.speed_up or 1.0) / speed_up
 
 
-def latency_limit(context: StageContext, target: TargetLatency, whole: Shape) -> Generator[Event, None, LatencyLimit]:
-    """Return the limit of a target latency. whole: the shape before the cut. Raises MissingResource if nothing predicts it."""
+def latency_limit(
+    context: StageContext, target: TargetLatency, whole: Shape, scheme: Scheme | None
+) -> Generator[Event, None, LatencyLimit]:
+    """Return the limit of a target latency. whole: the shape before the cut; scheme: that the cut model will be in.
+
+    Raises MissingResource if nothing predicts it.
+    """
     times = yield from context.device_times()
-    scheme = _scheme(context.model)
     most = target.milliseconds
     if times is not None and most is None:
         alone = times.milliseconds(whole, None)
         most = alone and alone / (target.speed_up or 1.0)
     if times is None or most is None or times.milliseconds(whole, scheme) is None:
-        cause = "target_latency with prune.search: solver needs a device table that has times of this model and scheme"
+        cause = "target_latency with prune.search needs a device table that has times of this model and scheme"
         remedy = "Leave prune.search out: shapes are then timed one by one (docs/device-table.md)."
         raise MissingResource(cause, param="recipe.prune.search", remedy=remedy)
     cost = costs.milliseconds(most, times, scheme)
@@ -192,20 +207,29 @@ def _timed(
     scores_of: Callable[[Found], ImportanceScores],
 ) -> Generator[Event, None, Found]:
     """Solve by predicted milliseconds and time what was found; if it is too slow, solve again with a corrected limit. Return
-    the first solution that is fast enough, or the last one, noted. Raises RuntimeError if nothing can be timed.
+    the first solution that is fast enough, or the fastest, noted. Raises as `_solved`, and RuntimeError if none can be timed.
     """
-    cost, timed, share = latency.cost, list[str](), 0.0
+    cost, timed = latency.cost, list[str]()
+    best: tuple[float, Found] | None = None
     for _ in range(CORRECTIONS):
         context.check_pause()
-        found = yield from _solved(context, space, [*limits, cost])
+        try:
+            found = yield from _solved(context, space, [*limits, cost], [*limits, latency.cost])
+        except (TargetOutOfReach, OutOfTime):
+            if best is None:
+                raise
+            break  # only the corrected limit is out of reach
         ms, speed_up = measured_latency(context, found.shape, scores_of(found))
         timed.append(f"predicted {found.costs[cost.name]:.2f} ms, measured {ms:.2f} ms, {speed_up:.2f} times")
         yield Log(message=f"Timed for target_latency: {timed[-1]}.")
         yield from context.tracker.emit_boundary("cut", done=False)
         share = latency.share(ms, speed_up)
+        if best is None or share < best[0]:
+            best = share, found
         if share <= 1:
             break
         cost = replace(cost, most=min(cost.most, found.costs[cost.name]) / share)
-    missed = " None was fast enough: the last one was taken." if share > 1 else ""
+    assert best is not None  # noqa: S101 (the first round ends with one, or raises)
+    missed = " None was fast enough: the fastest was taken." if best[0] > 1 else ""
     context.notes.append(f"Timed with drawn weights: {'; '.join(timed)}.{missed}")
-    return found
+    return best[1]

@@ -164,6 +164,22 @@ def test_bad_jobs_name_the_field(http: httpx.Client, request_body: Json) -> None
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+SEARCHED = (
+    ({"axes": ["ffn"], "target_params": 0.9}, {}, "target_out_of_reach", "prune.target_params"),
+    ({"target_latency": {"speed_up": 2}}, {"quantize": {"scheme": "weight-only-int4"}}, "invalid_spec", "quantize.scheme"),
+    ({"axes": ["layers"]}, {"distill": {"hidden": 1, "layers": [[2, 2]]}}, "invalid_spec", "distill.layers"),
+)
+
+
+def test_what_a_search_could_not_end_with_is_refused_with_the_nearest_point(http: httpx.Client, request_body: Json) -> None:
+    for prune, keys, code, param in SEARCHED:
+        recipe = {"quantize": None, "distill": None, **keys, "prune": {"search": "solver", **prune}}
+        for path in ("/v1/jobs", "/v1/jobs?validate_only=true"):
+            found = problem(http.post(path, json={**request_body, "recipe": recipe}), 422, code, f"recipe.{param}")
+            assert ("cannot be reached; the nearest point has" in found["cause"]) == (code == "target_out_of_reach")
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
 def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: Json) -> None:
     reasons = json.dumps([{"code": "unsafe_checkpoint", "cause": "it is a pickle"}])
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", reasons, request_body["models"]["base"])

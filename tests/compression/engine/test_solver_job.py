@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from compression.engine.pipeline import compress
 from compression.engine.tables_checkpoint import FOLDER
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.search.costs import count_parameters
+from compression.schema.errors import MissingResource
 from compression.schema.events import Finished, Log, StageFinished, StageStarted, TablesSaved
 from compression.schema.report.report import Report
 from compression.schema.solved_search import SolvedSearch
@@ -85,3 +88,13 @@ def test_a_network_is_shipped_with_free_widths_within_two_targets(tmp_path: Path
     assert {key: each["after"] for key, each in groups.items()} == {key: cut.shape.widths[key] for key in groups}
     assert len({each["taken"] for each in groups.values()}) > 1
     assert "predicted error" in notes_of(report)
+
+
+def test_a_latency_that_nothing_predicts_ends_a_job_before_anything_is_trained(
+    tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    seen: list[Any] = []
+    with pytest.raises(MissingResource, match="needs a device table") as caught:
+        seen.extend(compress(spec_of(encoder, reviews, recipe=recipe_of(target_latency={"speed_up": 2})), tmp_path))
+    assert caught.value.param == "recipe.prune.search"
+    assert not any(isinstance(event, StageFinished) for event in seen)

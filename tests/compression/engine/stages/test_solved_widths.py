@@ -1,6 +1,5 @@
 """The stage that prunes takes its widths from the solver: within the targets, with updated weights, tables computed once."""
 
-import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ from compression.engine.context import StageContext
 from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.stages.prune import counter
+from compression.engine.stages.search_refusals import check_search_targets
 from compression.engine.tables_checkpoint import FOLDER, read_tables
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
 from compression.planning.device_times import ShapeTimes
+from compression.planning.search.within import solve_within
+from compression.planning.table_work import CANDIDATES
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
-from compression.schema.errors import MissingResource
+from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency
@@ -107,11 +109,12 @@ def test_blocks_of_a_network_go_if_that_errs_less(tmp_path: Path) -> None:
     assert adapter_of(state.model).network(state.model.config).parameters() < before
 
 
-def test_the_nearest_point_to_a_target_out_of_reach_is_taken_and_noted(tmp_path: Path) -> None:
+def test_a_target_out_of_reach_ends_the_job_with_the_nearest_point(tmp_path: Path) -> None:
     state = encoder_state(tmp_path, target_params=0.5, axes=["ffn"])
-    list(prune(state))
-    assert adapter_of(state.model).shape_of(state.model.config).ffn == 8
-    assert any(note.startswith("Out of reach: at most") for note in state.notes)
+    nearest = r"cannot be reached; the nearest point has .* parameters \(3 layers of 32/4/8\)"
+    with pytest.raises(TargetOutOfReach, match=nearest) as caught:
+        list(prune(state))
+    assert caught.value.param == "recipe.prune.target_params"
 
 
 def test_a_later_job_reads_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
@@ -199,10 +202,43 @@ def test_a_latency_is_solved_by_prediction_and_again_where_it_is_measured_as_too
     assert any(note.startswith("Timed with drawn weights: predicted") for note in state.notes)
 
 
-def test_a_latency_without_a_device_table_is_refused(tmp_path: Path) -> None:
-    state = encoder_state(tmp_path, target_latency={"speed_up": 2.0})
+def test_of_cuts_that_are_all_measured_as_too_slow_the_fastest_is_taken(tmp_path: Path) -> None:
+    state = encoder_state(tmp_path, axes=["hidden", "heads", "ffn", "layers"])
+    whole = with_times(state).milliseconds(adapter_of(state.model).shape_of(state.model.config), None)
+    assert whole is not None
+    target = 0.8 * whole
+    asked = state.recipe.prune.model_copy(update={"target_latency": TargetLatency(milliseconds=target)})
+    state.recipe = state.recipe.model_copy(update={"prune": asked})
+    timed: list[Any] = []
+
+    def measured(model: Any) -> Latency:
+        timed.append(adapter_of(model).shape_of(model.config))
+        return latency_of((1.3, 1.1, 1.2, 1.15)[len(timed) - 1] * target)
+
+    state.timed = measured
+    list(prune(state))
+    assert len(timed) > 1
+    assert adapter_of(state.model).shape_of(state.model.config) == timed[1]
+    assert any(note.endswith("None was fast enough: the fastest was taken.") for note in state.notes)
+    chose = [note for note in state.notes if note.startswith("prune.search solver chose")]
+    assert len(chose) == len(timed)
+    assert all(f"milliseconds of at most {target:,.6g};" in note for note in chose)  # as asked, not as corrected
+
+
+def test_what_no_widths_meet_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(TargetOutOfReach, match="parameters"):
+        list(check_search_targets(encoder_state(tmp_path, target_params=0.5, axes=["ffn"])))
+    late = encoder_state(tmp_path, target_latency={"milliseconds": 1e-6})
     with pytest.raises(MissingResource, match="needs a device table"):
-        list(prune(state))
+        list(check_search_targets(late))
+    with_times(late)
+    with pytest.raises(TargetOutOfReach, match="at most 1e-06 milliseconds cannot be reached; the nearest point has") as caught:
+        list(check_search_targets(late))
+    assert caught.value.param == "recipe.prune.target_latency"
+    for settings in ({"target_params": 0.5}, {"target_latency": {"speed_up": 1.1}}, {}, {"search": None, "target_params": 0.9}):
+        state = encoder_state(tmp_path, **settings)
+        with_times(state)
+        assert list(check_search_targets(state)) == []
 
 
 def test_an_attempt_that_goes_on_in_recovery_cuts_to_the_same_widths_without_tables(tmp_path: Path) -> None:
@@ -220,16 +256,43 @@ def test_an_attempt_that_goes_on_in_recovery_cuts_to_the_same_widths_without_tab
     assert not (tmp_path / "two" / FOLDER).exists()
 
 
-def test_weights_are_drawn_once_and_the_solution_that_changes_answers_least_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("best", [0, -1])
+def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int) -> None:
+    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    judged: list[Any] = []
+
+    def change(model: Any) -> float:
+        judged.append(adapter_of(model).shape_of(model.config))
+        return float(len(judged) if best == 0 else 100 - len(judged))
+
+    monkeypatch.setattr("compression.engine.stages.error_weights.change_from", lambda *_: change)
+    list(prune(state))
+    assert judged[0] != judged[-1]
+    assert adapter_of(state.model).shape_of(state.model.config) == judged[best]
+
+
+def test_a_draw_without_a_solution_is_one_draw_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def some(space: Any, limits: Any) -> Any:
+        asked.append(space)
+        if len(asked) == 2:
+            raise TargetOutOfReach("nothing")
+        return solve_within(space, limits)
+
+    monkeypatch.setattr("compression.engine.stages.error_weights.solve_within", some)
     state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
     list(prune(state))
-    (note,) = [note for note in state.notes if "solutions with drawn weights of layers" in note]
-    found = re.search(r"divergence (\S+) if all layers count alike, (\S+) of the one that was taken", note)
-    assert found is not None
-    assert float(found[2]) <= float(found[1])
-    again = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    assert len(asked) == CANDIDATES
+    assert any("solutions with drawn weights of layers" in note for note in state.notes)
+
+
+def test_the_same_job_draws_the_same_weights(tmp_path: Path) -> None:
+    first, again = (map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"]) for _ in range(2))
+    list(prune(first))
     list(prune(again))
-    assert again.result.pruning == state.result.pruning
+    assert again.result.pruning == first.result.pruning
+    (note,) = [note for note in first.notes if "solutions with drawn weights of layers" in note]
     assert note in again.notes
 
 
@@ -264,7 +327,6 @@ def test_a_decoder_is_cut_within_its_target_in_widths_that_its_config_can_expres
     list(prune(state))
     family = adapter_of(state.model)
     assert family.parameters_of(state.model).total <= 0.7 * before
-    assert not any(note.startswith("Out of reach") for note in state.notes)
     told = state.result.pruning
     assert told["ffn"]["after"] == family.shape_of(state.model.config).ffn
     assert {*told["ffn"]["groups"]} <= {"ffn.0", "ffn.1"}

@@ -1,0 +1,54 @@
+"""What a recipe may ask whose widths a search chooses (`prune.search`): refused before anything is computed. Torch-free."""
+
+from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.shapes import Count
+from compression.planning.distillation_rules import compares_states
+from compression.planning.search.reach import check_reach
+from compression.schema.device_table import FORMS
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
+
+
+def check_search(
+    recipe: Recipe,
+    family: ArchitectureSpec,
+    shape: Shape,
+    count: Count,
+    network: NetworkFacts | None = None,
+    kept: int | None = None,
+) -> None:
+    """Refuse what a search could not end with, whatever widths it finds. shape: of the model before the cut; count: of its
+    parameters, head included; kept: tokens that stay, if they are known.
+
+    Raises InvalidSpec, and TargetOutOfReach for sizes below all cuts.
+    """
+    prune = recipe.prune
+    if prune is None or prune.search is None:
+        return
+    scheme = recipe.quantize.assumed if recipe.quantize is not None else None
+    if prune.target_latency is not None and scheme is not None and scheme not in FORMS:
+        cause = f"device tables have no times of {scheme}, by which a search could choose widths for target_latency"
+        remedy = "Choose dynamic-int8 or static-int8, or set prune.search to null: shapes are then timed one by one."
+        raise InvalidSpec(cause, param="recipe.quantize.scheme", remedy=remedy)
+    if recipe.distill is not None and network is None and compares_states(recipe.distill):
+        _check_compared(recipe.distill, prune)
+    check_reach(family, shape, prune, count, network, kept)
+
+
+def _check_compared(distill: Distill, prune: Prune) -> None:
+    """Refuse comparisons of layers or heads that may be gone. Raises InvalidSpec."""
+    if "layers" in prune.axes and not isinstance(distill.layers, str):
+        last = max(student for student, _ in distill.layers)
+        if last > 1:  # one layer stays in any case
+            cause = f"distill.layers names the student's layer {last}, and prune.search decides how many layers stay"
+            remedy = "Choose uniform or last, or leave layers out of prune.axes."
+            raise InvalidSpec(cause, param="recipe.distill.layers", remedy=remedy)
+    attends = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
+    if "heads" in prune.axes and attends and distill.attention_by == "scores":
+        cause = "attention scores are compared head by head, and prune.search decides how many heads stay"
+        remedy = "Choose relations or auto, or leave heads out of prune.axes."
+        raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy=remedy)

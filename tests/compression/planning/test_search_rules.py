@@ -1,0 +1,133 @@
+"""What a search among widths cannot end with is refused before the job, by name; what other widths may reach is not."""
+
+from typing import Any
+
+import pytest
+
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.planning.preflight import Preflight, preflight
+from compression.schema.errors import CompressionError, InvalidSpec, TargetOutOfReach, UnsupportedShape
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.schemes import SCHEMES
+from compression.schema.validation import DataFacts, ModelFacts
+from tests.compression.planning.test_network_rules import FACTS, data_of, model_of
+from tests.compression.planning.test_planning import DATA, MODEL
+from tests.support.facts import TEXTS, V2_LITE, decoder_facts
+
+EXPERTS = decoder_facts("deepseek_v2", V2_LITE, V2_LITE.vocabulary)
+NETWORK = model_of()
+IMAGES = data_of()
+LAYERS = ["ffn", "layers"]
+
+
+def plan(model: ModelFacts, data: DataFacts, prune: dict[str, Any], **keys: Any) -> Preflight:
+    recipe = {"quantize": None, "distill": None, **keys, "prune": {"search": "solver", **prune}}
+    return preflight(model, data, Recipe.model_validate(recipe), Evaluate())
+
+
+@pytest.mark.parametrize("search", ["solver", "tpe", "nsga2", "rl"])
+@pytest.mark.parametrize(
+    ("prune", "keys", "error", "param"),
+    [
+        ({"target_latency": {"speed_up": 2}}, {"quantize": {"scheme": "weight-only-int8"}}, InvalidSpec, "quantize.scheme"),
+        ({"axes": LAYERS}, {"distill": {"hidden": 1, "layers": [[2, 3], [1, 1]]}}, InvalidSpec, "distill.layers"),
+        ({"ratio": 0.01}, {"distill": {"attention": 1, "attention_by": "scores"}}, InvalidSpec, "distill.attention_by"),
+        ({"axes": ["ffn"], "target_params": 0.9}, {}, TargetOutOfReach, "prune.target_params"),
+    ],
+)
+def test_what_no_widths_could_end_with_is_refused_by_its_key(
+    search: str, prune: dict[str, Any], keys: dict[str, Any], error: type[CompressionError], param: str
+) -> None:
+    with pytest.raises(error) as caught:
+        plan(MODEL, DATA, {**prune, "search": search}, **keys)
+    assert caught.value.param == f"recipe.{param}"
+    assert caught.value.remedy_text
+    if error is InvalidSpec:  # without a search they can be had
+        plan(MODEL, DATA, {**prune, "search": None}, **keys)
+
+
+@pytest.mark.parametrize(
+    ("prune", "keys"),
+    [
+        ({"target_latency": {"speed_up": 2}}, {"quantize": {"scheme": "auto"}}),
+        ({"target_latency": {"speed_up": 2}}, {"quantize": {"scheme": "static-int8"}}),
+        ({"axes": LAYERS}, {"distill": {"hidden": 1, "layers": [[1, 3]]}}),
+        ({"axes": LAYERS}, {"distill": {"hidden": 1, "layers": "last"}}),
+        ({"axes": ["ffn"]}, {"distill": {"hidden": 1, "layers": [[2, 3], [1, 1]]}}),
+        ({"axes": ["ffn"]}, {"distill": {"attention": 1, "attention_by": "scores"}}),
+        ({"axes": LAYERS}, {"distill": {"attention": 0, "hidden": 0, "soft": 1, "layers": [[2, 3]]}}),
+    ],
+)
+def test_what_some_widths_can_end_with_is_not(prune: dict[str, Any], keys: dict[str, Any]) -> None:
+    assert plan(MODEL, DATA, prune, **keys)
+
+
+def test_every_scheme_is_either_timed_or_refused() -> None:
+    refused = set()
+    for scheme in SCHEMES:
+        try:
+            plan(MODEL, DATA, {"target_latency": {"speed_up": 2}}, quantize={"scheme": scheme})
+        except InvalidSpec:
+            refused.add(scheme)
+    assert refused == {"weight-only-int8", "weight-only-int4"}
+
+
+def test_layers_of_a_mixture_of_experts_are_refused_before_the_job() -> None:
+    with pytest.raises(UnsupportedShape, match="layers of a mixture of experts") as caught:
+        plan(EXPERTS, TEXTS, {"axes": ["ffn", "layers"]})
+    assert caught.value.param == "recipe.prune.axes"
+    assert plan(EXPERTS, TEXTS, {"axes": ["ffn"]})
+    assert plan(EXPERTS, TEXTS, {"axes": ["ffn", "layers"], "search": None})
+
+
+def test_the_nearest_point_to_a_target_below_all_cuts_is_named_with_its_shape() -> None:
+    with pytest.raises(TargetOutOfReach) as caught:
+        plan(MODEL, DATA, {"axes": ["ffn", "layers"], "target_params": 12_000_000})
+    assert caught.value.code == "target_out_of_reach"
+    asked, _, nearest = caught.value.cause.partition("; ")
+    assert asked == "at most 12,000,000 parameters cannot be reached"
+    assert nearest.startswith("the nearest point has 12,")
+    assert nearest.endswith(" parameters (1 layers of 384/12/128)")
+    assert "milder" in caught.value.remedy_text
+
+
+def test_what_equal_ratios_do_not_reach_a_search_may() -> None:
+    asked: dict[str, Any] = {"axes": ["hidden", "heads"], "target_params": 0.9}
+    with pytest.raises(UnsupportedShape, match="the deepest cut of hidden, heads"):
+        plan(MODEL, DATA, {**asked, "search": None})
+    found = plan(MODEL, DATA, asked)
+    assert found.shape.heads == 2  # the forecast is of the deepest equal ratios
+    assert found.parameters.total > 0.1 * found.baseline_parameters.total
+
+
+def test_tokens_that_may_go_are_not_counted_against_a_target() -> None:
+    asked: dict[str, Any] = {"axes": ["ffn", "vocabulary"], "target_params": 0.6}
+    assert plan(MODEL, DATA, asked)
+    with pytest.raises(TargetOutOfReach):
+        plan(MODEL, DATA, {**asked, "axes": ["ffn"]})
+    with pytest.raises(TargetOutOfReach):
+        plan(MODEL, DATA, {**asked, "ratio": {"ffn": 0.3, "vocabulary": 0.1}})
+
+
+def test_of_several_targets_each_is_reached_by_the_forecast_or_named() -> None:
+    both = {"target_params": 0.3, "target_flops": 0.5}
+    found = plan(NETWORK, IMAGES, both)
+    assert found.parameters.total <= 0.7 * FACTS.parameters()
+    assert found.multiply_adds is not None
+    assert found.multiply_adds <= 0.5 * FACTS.multiply_adds()
+    for key in both:
+        with pytest.raises(TargetOutOfReach) as caught:
+            plan(NETWORK, IMAGES, {**both, key: 100})
+        assert caught.value.param == f"recipe.prune.{key}"
+        assert "at most 100" in caught.value.cause
+        assert "groups)" in caught.value.cause
+
+
+def test_a_network_with_a_head_for_other_labels_is_counted_with_the_new_one() -> None:
+    labels = tuple(f"label {number}" for number in range(4000))
+    architecture = ARCHITECTURE_SPECS["network"].architectures[1]  # without a head
+    other = model_of(labels=None, architecture=architecture)
+    with pytest.raises(TargetOutOfReach) as caught:
+        plan(other, data_of(8000, labels), {"target_params": 1000})
+    nearest = int(caught.value.cause.partition("has ")[2].split()[0].replace(",", ""))
+    assert nearest > 4000 * 2  # two features are the fewest that stay
