@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, NoAnswer, NoTables, NotFound, Problem, compression_problem
 from app.jobs import device_tables, jobs
@@ -32,6 +32,7 @@ FRONT_SECONDS = 6.0
 class Known:
     """What is known of a job for answering targets."""
 
+    team: str
     prefix: str  #: of its files in storage
     files: dict[str, dict[str, Any]]  #: the two texts, by name
     table: DeviceTable | None
@@ -48,7 +49,8 @@ def find(session: Session, team: str, job_id: str, part: str, table_id: str | No
     job = jobs.get(session, team, job_id)
     names = [one.name for one in job.parts]
     if part not in (names or [""]):
-        cause = f"the job has no part {part!r}; there are: {', '.join(names)}" if names else "the job has one dataset, no parts"
+        lack = f"it has no part {part!r}" if part else "it has several datasets, each with a cut of its own"
+        cause = f"{lack}; name one of its parts: {', '.join(names)}" if names else "the job has one dataset, no parts"
         raise InvalidRequest(cause, param="part")
     row = session.get(Checkpoint, (job.id, tables_name(names.index(part) if names else None)))
     within = f"{part}/" if part else ""
@@ -57,7 +59,7 @@ def find(session: Session, team: str, job_id: str, part: str, table_id: str | No
         raise NoTables(f"{job_id} has no solved error tables")
     table, used = _device_table(session, job, table_id)
     kept = {name: files[name] for name in (STATE, SOLVED)}
-    return Known(row.prefix, kept, table, used, _scores(job, part), JobEvaluate.model_validate(job.evaluate))
+    return Known(team, row.prefix, kept, table, used, _scores(job, part), JobEvaluate.model_validate(job.evaluate))
 
 
 def solved_parts(session: Session, job: Job) -> list[str]:
@@ -69,20 +71,27 @@ def solved_parts(session: Session, job: Job) -> list[str]:
 
 
 def _device_table(session: Session, job: Job, table_id: str | None) -> tuple[DeviceTable | None, str | None]:
-    """Return the table that is named, or else the newest of the job's worker's processor. Raises NotFound."""
+    """Return the table that is named, or else that of the job's processor and threads whose instructions and runtime are most
+    like the job's, of several the newest. Raises NotFound.
+    """
     if table_id is not None:
         try:
             return device_tables.get_table(session, table_id), table_id
         except NotFound as problem:
             raise NotFound(problem.cause, param="device_table", remedy="GET /v1/device-tables lists them.") from None
     worker = session.get(Worker, job.worker_id) if job.worker_id is not None else None
-    processor = (job.report or {}).get("environment", {}).get("processor") or (
-        worker.facts.get("processor") if worker else None
-    )
+    environment = (job.report or {}).get("environment", {})
+    processor = environment.get("processor") or (worker.facts.get("processor") if worker else None)
     threads = JobEvaluate.model_validate(job.evaluate).threads
     query = select(StoredTable).where(StoredTable.processor == processor, StoredTable.threads == threads)
-    found = session.scalar(query.order_by(StoredTable.measured_at.desc()).limit(1).options(undefer(StoredTable.content)))
-    return (None, None) if found is None else (DeviceTable.model_validate(found.content), found.id)
+    offered = session.scalars(query.order_by(StoredTable.measured_at.desc()).limit(device_tables.MOST_OFFERED)).all()
+
+    def likeness(one: StoredTable) -> int:
+        known = (one.facts["instructions"], one.facts["runtimes"].get("onnxruntime"))
+        return sum(have == had for have, had in zip(known, map(environment.get, ("instructions", "onnxruntime")), strict=True))
+
+    found = max(offered, key=likeness, default=None)
+    return (None, None) if found is None else (device_tables.get_table(session, found.id), found.id)
 
 
 def _scores(job: Job, part: str) -> ScoreFacts | None:
@@ -125,7 +134,7 @@ def _ask(solver: SolverProcess, storage: Storage, known: Known, asked: TargetQue
         asked=asked,
         seconds=seconds,
     )
-    reply = SolverReply.model_validate_json(solver.ask(request.model_dump_json().encode(), seconds))
+    reply = SolverReply.model_validate_json(solver.ask(known.team, request.model_dump_json().encode(), seconds))
     if reply.unreadable is not None:
         raise NoTables(f"the job's error tables cannot be used: {reply.unreadable}")
     if reply.refused is not None:

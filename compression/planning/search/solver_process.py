@@ -1,4 +1,5 @@
-"""The process that answers targets for the service: a request a line on standard input, a reply a line on standard output.
+"""The process that answers targets for the service: a request a line on standard input, a reply a line on standard output, both
+after the request's number.
 
 It reads what engines wrote of strangers' models, and its solver may take long: so it has a limit of memory, and the service
 ends it when its time is over. It never imports torch.
@@ -15,6 +16,7 @@ from compression.planning.search.targets import Answerer
 from compression.schema.errors import CompressionError
 from compression.schema.solved_search import SolvedSearch, TablesCheckpoint
 from compression.schema.target_answer import TargetQuestion
+from compression.system.process import private_channel
 from compression.system.sealed_folder import UnusableCheckpoint, unseal_text
 
 MEMORY_BYTES = 4 << 30
@@ -47,10 +49,11 @@ def main() -> None:
     """Answer until standard input ends, which it does with the service."""
     if sys.platform.startswith("linux"):  # elsewhere addresses have no limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    replies = private_channel()  # what HiGHS prints is no reply
     for line in sys.stdin.buffer:
-        found = reply(SolverRequest.model_validate_json(line))
-        sys.stdout.buffer.write(found.model_dump_json().encode() + b"\n")
-        sys.stdout.buffer.flush()
+        number, _, request = line.partition(b" ")
+        found = reply(SolverRequest.model_validate_json(request))
+        replies.write(f"{number.decode()} {found.model_dump_json()}\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Other targets of a finished job over HTTP: by the real solver in its process, on tables that a tiny engine made."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import httpx
 import pytest
 
 from app.core.errors import NoAnswer, TooManyTargets
-from app.jobs.target_solver import SolverProcess
-from tests.app.api.conftest import Json, new_team, problem
+from app.jobs.target_solver import MOST_OF_TEAM, SolverProcess
+from compression.planning.search.solver_request import SolverReply, SolverRequest
+from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.finished import done
 from tests.app.api.test_device_tables import store as store_device_table
+from tests.client.figures import report
 from tests.conftest import Service
+from tests.support.device_tables import HERE
 from tests.support.solved_tables import store_tables
 
 
@@ -107,48 +111,115 @@ def test_deleted_with_its_job(service: Service, http: httpx.Client, job: str, pl
     problem(http.post(place, json={"target_params": 0.5}), 404, "not_found")
 
 
+def test_without_a_name_the_table_that_is_most_like_the_job_predicts(
+    service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    here = {"processor": HERE.processor, "instructions": HERE.instructions, "onnxruntime": "1"}
+    asked = {**request_body, "evaluate": {"threads": HERE.threads}}
+    other = done(service, http, asked, report().model_copy(update={"environment": here}))
+    store_tables(service, other)
+    known = store_device_table(service, "dtb_alike")
+    unlike = json.dumps(HERE.model_dump(mode="json") | {"instructions": "SSE", "rows": 1, "exclusive": True})
+    store_device_table(service, "dtb_unlike")
+    later = "2031-01-01 00:00:00.000000"
+    sql(service, "UPDATE device_tables SET facts = %s, measured_at = %s WHERE id = 'dtb_unlike'", unlike, later)
+    found = http.post(f"/v1/jobs/{other}/targets", json={"target_params": 0.3}).json()
+    assert found["device_table"] == known
+    assert found["point"]["milliseconds"] < found["whole"]["milliseconds"]
+
+
 # The process by itself.
 
 
 def module(folder: Path, text: str) -> SolverProcess:
     (folder / "made_solver.py").write_text(text)
-    found = SolverProcess(patience=0.2, waiting=2)
+    found = SolverProcess(patience=0.2, waiting=4)
     found.command = [sys.executable, str(folder / "made_solver.py")]
     return found
 
 
+ECHO = (
+    "import sys, time, os\n"
+    "for line in sys.stdin:\n"
+    "    number, _, asked = line.strip().partition(' ')\n"
+    "    if 'die' in asked: os._exit(1)\n"
+    "    if 'sleep' in asked: time.sleep(60)\n"
+    "    if 'stray' in asked: print('a warning')\n"
+    "    print(number, asked, os.getpid(), 'LATHE_KEY' in os.environ, flush=True)\n"
+    "    if 'last' in asked: time.sleep(0.3); os._exit(1)\n"
+)
+
+
 def test_a_process_that_takes_too_long_or_dies_is_ended_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.target_solver.START_SECONDS", 3.0)
-    text = (
-        "import sys, time, os\n"
-        "for line in sys.stdin:\n"
-        "    if 'die' in line: os._exit(1)\n"
-        "    if 'sleep' in line: time.sleep(60)\n"
-        "    print(os.getpid(), 'LATHE_KEY' in os.environ, flush=True)\n"
-    )
     monkeypatch.setenv("LATHE_KEY", "secret")
-    solver = module(tmp_path, text)
+    solver = module(tmp_path, ECHO)
     try:
-        first = solver.ask(b"one", 1.0)
-        assert first.split()[1] == b"False"
-        assert solver.ask(b"two", 1.0) == first
+        first = solver.ask("a", b"one", 1.0)
+        assert first.split()[2] == b"False"
+        assert solver.ask("a", b"two", 1.0).split()[1] == first.split()[1]
         with pytest.raises(NoAnswer):
-            solver.ask(b"die", 1.0)
-        second = solver.ask(b"three", 1.0)
-        assert second.split()[0] != first.split()[0]
+            solver.ask("a", b"die", 1.0)
+        second = solver.ask("a", b"three", 1.0)
+        assert second.split()[1] != first.split()[1]
         monkeypatch.setattr("app.jobs.target_solver.GRACE_SECONDS", 0.1)
+        with pytest.raises(NoAnswer, match=r"after 0\.2 s"):
+            solver.ask("a", b"sleep", 0.1)
+    finally:
+        solver.close()
+
+
+def test_a_reply_is_to_its_own_question_whatever_else_is_printed(tmp_path: Path) -> None:
+    solver = module(tmp_path, ECHO)
+    try:
+        solver.ask("a", b"one", 1.0)
         with pytest.raises(NoAnswer):
-            solver.ask(b"sleep", 0.1)
+            solver.ask("a", b"stray", 1.0)
+        assert solver.ask("b", b"two", 1.0).startswith(b"two ")
+    finally:
+        solver.close()
+
+
+def test_a_process_that_ended_between_two_questions_costs_neither(tmp_path: Path) -> None:
+    solver = module(tmp_path, ECHO)
+    try:
+        first = solver.ask("a", b"last", 1.0)
+        assert solver.ask("a", b"next", 1.0).split()[1] != first.split()[1]
+    finally:
+        solver.close()
+
+
+def test_what_a_library_prints_is_no_reply(tmp_path: Path) -> None:
+    text = (
+        "import os\n"
+        "from compression.planning.search import solver_process\n"
+        "from compression.planning.search.solver_request import SolverReply\n"
+        "solver_process.reply = lambda asked: os.write(1, b'Coin0506I Presolve\\n') and SolverReply(late=True)\n"
+        "solver_process.main()\n"
+    )
+    solver = module(tmp_path, f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n{text}")
+    asked = {"tables": "", "search": "", "device_table": None, "scores": None, "tokens": 1, "batch": 1, "asked": "parameters"}
+    request = SolverRequest.model_validate({**asked, "seconds": 1.0}).model_dump_json().encode()
+    try:
+        assert SolverReply.model_validate_json(solver.ask("a", request, 1.0)).late
     finally:
         solver.close()
 
 
 def test_more_questions_than_there_are_places_are_refused_at_once(tmp_path: Path) -> None:
-    solver = module(tmp_path, "")
+    solver = module(tmp_path, ECHO)
     assert solver.turn.acquire(timeout=1)
     with pytest.raises(TooManyTargets, match="took more than"):
-        solver.ask(b"one", 1.0)
-    assert solver.places.acquire(blocking=False)
-    assert solver.places.acquire(blocking=False)
-    with pytest.raises(TooManyTargets, match="wait already"):
-        solver.ask(b"one", 1.0)
+        solver.ask("a", b"one", 1.0)
+    solver.asking["a"] = MOST_OF_TEAM
+    with pytest.raises(TooManyTargets, match="of the team about targets wait already"):
+        solver.ask("a", b"one", 1.0)
+    solver.turn.release()
+    try:
+        assert solver.ask("b", b"one", 1.0).startswith(b"one ")  # other teams have places of their own
+    finally:
+        solver.close()
+    assert solver.asking == {"a": MOST_OF_TEAM}
+    solver.asking["b"] = 1
+    with pytest.raises(TooManyTargets, match="questions about targets wait already"):
+        solver.ask("c", b"one", 1.0)
