@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from app.store.models import Job
 from compression.schema.events import TablesSaved
 from compression.schema.recipe.recipe import Recipe
-from compression.schema.solved_search import MOST_JSON
+from compression.schema.solved_search import MOST_JSON, MOST_ORDERS
 from compression.schema.tables_files import FILES, ORDERS
 from workers.folders import Untrustworthy
 
@@ -23,6 +23,8 @@ def check_tables(event: TablesSaved, job: Job, part_names: Sequence[str]) -> int
     names = [file.path.removeprefix(within) for file in event.files if file.path.startswith(within)]
     if len(names) < len(event.files) or len(set(names)) < len(names) or not {*names} <= {*FILES}:
         raise Untrustworthy("its error tables have other files")
-    if any(file.size > MOST_JSON for file in event.files if not file.path.endswith(ORDERS)):
-        raise Untrustworthy(f"its error tables have a text of more than {MOST_JSON:,} bytes")
+    for file in event.files:
+        most = MOST_ORDERS if file.path.endswith(ORDERS) else MOST_JSON
+        if file.size > most:
+            raise Untrustworthy(f"{file.path} of its error tables has more than {most:,} bytes")
     return part_names.index(event.part) if part_names else None

@@ -176,7 +176,7 @@ TooManyTries = _problem(429, "too_many_tries", "TooManyTries",
     {"Retry-After": "10"})
 NoTables = _problem(409, "no_tables", "NoTables",
     "The job has no error tables that other targets could be answered from.",
-    "Submit a job with the recipe's `prune.search: solver`: its tables are kept until it is deleted.")
+    "Submit a job with the recipe's `prune.search`, for example solver: its tables are kept until it is deleted.")
 NoAnswer = _problem(422, "no_answer", "NoAnswer",
     "The solver had found no widths when its time was over.",
     "Name fewer targets, or only widths in the axes of the job's recipe; a job's own solver has no such limit.")

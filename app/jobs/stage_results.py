@@ -14,7 +14,7 @@ from app.store.models import TRAINING, Artifact, Checkpoint, File, Job, JobDatas
 from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.report import Artifact as ArtifactFacts
 from compression.schema.stages import STAGES
-from compression.schema.tables_files import TABLES
+from compression.schema.tables_files import STATE, TABLES
 
 MOST_OFFERED, MOST_LOOKED_AT = 4, 32
 """Earlier jobs whose error tables an engine is given, and jobs among which they are looked for, the newest first."""
@@ -160,20 +160,21 @@ def is_tables() -> ColumnElement[bool]:
 
 
 def known_tables(session: Session, job: Job) -> list[list[Checkpoint]]:
-    """Return the error tables of the team's newest jobs of the same model and datasets: an engine takes those of its inputs."""
+    """Return the error tables of the team's newest jobs of the same model and datasets: an engine takes those of its inputs.
+
+    Jobs that took the tables of an earlier one hold copies of them: of equal tables the newest are returned.
+    """
     alike = (Job.team_id == job.team_id, Job.model_id == job.model_id, Job.dataset_id == job.dataset_id)
     has_tables = select(Checkpoint.job_id).where(Checkpoint.job_id == Job.id, is_tables()).exists()
     query = select(Job).where(*alike, Job.id != job.id, Job.deleted_at.is_(None), has_tables)
     names = [(part.name, part.dataset_id) for part in job.parts]
-    found = [
-        other
-        for other in session.scalars(query.order_by(Job.id.desc()).limit(MOST_LOOKED_AT))
-        if [(part.name, part.dataset_id) for part in other.parts] == names
-    ]
-    return [
-        list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == other.id, is_tables())))
-        for other in found[:MOST_OFFERED]
-    ]
+    found: dict[tuple[str, ...], list[Checkpoint]] = {}
+    for other in session.scalars(query.order_by(Job.id.desc()).limit(MOST_LOOKED_AT)):
+        if len(found) < MOST_OFFERED and [(part.name, part.dataset_id) for part in other.parts] == names:
+            rows = list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == other.id, is_tables())))
+            content = sorted(file["sha256"] for row in rows for file in row.files if file["path"].endswith(STATE))
+            found.setdefault(tuple(content), rows)
+    return list(found.values())
 
 
 def _forget(session: Session, job_id: str, *stages: str) -> None:

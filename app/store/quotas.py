@@ -15,8 +15,9 @@ from app.core.event_streams import count_streams
 from app.core.settings import get_settings
 from app.store.clock import UtcTime, now, seconds_between
 from app.store.db import reading
-from app.store.models import QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Profile, Team, TeamDay
+from app.store.models import QUEUED, RUNNING, Artifact, Checkpoint, Dataset, File, Job, Model, Profile, Team, TeamDay
 from app.store.reservations import reserved_bytes
+from compression.schema.tables_files import TABLES
 
 Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams", "profiles_waiting"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -94,7 +95,11 @@ def _stored(session: Session, team: str) -> int:
         select(func.sum(kind.bytes)).where(kind.team_id == team, kind.deleted_at.is_(None)) for kind in (Model, Dataset)
     ]
     made = select(func.sum(File.size)).join(Artifact, Artifact.id == File.artifact_id).join(Job, Job.id == Artifact.job_id)
-    return sum(int(session.scalar(query) or 0) for query in (*promised, made.where(Job.team_id == team)))
+    # Error tables stay with their jobs; other checkpoints go when a job ends.
+    tables = (Checkpoint.stage == TABLES) | Checkpoint.stage.startswith(f"{TABLES}.")
+    files = session.scalars(select(Checkpoint.files).join(Job, Job.id == Checkpoint.job_id).where(Job.team_id == team, tables))
+    kept = sum(file["size"] for some in files for file in some)
+    return kept + sum(int(session.scalar(query) or 0) for query in (*promised, made.where(Job.team_id == team)))
 
 
 def admit_job(session: Session, team_id: str) -> None:

@@ -19,6 +19,8 @@ from compression.schema.schemes import Scheme
 MOST_OUTCOMES = 64
 MOST_JSON = 16 << 20
 """Bytes of each of the two texts, at most. The tables of a model of 12 layers take some 60,000."""
+MOST_ORDERS = 64 << 20
+"""Bytes of the orders, at most: 8 a unit, which is some 20 MB for 80 layers of 28,672 feed-forward units."""
 
 
 class TablesCheckpoint(Config):

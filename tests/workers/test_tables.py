@@ -8,13 +8,14 @@ from sqlalchemy import update
 
 from app.core.settings import Settings
 from app.jobs import fencing, jobs, stage_results
+from app.store import quotas
 from app.store.db import reading, writing
 from app.store.models import Dataset, Event, Job
 from app.store.storage import open_storage
 from compression.schema.events import TablesSaved
 from compression.schema.job_spec import Spec
 from compression.schema.report.report import File
-from compression.schema.solved_search import MOST_JSON
+from compression.schema.solved_search import MOST_JSON, MOST_ORDERS
 from tests.support.rows import do, submitted
 from tests.workers.test_several import LAYOUT, claimed, file, listen
 from workers.folders import Untrustworthy
@@ -120,6 +121,50 @@ def test_a_later_job_of_the_same_model_and_data_is_given_them_and_no_other_is(se
     assert spec_of(claimed(settings, tmp_path / "9"), tmp_path / "9", settings).error_tables == ()
 
 
+def test_equal_tables_are_offered_once_so_that_copies_hide_no_others(settings: Settings, tmp_path: Path) -> None:
+    first = submit()
+    claim = claimed(settings, tmp_path / "0")
+    listen(claim, tmp_path / "0", settings, saved(tmp_path / "0", "state.json", content=b"others"))
+    finish(first)
+    for number in range(1, stage_results.MOST_OFFERED + 2):
+        again(first)
+        claim = claimed(settings, tmp_path / str(number))
+        listen(claim, tmp_path / str(number), settings, saved(tmp_path / str(number), "state.json"))
+        finish(claim.job)
+    again(first)
+    claim = claimed(settings, tmp_path / "later")
+    spec = spec_of(claim, tmp_path / "later", settings)
+    offered = [(tmp_path / "later" / name / "tables/state.json").read_bytes() for name in spec.error_tables]
+    assert offered == [b"of tables", b"others"]
+
+
+def test_a_worker_that_dies_between_bytes_and_row_leaves_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, storage = submit(), open_storage(settings)
+    claim = claimed(settings, tmp_path / "1")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stage_results, "record_tables", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        listen(claim, tmp_path / "1", settings, saved(tmp_path / "1", "state.json"))
+    assert len(list(storage.objects(f"jobs/{job.id}/"))) == 1
+    do(jobs.release, claim)
+    claim = claimed(settings, tmp_path / "2")
+    Sweeper(settings, storage).round()
+    assert list(storage.objects(f"jobs/{job.id}/")) == []
+    assert spec_of(claim, tmp_path / "2", settings).resume is None
+
+
+def test_tables_count_in_the_bytes_of_their_team(settings: Settings, tmp_path: Path) -> None:
+    job = submit()
+    with reading() as session:
+        before = {one.name: one.used for one in quotas.list_quotas(session, job.team_id).items}["bytes_stored"]
+    claim = claimed(settings, tmp_path / "1")
+    listen(claim, tmp_path / "1", settings, saved(tmp_path / "1", "state.json"))
+    with reading() as session:
+        after = {one.name: one.used for one in quotas.list_quotas(session, job.team_id).items}["bytes_stored"]
+    assert after - before == len(b"of tables")
+
+
 def many(*names: str, **changes: Any) -> TablesSaved:
     files = tuple(File(**{"path": name, "size": 1, "sha256": "0" * 64, **changes}) for name in names)
     return TablesSaved(seconds=1.0, files=files)
@@ -132,6 +177,7 @@ def many(*names: str, **changes: Any) -> TablesSaved:
         many("state.json", "state.json"),
         many("other/state.json"),
         many("state.json", size=MOST_JSON + 1),
+        many("orders.safetensors", size=MOST_ORDERS + 1),
         many("state.json").model_copy(update={"part": "mood"}),
     ],
 )
