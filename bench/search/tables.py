@@ -30,32 +30,33 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
 
-DEPTH = 56
+ENCODER = "encoder"
+DEPTHS = {"resnet20": 20, "resnet56": 56}
 ROWS = 512
-KEPT = {"encoder": 0.5, "resnet": 0.4}
+KEPT = {ENCODER: 0.5, **dict.fromkeys(DEPTHS, 0.4)}
 """Share of the parameters, and of a network's multiply-adds, that a cut may keep."""
-AXES = {"encoder": ("hidden", "heads", "ffn", "layers"), "resnet": ("channels", "layers")}
 Record = dict[str, Any]
 
 
 def prune_of(name: str) -> Prune:
     """Return the recipe of a model's cut."""
-    return Prune.model_validate({"search": "solver", "axes": AXES[name], "multiple": 64, "calibration_rows": ROWS})
+    axes = ("hidden", "heads", "ffn", "layers") if name == ENCODER else ("channels", "layers")
+    return Prune.model_validate({"search": "solver", "axes": axes, "multiple": 64, "calibration_rows": ROWS})
 
 
 def encoder_spec(examples: Path) -> Spec:
     """Return a job of MiniLM on the sentences of scripts/fetch_examples.py."""
     files = {split: [str(examples / "data" / f"{split}.jsonl")] for split in ("train", "validation", "test")}
     data = {"format": "jsonl", "splits": files, "columns": {"text": "text", "label": "label"}}
-    return _spec("encoder", examples / "model", "text-classification", data, {"max_length": 64})
+    return _spec(ENCODER, examples / "model", "text-classification", data, {"max_length": 64})
 
 
-def resnet_spec(vision: Path, folder: Path) -> Spec:
-    """Return a job of ResNet-56 on CIFAR-10, written into `folder`. vision: weights and images (bench/vision)."""
-    cifar_resnet.write_model(cifar_resnet.trained(DEPTH, vision), folder / "model")
+def resnet_spec(name: str, vision: Path, folder: Path) -> Spec:
+    """Return a job of a ResNet on CIFAR-10, written into `folder`. vision: weights and images (bench/vision)."""
+    cifar_resnet.write_model(cifar_resnet.trained(DEPTHS[name], vision), folder / "model")
     cifar_resnet.write_data(vision, folder / "data", train_rows=2 * ROWS)
     files = {split: [str(folder / "data" / f"{split}.npz")] for split in ("train", "validation", "test")}
-    return _spec("resnet", folder / "model", "image-classification", {"format": "npz", "splits": files}, {})
+    return _spec(name, folder / "model", "image-classification", {"format": "npz", "splits": files}, {})
 
 
 def _spec(name: str, model: Path, task: str, data: Mapping[str, Any], train: Mapping[str, Any]) -> Spec:
@@ -67,7 +68,7 @@ def _spec(name: str, model: Path, task: str, data: Mapping[str, Any], train: Map
 def compute(name: str, examples: Path, vision: Path) -> Record:
     """Compute a model's tables; return them with its shape, family and facts."""
     with tempfile.TemporaryDirectory(prefix="lathe-bench-search-") as place:
-        spec = encoder_spec(examples) if name == "encoder" else resnet_spec(vision, Path(place))
+        spec = encoder_spec(examples) if name == ENCODER else resnet_spec(name, vision, Path(place))
         run = DatasetRun.open(spec, Path(place), spec.asked[0])
         model, batches = run.state.model, calibration_batches(run.state)
         computing = compute_tables(model, KeptInputs(batches), tables_digest(model, batches))

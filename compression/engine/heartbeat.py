@@ -14,19 +14,30 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 SECONDS = 10.0  #: interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs
 
 
+_beats: list[Callable[[], None]] = []
+
+
+def beat() -> None:
+    """Send a heartbeat if one is due. For long work without layer calls; without an open `heartbeat` it does nothing."""
+    for each in _beats:
+        each()
+
+
 @contextmanager
 def heartbeat(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` from layer calls of any model in this process, at most once in SECONDS."""
+    """Call `tell` from layer calls of any model in this process, and from `beat`, at most once in SECONDS."""
     last = time.monotonic()
 
-    def beat(*_: Any) -> None:
+    def due(*_: Any) -> None:
         nonlocal last
         if (now := time.monotonic()) - last >= SECONDS:
             last = now
             tell()
 
-    hook = register_module_forward_pre_hook(beat)
+    hook = register_module_forward_pre_hook(due)
+    _beats.append(due)
     try:
         yield
     finally:
+        _beats.remove(due)
         hook.remove()

@@ -31,9 +31,11 @@ class WidthEnvironment(gymnasium.Env[Numbers, Numbers]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
 
-    def __init__(self, problem: Problem, predict: Callable[[Picks], Trial]) -> None:
-        """predict: evaluates complete picks. Raises TargetOutOfReach if nothing is within the limits."""
-        self.problem, self.predict = problem, predict
+    def __init__(self, problem: Problem, predict: Callable[[Picks], Trial], check: Callable[[], None] = lambda: None) -> None:
+        """predict: evaluates complete picks. check: called at each step, each of which may solve programs; what it raises ends
+        the episode. Raises TargetOutOfReach if nothing is within the limits.
+        """
+        self.problem, self.predict, self.check = problem, predict, check
         self.completions = Completions(problem)
         self.scale = max(problem.error_of(self.completions.cheapest), 1e-9)  #: of rewards: the error of what costs least
         self.features, self.savings = self._features()
@@ -53,6 +55,7 @@ class WidthEnvironment(gymnasium.Env[Numbers, Numbers]):
 
     def step(self, action: Numbers) -> tuple[Numbers, float, bool, bool, dict[str, Any]]:
         """Take the option that is nearest to the action. info of the last step: `trial`."""
+        self.check()
         choice = self.problem.choices[len(self.taken)]
         wanted = (1.0 - float(np.clip(action[0], -1.0, 1.0))) / 2 * (choice.options - 1)
         option, self.rest = self.completions.nearest_option(self.taken, choice, wanted, self.rest)

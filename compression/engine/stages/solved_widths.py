@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from compression.engine import heartbeat
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
@@ -84,13 +85,14 @@ def solved_widths(
 
     space_with = partial(space_of, tables, kind, whole, settings, network)
     every = limits if latency is None else [*limits, latency.cost]
+    search = _search(context, settings)
     try:
         weights, outcomes = yield from error_weights(context, tables, space_with, every, cut)
         space = space_with(weights)
         if latency is None:
-            chosen = yield from _solved(context, space, limits, limits)
+            chosen = yield from _solved(context, search, space, limits, limits)
         else:
-            chosen = yield from _timed(context, space, limits, latency, scores_of)
+            chosen = yield from _timed(context, search, space, limits, latency, scores_of)
     except OutOfTime:
         raise _too_long() from None
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
@@ -137,22 +139,31 @@ def _too_long() -> UnsupportedShape:
     return UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
 
 
+def _search(context: StageContext, settings: Prune) -> ComparedSearch:
+    """Return the recipe's search, which a pause ends. It may be minutes without an event, so it sends signs of life."""
+    assert settings.search is not None, "only a recipe that searches asks"  # noqa: S101
+
+    def beat() -> None:
+        context.check_pause()
+        heartbeat.beat()
+
+    return ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed, beat=beat)
+
+
 def _solved(
-    context: StageContext, space: SearchSpace, limits: Sequence[Cost], asked: Sequence[Cost]
+    context: StageContext, search: ComparedSearch, space: SearchSpace, limits: Sequence[Cost], asked: Sequence[Cost]
 ) -> Generator[Event, None, Found]:
     """Solve once, and note what came of it and, of another search, how the solver did beside it. asked: the limits as the
-    recipe has them. Raises TargetOutOfReach, OutOfTime and MissingResource.
+    recipe has them. Raises TargetOutOfReach, OutOfTime, MissingResource and Pause.
     """
-    settings = context.recipe.prune
-    assert settings is not None and settings.search is not None, "only a recipe that searches asks"  # noqa: S101, PT018
-    search = ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed)
     found = solve_within(space, limits, search)
     told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in asked)
-    chose = f"prune.search {settings.search} chose {found.shape.short}: {told}; predicted error {found.error:.4g}"
+    of = f"prune.search {search.name}" if search.taken == search.name else f"The solver, not prune.search {search.name},"
+    chose = f"{of} chose {found.shape.short}: {told}; predicted error {found.error:.4g}"
     unproven = ", not proven to be the least" + (f": another may err up to {found.gap:.1%} less" if found.gap else "")
     context.notes.append(f"{chose}{'' if found.proven else unproven}.")
+    context.result.search = search.comparison
     if search.comparison is not None:
-        context.result.search = search.comparison
         context.notes.append(search.comparison.told)
         yield Log(message=search.comparison.told)
     return found
@@ -201,6 +212,7 @@ def _scheme(model: PreTrainedModel) -> Scheme | None:
 
 def _timed(
     context: StageContext,
+    search: ComparedSearch,
     space: SearchSpace,
     limits: Sequence[Cost],
     latency: LatencyLimit,
@@ -214,7 +226,7 @@ def _timed(
     for _ in range(CORRECTIONS):
         context.check_pause()
         try:
-            found = yield from _solved(context, space, [*limits, cost], [*limits, latency.cost])
+            found = yield from _solved(context, search, space, [*limits, cost], [*limits, latency.cost])
         except (TargetOutOfReach, OutOfTime):
             if best is None:
                 raise

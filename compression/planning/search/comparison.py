@@ -1,13 +1,19 @@
 """Runs the recipe's search, and the solver beside it on the same problem with the same budget. Torch-free."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pkgutil import resolve_name
 from typing import cast
 
 from compression.planning.search.problem import Problem, Solution
+from compression.planning.search.solver import solve
 from compression.planning.search.trials import Evaluate, Search, SearchResult, run_search
+from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.prune import SearchBudget
 from compression.schema.report.search import EQUAL, SearchComparison, SearchOutcome, winner
 from compression.schema.searches import SEARCHES, SOLVER, check_installed
+
+NOTHING = SearchResult(best=None, tried=(), seconds=0.0)
 
 
 def search_of(name: str) -> Search:
@@ -17,41 +23,68 @@ def search_of(name: str) -> Search:
 
 
 class ComparedSearch:
-    """Solves problems by a search, as `solver.solve` does, and keeps how the solver did beside it."""
+    """Solves problems by a search, as `solver.solve` does, and keeps how the solver did beside it.
 
-    def __init__(self, name: str, budget: SearchBudget, seed: int, evaluate: Evaluate | None = None) -> None:
-        """evaluate: predicts the error of picks; None: the tables' sum."""
-        self.name, self.budget, self.seed, self.evaluate = name, budget, seed, evaluate
+    All problems that it is called with are one choice under limits that become tighter (`solve_within` and a measured latency
+    do that): so they share one budget, and what was tried is judged again under the new limits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        budget: SearchBudget,
+        seed: int,
+        evaluate: Evaluate | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """evaluate: predicts the error of picks; None: the tables' sum. beat: as of `Trials`."""
+        self.name, self.budget, self.seed, self.evaluate, self.beat = name, budget, seed, evaluate, beat
         self.comparison: SearchComparison | None = None  #: of the last problem; None for the solver itself
-        self.results: dict[str, SearchResult] = {}  #: of the last problem, by the name of the search
+        self.results: dict[str, SearchResult] = {}  #: by the name of the search, all that it tried
+        self.taken = name  #: the search whose solution the last problem got; the solver if there was none or none was found
 
     def __call__(self, problem: Problem) -> Solution:
         """Return what the search found, or what the solver found if the search found nothing within the limits.
 
-        Raises TargetOutOfReach if there is nothing, and MissingResource.
+        Raises TargetOutOfReach if there is nothing, MissingResource, and what `beat` raises.
         """
-        solver = run_search(search_of(SOLVER), problem, self.budget, self.seed, self.evaluate)
-        self.results, best = {SOLVER: solver}, solver.best
+        self.taken, self.comparison = SOLVER, None
+        solver = self._run(SOLVER, problem)
+        best = solver.best
         if self.name != SOLVER:
-            found = run_search(search_of(self.name), problem, self.budget, self.seed, self.evaluate)
-            self.results[self.name], best = found, found.best or solver.best
-            chosen, beside = outcome(self.name, found), outcome(SOLVER, solver)
+            try:
+                found = self._run(self.name, problem)
+            except TargetOutOfReach:  # by the tolerance of a bound: the solver has met the limits
+                found = replace(self.results.get(self.name, NOTHING), best=None)
+            self.results[self.name] = found
+            if found.best is not None:
+                best, self.taken = found.best, self.name
+            chosen, beside = outcome(self.name, found, self.budget), outcome(SOLVER, solver, self.budget)
             self.comparison = SearchComparison(chosen=chosen, solver=beside, won=winner(chosen, beside))
-        assert best is not None, "the solver's first solution is always evaluated, and within the limits"  # noqa: S101
+        if best is None:  # the budget was spent under earlier limits
+            return solve(problem)
         if solver.best is None or solver.gap is None:
             return Solution(best.picks, best.error, best.costs, proven=False)
         least = solver.best.error * (1 - solver.gap)
         gap = max(1 - least / best.error, 0.0) if best.error > 0 else 0.0
         return Solution(best.picks, best.error, best.costs, proven=best.error - least <= EQUAL, gap=gap)
 
+    def _run(self, name: str, problem: Problem) -> SearchResult:
+        earlier = self.results.get(name)
+        found = run_search(search_of(name), problem, self.budget, self.seed, self.evaluate, earlier=earlier, beat=self.beat)
+        self.results[name] = found
+        return found
 
-def outcome(name: str, result: SearchResult) -> SearchOutcome:
+
+def outcome(name: str, result: SearchResult, budget: SearchBudget) -> SearchOutcome:
     """Return what a report tells of a search."""
+    best = result.best
     return SearchOutcome(
         search=name,
-        error=result.best.error if result.best is not None else None,
+        error=best.error if best is not None else None,
         evaluations=result.evaluations,
         allowed=sum(trial.allowed for trial in result.tried),
         seconds=result.seconds,
         proven=result.gap == 0 if result.gap is not None else None,
+        late=best is not None and best.seconds > budget.seconds,
     )

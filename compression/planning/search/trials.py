@@ -7,7 +7,7 @@ known even if a search is stopped midway.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from time import perf_counter
 from typing import Protocol
@@ -37,19 +37,31 @@ class Trial:
 class Trials:
     """The predictions that a search has asked for."""
 
-    def __init__(self, problem: Problem, budget: SearchBudget, evaluate: Evaluate | None = None) -> None:
-        """evaluate: predicts the error of picks; None: the tables' sum, for which the solver's first answer is the best."""
-        self.problem, self.budget = problem, budget
+    def __init__(
+        self,
+        problem: Problem,
+        budget: SearchBudget,
+        evaluate: Evaluate | None = None,
+        *,
+        earlier: "SearchResult | None" = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """evaluate: predicts the error of picks; None: the tables' sum, for which the solver's first answer is the best.
+
+        earlier: what came of the same search under other limits: its trials count in the budget and are judged by these limits.
+        beat: called again and again; what it raises ends the search.
+        """
+        self.problem, self.budget, self.beat = problem, budget, beat
         self.exact = evaluate is None
         self.gap: float | None = None
         """The share of its best error by which another may err less, as predicted; set by a search that knows it."""
         self._evaluate = evaluate or problem.error_of
-        self._tried: list[Trial] = []
-        self._began = perf_counter()
+        self._tried = [self._judged(one) for one in earlier.tried] if earlier is not None else []
+        self._began = perf_counter() - (earlier.seconds if earlier is not None else 0.0)
 
     @property
     def seconds(self) -> float:
-        """Return the seconds since the search began."""
+        """Return the seconds since the search began, without those in which it stood still."""
         return perf_counter() - self._began
 
     @property
@@ -57,16 +69,32 @@ class Trials:
         """Return what was tried, in order."""
         return tuple(self._tried)
 
+    @property
+    def is_spent(self) -> bool:
+        """Return whether no evaluation or no time is left."""
+        return len(self._tried) >= self.budget.evaluations or self.seconds >= self.budget.seconds
+
+    def check(self) -> None:
+        """Raise BudgetSpent if the time is over. For long work between two predictions."""
+        self.beat()
+        if self.seconds >= self.budget.seconds:
+            raise BudgetSpent
+
     def predict(self, picks: Picks) -> Trial:
         """Evaluate picks. Raises BudgetSpent if no evaluation or no time is left; the first one is always evaluated."""
-        if len(self._tried) >= self.budget.evaluations or (self._tried and self.seconds >= self.budget.seconds):
+        self.beat()
+        if self._tried and self.is_spent:
             raise BudgetSpent
-        exists = self.problem.error_of(picks) < inf
-        error = self._evaluate(picks) if exists else inf
-        allowed = exists and self.problem.allows(picks)
-        found = Trial(dict(picks), error, self.problem.costs_of(picks), allowed, self.seconds)
+        error = self._evaluate(picks) if self.problem.error_of(picks) < inf else inf
+        found = self._judged(Trial(dict(picks), error, {}, allowed=False, seconds=0.0))
+        found = replace(found, seconds=self.seconds)
         self._tried.append(found)
         return found
+
+    def _judged(self, trial: Trial) -> Trial:
+        """Return a trial with its costs by the problem's limits, and whether it is within them."""
+        allowed = trial.error < inf and self.problem.allows(trial.picks)
+        return replace(trial, costs=self.problem.costs_of(trial.picks), allowed=allowed)
 
 
 class Search(Protocol):
@@ -83,7 +111,7 @@ class Search(Protocol):
 class SearchResult:
     """What came of a search."""
 
-    best: Trial | None  #: what errs least of what the limits allow; None if nothing was allowed
+    best: Trial | None  #: what errs least of what the limits allow, in time if anything was; None if nothing was allowed
     tried: tuple[Trial, ...]
     seconds: float
     gap: float | None = None  #: the share of its error by which another may err less, as predicted; None: not known
@@ -95,12 +123,24 @@ class SearchResult:
 
 
 def run_search(
-    search: Search, problem: Problem, budget: SearchBudget, seed: int, evaluate: Evaluate | None = None
+    search: Search,
+    problem: Problem,
+    budget: SearchBudget,
+    seed: int,
+    evaluate: Evaluate | None = None,
+    *,
+    earlier: SearchResult | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> SearchResult:
-    """Run a search within a budget. Raises TargetOutOfReach if the search finds that nothing is within the limits."""
-    trials = Trials(problem, budget, evaluate)
+    """Run a search within a budget, which includes what was tried earlier under other limits. Raises TargetOutOfReach if the
+    search finds that nothing is within the limits, and what `beat` raises.
+    """
+    trials = Trials(problem, budget, evaluate, earlier=earlier, beat=beat)
     with suppress(BudgetSpent):
-        search(problem, trials, seed)
+        if earlier is None or not trials.is_spent:
+            search(problem, trials, seed + len(trials.tried))
     seconds = trials.seconds
     allowed = [trial for trial in trials.tried if trial.allowed]
-    return SearchResult(min(allowed, key=lambda trial: trial.error, default=None), trials.tried, seconds, trials.gap)
+    # What was known only after the budget's time counts if there is nothing else.
+    best = min(allowed, key=lambda trial: (trial.seconds > budget.seconds, trial.error), default=None)
+    return SearchResult(best, trials.tried, seconds, trials.gap)

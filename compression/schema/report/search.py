@@ -1,4 +1,4 @@
-"""How a search among widths did, beside the solver. Torch-free."""
+"""How a search among widths did, beside the solver, and the error tables that it read. Torch-free."""
 
 from typing import Annotated
 
@@ -18,6 +18,7 @@ class SearchOutcome(Config):
     proven: bool | None = None
     """Whether no cut within the limits has a lower predicted error: only the solver knows, if its time sufficed. null: not
     known."""
+    late: Annotated[bool, Field(description="Its best was known only after the budget's seconds: it counts as none.")] = False
 
     @property
     def told(self) -> str:
@@ -25,6 +26,7 @@ class SearchOutcome(Config):
         found = "nothing within the limits" if self.error is None else f"a predicted error of {self.error:.4g}"
         if self.proven is False:
             found += " (its time was over before it had proved that none is lower)"
+        found += ", after its time," if self.late else ""
         return f"{self.search} {found} in {self.evaluations} evaluations and {self.seconds:.1f} s"
 
 
@@ -42,15 +44,24 @@ class SearchComparison(Config):
         return f"Search among widths: {self.chosen.told}; {self.solver.told}: {won}."
 
 
+class TablesUsed(Config):
+    """The error tables that a cut was chosen by."""
+
+    groups: int
+    rows: Annotated[int, Field(description="Calibration rows that they are of.")]
+    seconds: Annotated[float, Field(description="What computing them took, then.")]
+    reused: Annotated[bool, Field(description="Whether an earlier attempt or job had computed them: the seconds were spared.")]
+
+
 TIE = "tie"
 EQUAL = 1e-9
 """Predicted errors nearer to each other than this are equal."""
 
 
 def winner(chosen: SearchOutcome, solver: SearchOutcome) -> str:
-    """Return whose predicted error is lower, or that they tie."""
-    if chosen.error is None or solver.error is None:
-        return TIE if chosen.error is solver.error else solver.search if chosen.error is None else chosen.search
-    if abs(chosen.error - solver.error) <= EQUAL:
+    """Return whose predicted error is lower, of those that were known in time, or that they tie."""
+    known = [one for one in (chosen, solver) if one.error is not None and not one.late]
+    errors = [one.error or 0.0 for one in known]
+    if not known or (len(known) > 1 and abs(errors[0] - errors[1]) <= EQUAL):
         return TIE
-    return min(chosen, solver, key=lambda one: one.error or 0.0).search
+    return known[errors.index(min(errors))].search

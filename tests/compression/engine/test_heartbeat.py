@@ -18,9 +18,12 @@ def test_a_sign_is_given_where_layers_are_called_and_not_more_often_than_it_may(
     with heartbeat.heartbeat(lambda: given.append(now[0])):
         for now[0] in (101.0, 109.9, 110.0, 110.5, 119.9, 121.0):
             layer(torch.ones(1, 2))
+        for now[0] in (130.9, 131.0):
+            heartbeat.beat()  # work without layers
     now[0] = 200.0
     layer(torch.ones(1, 2))
-    assert given == [110.0, 121.0]
+    heartbeat.beat()
+    assert given == [110.0, 121.0, 131.0]
 
 
 def test_a_cut_says_that_it_goes_on_while_it_looks_for_what_to_keep(

@@ -1,21 +1,26 @@
 """Every search among widths, on small made problems: within the limits, the same by seed, and never better than the solver."""
 
+import random
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from compression.planning.search import trials as trials_module
 from compression.planning.search.comparison import ComparedSearch, search_of
-from compression.planning.search.problem import Picks, Problem
+from compression.planning.search.problem import Choice, Limit, Picks, Problem, Term
 from compression.planning.search.solver import solve
 from compression.planning.search.trials import SearchResult, Trials, run_search
+from compression.pruning.width_environment import WidthEnvironment
 from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.recipe.prune import Prune, SearchBudget
 from compression.schema.report.search import SearchOutcome, winner
 from compression.schema.searches import SEARCHES, installed_searches
+from compression.system.interrupts import Pause
 from tests.compression.planning.search.made_problems import chain
 
 BUDGET = SearchBudget(evaluations=48, seconds=120)
@@ -86,6 +91,109 @@ def test_time_ends_a_search_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < found.evaluations < 20
 
 
+def tighter(problem: Problem, share: float) -> Problem:
+    limits = tuple(limit if limit.firm else replace(limit, most=share * limit.most) for limit in problem.limits)
+    return replace(problem, limits=limits)
+
+
+@pytest.mark.parametrize("name", ["tpe", "rl"])
+def test_limits_that_become_tighter_share_one_budget(name: str) -> None:
+    problem, search = chain(1), ComparedSearch(name, SearchBudget(evaluations=24, seconds=120), 0)
+    for limited in (problem, tighter(problem, 0.9), tighter(problem, 0.8)):
+        found = search(limited)
+        assert limited.allows(found.picks)
+        assert search.comparison is not None
+        assert (search.comparison.chosen.evaluations, search.comparison.solver.evaluations <= 3) == (24, True)
+        own = [one for one in search.results[name].tried if limited.allows(one.picks)]
+        best = min((one.error for one in own), default=None)
+        assert search.comparison.chosen.error == best
+        assert (search.taken, found.error) == ((name, best) if own else ("solver", pytest.approx(solve(limited).error)))
+
+
+def test_a_solution_that_is_late_is_taken_and_does_not_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, now = chain(1), [0.0]
+    monkeypatch.setattr(trials_module, "perf_counter", lambda: now[0])
+
+    def slow(problem: Problem, trials: Trials, seed: int) -> None:
+        now[0] += 9.0
+        trials.predict(solve(problem).picks)
+
+    def none(problem: Problem, trials: Trials, seed: int) -> None:
+        trials.predict(dict.fromkeys(problem.options, 0))
+
+    monkeypatch.setattr("compression.planning.search.solver_search.search", slow)
+    monkeypatch.setattr("compression.planning.search.samplers.search_tpe", none)
+    search = ComparedSearch("tpe", SearchBudget(evaluations=9, seconds=5.0), 0)
+    assert search(problem).error == pytest.approx(solve(problem).error)
+    assert search.taken == "solver"
+    assert search.comparison is not None
+    assert search.comparison.solver.late
+    assert search.comparison.won == "tie"  # of nothing with nothing
+
+
+def test_a_bound_that_an_agent_misses_by_its_tolerance_is_not_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gives_up(problem: Problem, trials: Trials, seed: int) -> None:
+        raise TargetOutOfReach("nothing")
+
+    monkeypatch.setattr("compression.pruning.width_agent.search", gives_up)
+    problem, search = chain(1), ComparedSearch("rl", BUDGET, 0)
+    assert search(problem).error == pytest.approx(solve(problem).error)
+    assert search.comparison is not None
+    assert (search.taken, search.comparison.chosen.error, search.comparison.won) == ("solver", None, "solver")
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "rl"])
+def test_a_pause_ends_a_search_at_once(name: str) -> None:
+    beats = []
+
+    def beat() -> None:
+        beats.append(1)
+        if len(beats) > 20:
+            raise Pause
+
+    search = ComparedSearch(name, BUDGET, 0, beat=beat)
+    with pytest.raises(Pause):
+        search(chain(1))
+    assert (len(beats), name in search.results) == (21, False)
+
+
+def test_an_agent_solves_no_further_programs_once_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr(trials_module, "perf_counter", clock)
+    found = run("rl", chain(0, groups=12), budget=SearchBudget(evaluations=1000, seconds=6.0))
+    assert found.evaluations == 0  # its first episode has 14 steps
+
+
+def learnable() -> Problem:
+    """Return a choice of 12 groups of which half hardly err: of cuts that keep to the limit few drawn ones are good."""
+    choices = tuple(Choice(f"channels.{number}", 8) for number in range(12))
+    error = [Term((one.name,), tuple((0.01, 3.0)[at % 2] * option for option in range(8))) for at, one in enumerate(choices)]
+    cost = tuple(Term((one.name,), tuple(8.0 - option for option in range(8))) for one in choices)
+    return Problem(choices, tuple(error), (Limit("parameters", 54.0, cost),))
+
+
+def test_an_agent_learns_what_drawn_actions_do_not_find() -> None:
+    """The least error is 0.42; cuts that the environment makes of drawn actions stay far above it."""
+    problem = learnable()
+    learned = [one.error for one in run("rl", problem, budget=SearchBudget(evaluations=480, seconds=600)).tried]
+    trials = Trials(problem, SearchBudget(evaluations=480, seconds=600))
+    world, draw = WidthEnvironment(problem, trials.predict), random.Random(0)
+    for _ in range(480):
+        world.reset()
+        done = False
+        while not done:
+            done = world.step(np.array([draw.uniform(-1, 1)], np.float32))[2]
+    drawn = [one.error for one in trials.tried]
+    assert solve(problem).error == pytest.approx(0.42)
+    assert statistics.fmean(learned[-48:]) < 0.7 * statistics.fmean(learned[:48])
+    assert min(learned) < 0.7 * min(drawn)
+
+
 def corrected(problem: Problem) -> Callable[[Picks], float]:
     """Return a prediction that is no sum of the tables: one group matters ten times as much as they say."""
     return lambda picks: problem.error_of(picks) + 9 * problem.error[1].at(picks, problem.options)
@@ -147,6 +255,10 @@ def test_the_lower_error_wins() -> None:
     assert winner(one("rl", 0.6 + 5e-10), one("solver", 0.6)) == "tie"
     assert winner(one("rl", None), one("solver", 0.6)) == "solver"
     assert winner(one("rl", 0.0), one("solver", None)) == "rl"
+    late = one("solver", 0.1).model_copy(update={"late": True})
+    assert winner(one("rl", 0.7), late) == "rl"  # not within the same wall clock
+    assert winner(one("rl", None), late) == "tie"
+    assert "after its time" in late.told
 
 
 @pytest.mark.parametrize(("name", "package"), [("tpe", "optuna"), ("nsga2", "optuna"), ("rl", "stable_baselines3")])
