@@ -7,7 +7,7 @@ from compression.models.tensors import Tensors
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Sensitivity, TaskFigure
 from compression.schema.report.preparation import Preparation
-from compression.schema.report.search import SearchComparison
+from compression.schema.report.search import SearchComparison, TablesUsed
 
 
 @dataclass
@@ -22,6 +22,7 @@ class StageResult:
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     """Pruning's sensitivity curves. Later stages keep them."""
     search: SearchComparison | None = None  #: how the search among widths did beside the solver; None in other stages
+    tables: TablesUsed | None = None  #: the error tables that a cut was chosen by; None in other stages
     smoothed: Tensors = field(default_factory=dict)
     """By layer, the factors that smoothing divided the model's channels by, until a cut. Later stages keep them."""
 

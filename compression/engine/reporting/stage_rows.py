@@ -61,6 +61,7 @@ def stage_row(
         folding=family.folding(model.config) if shipped.artifact.kind == ONNX.name else None,
         lm_eval=result.figures,
         search=result.search,
+        tables=result.tables,
     )
     return with_notes(row, rows[-1] if rows else None)
 

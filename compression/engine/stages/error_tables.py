@@ -13,6 +13,7 @@ from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.error_tables import ErrorTables
 from compression.schema.events import Event, Log
 from compression.system.progress import Returning
+from compression.schema.report.search import TablesUsed
 from compression.system.sealed_folder import UnusableCheckpoint
 
 Result = TypeVar("Result")
@@ -44,6 +45,7 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
         seconds = max(tables.seconds - (time.monotonic() - started), 0.0)  # the cuts need what layers read
         spared = f"The error tables are those of an earlier attempt or job: {seconds:.1f} seconds were spared."
         context.notes.append(spared)
+        context.result.tables = _used(tables, reused=True)
         yield Log(message=spared)
         yield tables_saved(folder, part, tables)
         return tables, orders
@@ -53,6 +55,7 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
         f"Error tables of {len(tables.groups)} groups from {tables.rows} calibration rows took {tables.seconds:.1f} seconds."
     )
     context.notes.append(found)
+    context.result.tables = _used(tables, reused=False)
     yield Log(message=found)
     yield tables_saved(folder, part, tables)
     return tables, orders
@@ -67,3 +70,7 @@ def _reported(context: StageContext, ticks: Generator[None, None, Result]) -> Ge
             yield from context.tracker.emit_boundary("cut", done=False)
             told = time.monotonic()
     return each.result
+
+
+def _used(tables: ErrorTables, *, reused: bool) -> TablesUsed:
+    return TablesUsed(groups=len(tables.groups), rows=tables.rows, seconds=tables.seconds, reused=reused)

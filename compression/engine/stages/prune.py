@@ -71,7 +71,11 @@ def prune(context: StageContext) -> Iterator[Event]:
     else:
         ratios, after = yield from _solved(context, settings, before, scores, saved)
         errors = saved.errors if saved is not None else {}
-    progress = PruneProgress(scores, tuple(ratios.values()), shape=after if settings.search else None, errors=errors)
+    result = context.result
+    if saved is not None:
+        result.search, result.tables = saved.search, saved.tables
+    found = after if settings.search else None, errors, result.search, result.tables
+    progress = PruneProgress(scores, tuple(ratios.values()), {}, *found)
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)

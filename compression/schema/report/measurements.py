@@ -11,7 +11,7 @@ from compression.schema.report.folding import Folding
 from compression.schema.report.gate import GateVerdict
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation
-from compression.schema.report.search import SearchComparison
+from compression.schema.report.search import SearchComparison, TablesUsed
 from compression.schema.stages import Stage
 
 
@@ -374,6 +374,8 @@ class Row(Config):
     lm_eval: Annotated[tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks, with simulated integers.")] = ()
     search: Annotated[SearchComparison | None, Field(exclude_if=lambda value: value is None)] = None
     """Of a cut whose widths a search other than the solver chose: how both did; of several datasets in their rows."""
+    tables: Annotated[TablesUsed | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a cut that a search chose: the error tables, and whether computing them was spared."""
     # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 

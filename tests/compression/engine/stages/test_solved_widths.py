@@ -26,6 +26,7 @@ from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency
+from compression.schema.report.search import TablesUsed
 from compression.system.interrupts import Pause
 from compression.system.progress import run_silently
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -38,6 +39,8 @@ from tests.support.network_models import drawn_network
 from tests.support.stage_runs import prune
 from tests.support.tiny_bert import state_of, tiny_config
 from tests.support.tiny_maps import network_state
+
+USED = TablesUsed(groups=3, rows=64, seconds=2.5, reused=True)
 
 
 def recipe_of(asked: Prune) -> Recipe:
@@ -155,12 +158,40 @@ def test_progress_holds_the_shape_and_the_errors_that_no_ratios_lead_to(tmp_path
     state = map_state(tmp_path, target_params=0.3, axes=["channels", "layers"])
     shape = adapter_of(state.model).shape_of(state.model.config)
     scores = ImportanceScores({"channels.0": torch.arange(8.0)}, kept=torch.tensor([0, 2]))
-    progress = PruneProgress(scores, (0.1, 0.2), shape=shape, errors={"channels.0": 0.25})
+    progress = PruneProgress(scores, (0.1, 0.2), shape=shape, errors={"channels.0": 0.25}, tables=USED)
     again = PruneProgress.of_tensors(progress.tensors())
     assert again is not None
     assert (again.shape, again.errors, again.ratios) == (shape, {"channels.0": 0.25}, (0.1, 0.2))
+    assert (again.search, again.tables) == (None, USED)
     assert again.scores.kept is not None
     assert again.scores.kept.tolist() == [0, 2]
+
+
+def test_an_attempt_that_goes_on_with_the_recovery_tells_what_the_search_came_to(tmp_path: Path) -> None:
+    asked = {"search": "tpe", "search_budget": {"evaluations": 9}, "target_params": 0.3, "axes": ["channels"]}
+    recovery = {"epochs": 1, "rate": 1e-3, "shallow_first": False}
+    first = map_state(tmp_path / "one", **asked, recovery=recovery)
+    saved: list[Any] = []
+    plain = first.resumable
+    first.resumable = lambda phase, beside=None: saved.append(beside) or plain(phase, beside)  # type: ignore[method-assign]
+    list(prune(first))
+    assert first.result.search is not None
+    assert first.result.search.chosen.evaluations == 9
+    (beside,) = saved
+    again = map_state(tmp_path / "two", **asked, recovery=recovery)
+    again.saved = lambda phase: beside  # type: ignore[method-assign]
+    list(prune(again))
+    assert again.result.search == first.result.search
+    assert again.result.tables == first.result.tables is not None
+
+
+def test_whose_widths_are_taken_is_told(tmp_path: Path) -> None:
+    asked = {"search": "tpe", "search_budget": {"evaluations": 1}, "target_params": 0.6, "axes": ["channels"]}
+    state = map_state(tmp_path, **asked)  # the first even cut takes an eighth: not enough
+    list(prune(state))
+    assert state.result.search is not None
+    assert (state.result.search.chosen.error, state.result.search.won) == (None, "solver")
+    assert any(note.startswith("The solver, not prune.search tpe, chose") for note in state.notes)
 
 
 def latency_of(milliseconds: float) -> Latency:
