@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
 from app.jobs import forecasts, profiles
-from app.jobs.capacity import live_capacities, placement_warnings
+from app.jobs.capacity import live_capacities, live_facts, placement_warnings
 from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
@@ -117,6 +117,33 @@ def _check_train_devices(session: Session, device: str, wanted: int) -> None:
         )
 
 
+def _search_workers(session: Session, recipe: Recipe) -> tuple[int, int]:
+    """Return how many online workers have the packages of the recipe's search, and how many say which they have."""
+    search = recipe.prune.search if recipe.prune is not None else None
+    told = [facts["searches"] for facts in live_facts(session) if "searches" in facts]
+    return sum(search in each for each in told) if search is not None else len(told), len(told)
+
+
+def _check_search(session: Session, recipe: Recipe) -> None:
+    """Refuse a search that no online worker has; if none is online, one may come. Raises InvalidRequest."""
+    able, told = _search_workers(session, recipe)
+    if told and not able and recipe.prune is not None:
+        cause = f"no online worker has the packages of the search {recipe.prune.search}"
+        remedy = "Set prune.search to solver, or ask who runs the workers to install lathe[search]."
+        raise InvalidRequest(cause, param="recipe.prune.search", remedy=remedy)
+
+
+def _search_warnings(session: Session, recipe: Recipe) -> list[str]:
+    """Return a warning if some online workers lack the packages of the recipe's search: jobs are not matched by them."""
+    able, told = _search_workers(session, recipe)
+    if able == told or recipe.prune is None:
+        return []
+    return [
+        f"search_absent: {told - able} of {told} online workers lack the packages of prune.search {recipe.prune.search}; on "
+        "one of them the job fails as it begins. Install lathe[search] there, or set prune.search to solver."
+    ]
+
+
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
@@ -136,6 +163,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
     recipe = resolve_recipe(body.recipe, [one.task for one in facts])
     _check_train_devices(session, body.device, recipe.train.devices)
+    _check_search(session, recipe)
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
     recipe = fitted(recipe, ARCHITECTURE_SPECS[about.family], about.shape)
@@ -182,4 +210,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
 def forecast(session: Session, team: str, body: JobCreate) -> Preflight:
     """Return the forecast of `plan`, with a warning if no online worker could take the job. Raises as `plan` does."""
     job, found = plan(session, team, body)
-    return found.model_copy(update={"warnings": (*found.warnings, *placement_warnings(job, live_capacities(session)))})
+    lacking = _search_warnings(session, Recipe.model_validate(job.recipe))
+    return found.model_copy(
+        update={"warnings": (*found.warnings, *placement_warnings(job, live_capacities(session)), *lacking)}
+    )

@@ -94,6 +94,26 @@ def test_more_devices_than_a_worker_has_are_refused_by_field(
         problem(http.post("/v1/jobs", json=asked), 422, "invalid_spec", f"recipe.{param}")
 
 
+def test_a_search_that_no_worker_has_is_refused_and_one_that_some_lack_is_warned_of(
+    service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    body = {**request_body, "recipe": {"prune": {"search": "tpe", "target_params": 0.3}}}
+    place = "/v1/jobs?validate_only=true"
+    assert http.post(place, json=body).status_code == 200  # no worker: one may come
+    cpu = {"kind": "cpu", "name": "Xeon", "memory_bytes": 2**40}
+    worker(service, "wkr_plain", devices=["Xeon"], device=cpu, searches=["solver"])
+    for each in (place, "/v1/jobs"):
+        said = problem(http.post(each, json=body), 422, "invalid_request", "recipe.prune.search")
+        assert "no online worker has the packages of the search tpe" in said["cause"]
+    solver = {**body, "recipe": {"prune": {"search": "solver", "target_params": 0.3}}}
+    assert http.post(place, json=solver).status_code == 200
+    worker(service, "wkr_able", devices=["Xeon"], device=cpu, searches=["solver", "tpe"])
+    told = http.post(place, json=body).json()["warnings"]
+    assert any(one.startswith("search_absent: 1 of 2 online workers lack") for one in told)
+    sql(service, "DELETE FROM workers WHERE id = 'wkr_plain'")
+    assert not any(one.startswith("search_absent") for one in http.post(place, json=body).json()["warnings"])
+
+
 def test_the_fleet_shows_each_worker_s_device(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
     worker(service, "wkr_gpu", devices=[CARD["name"]], device=CARD)
     worker(service, "wkr_lost", devices=["NVIDIA L4"], device={**CARD, "name": "NVIDIA L4", "lost": "Xid 79"})
