@@ -46,6 +46,10 @@ def test_what_is_asked_wrongly_is_refused(command: Command, solved: str) -> None
     assert document(command("target", solved, "--flops", "-0.5", "--json"))["error"]["param"] == "target_flops"
     assert document(command("target", solved, "--latency", "4", "--json"))["error"]["code"] == "missing_resource"
     assert command("target", solved, "--latency", "4", "--speed-up", "2").code == 2
+    percent = command("target", solved, "--params", "-30")  # not 30 parameters
+    assert percent.code == 2
+    says(percent.err, "-0.3 is 30 percent")
+    assert command("target", solved, "--params", "-0.5", "--by", "milliseconds").code == 2
 
 
 def test_a_job_without_tables_is_told_which_command_makes_them(live: Live, command: Command, job: str) -> None:

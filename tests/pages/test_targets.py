@@ -13,7 +13,13 @@ def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World
     page = window.go(f"/jobs/{job}")
     expect(page.locator("#targets")).to_have_count(0)  # its recipe searched for nothing
     store_tables(world.service, job)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/targets" in request.url else None)
+    page.set_viewport_size({"width": 1000, "height": 300})
     page.reload()
+    expect(page.locator("#target-form")).to_be_attached()
+    assert not [url for url in asked if url.partition("?")[0].endswith("/targets")]  # nothing is solved for who does not look
+    page.locator("#target-form").scroll_into_view_if_needed()
     cut = page.get_by_role("region", name="The predicted cut")
     parameters = cut.get_by_role("row").filter(has_text="Parameters")
     expect(parameters).to_contain_text(re.compile(r"−[5-9]\d\.\d %"))
@@ -24,11 +30,24 @@ def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World
     slider.fill("80")
     expect(parameters).not_to_have_text(before)
     expect(parameters).to_contain_text(re.compile(r"−\d\d\.\d %"))
+    state = page.locator("#target-state")
+    expect(state).to_contain_text(re.compile(r"A cut to .* parameters \(−\d\d\.\d %\), predicted error"))
+    told = slider.get_attribute("aria-valuetext")
+    slider.press("ArrowLeft")
+    expect(slider).not_to_have_attribute("aria-valuetext", told or "")
+    expect(state).to_contain_text("A cut to")
     page.get_by_text("Front as a table").click()
     assert page.locator("#front-rows tr").count() > 4
     window.accessible_everywhere()
+    refusal = {"code": "too_many_targets", "cause": "too many questions wait", "remedy": "Repeat it."}
+    page.route("**/targets", lambda route: route.fulfill(status=429, json=refusal))
+    slider.press("ArrowLeft")
+    expect(state).to_have_text("too many questions wait. Repeat it.")
+    expect(cut).to_be_hidden()  # it answers where the slider was before
+    expect(page.locator("#messages .message")).to_have_count(0)
 
 
 def test_a_key_for_reading_may_ask(reading_window: Window, world: World) -> None:
     page = reading_window.go(f"/jobs/{world.jobs['narrow']}")
+    page.locator("#target-form").scroll_into_view_if_needed()
     expect(page.get_by_role("region", name="The predicted cut")).to_contain_text("Predicted error")

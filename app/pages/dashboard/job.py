@@ -25,7 +25,7 @@ from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import TERMINAL, Artifact, Dataset, Job, Model
 from compression.schema.report.averages import judged_each
 from compression.schema.report.lm_eval_table import compare_lm_eval
-from compression.schema.report.measurements import Row
+from compression.schema.report.measurements import UNITS, Row
 from compression.schema.report.report import Report
 from compression.schema.report.sample_table import sample_tables
 from compression.schema.stages import STAGES, wanted
@@ -146,6 +146,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "rows": rows,
         "pictures": figures.pictures(rows),
         "beside": compare_lm_eval(rows),
+        "units": list(UNITS),
         "solved": targets.solved_parts(session, job) if out.state in TERMINAL else [],
         "metric": figures.metric(rows),
         "judged": judged_each(rows) if rows else JUDGED.get(out.task, "score"),

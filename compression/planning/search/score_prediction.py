@@ -62,7 +62,9 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
     value = before.value + times * lost
     unsure = 0.0 if farther is None else (farther * power.deviation) ** 2 + power.scatter**2
     noise = ((1 - times) * before.standard_error) ** 2 + (times * after.standard_error) ** 2 + (times * lost) ** 2 * unsure
-    value = min(value, max(before.chance, before.value)) if lower else max(value, min(before.chance, before.value))
+    worst = max(before.chance, before.value) if lower else min(before.chance, before.value)
+    value = min(value, worst) if lower else max(value, worst)
+    widest = max(abs(before.value - worst), before.standard_error)  # no value is further off
     basis = (
         f"{power.cuts} untrained cuts, whose change grew as error^{power.exponent:.2f}, and this job's own cut, which after "
         f"training went from {before.value:.4g} to {after.value:.4g} on validation. One job is one point: no bound follows."
@@ -70,7 +72,7 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
     return PredictedScore(
         metric=before.metric,
         value=value,
-        standard_error=sqrt(noise),
+        standard_error=min(sqrt(noise), widest),
         lower_is_better=lower,
         extrapolated=error > max(each.error for each in search.outcomes),
         basis=basis,

@@ -1,5 +1,5 @@
 // Other targets of a finished job: sliders ask the API what a cut would come to, and a chart shows the front.
-import { api, complain } from "./api.js";
+import { api, Problem } from "./api.js";
 import { picture } from "./charts.js";
 
 const made = (tag, text, name) => {
@@ -12,11 +12,11 @@ const count = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value
 const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
 const ms = (value) => (value === null ? "–" : `${Number(value.toPrecision(3))} ms`);
 const change = (before, after) => `${after <= before ? "−" : "+"}${(100 * Math.abs(1 - after / before)).toFixed(1)} %`;
-const RATES = ["perplexity"];  // metrics that are no shares
 
-function score(found) {
+// A predicted score. units: names of the metrics that are no shares.
+function score(found, units) {
   if (!found) return "–";
-  const shown = (value) => (RATES.some((name) => found.metric.includes(name)) ? value.toPrecision(4) : `${(100 * value).toFixed(1)} %`);
+  const shown = (value) => (units.includes(found.metric) ? Number(value.toPrecision(4)) : `${(100 * value).toFixed(1)} %`);
   return `≈ ${shown(found.value)} ± ${shown(found.standard_error)}${found.extrapolated ? ", beyond what was tried" : ""}`;
 }
 
@@ -30,22 +30,36 @@ function line(...cells) {
   return row;
 }
 
-let drawn = null;
+let drawn = null, watched = null;
 
-// Fill the section, if the page has it; to be called again once that part of the page was replaced.
+// Fill the section once it comes into view, if the page has it; to be called again once that part of the page was replaced.
 export function targets() {
   drawn?.close();
-  drawn = null;
+  watched?.disconnect();
+  drawn = watched = null;
   const place = document.getElementById("targets");
   if (!place) return;
   const find = (name) => document.getElementById(name);
-  const path = `/v1/jobs/${place.dataset.job}/targets`;
+  const path = `/v1/jobs/${place.dataset.job}/targets`, units = place.dataset.units.split(" ");
   const params = find("target-params"), limit = find("target-ms"), by = find("front-by"), part = find("target-part");
-  let whole = null, asking = 0;
+  let whole = null, front = 0, asking = false, changed = false;
+
+  const say = (text) => { find("target-state").textContent = text; };
+
+  // What failed is said in its place: the cut of before answers another question.
+  function fail(error) {
+    find("target-answer").hidden = true;
+    find("target-remarks").replaceChildren();
+    say(error instanceof Problem ? `${error.message}. ${error.remedy}` : "The service cannot be reached. Move a slider to ask again.");
+  }
 
   function label() {
-    find("target-params-shown").textContent = whole ? count(whole.parameters.total * params.value / 100) : `${params.value} %`;
-    find("target-ms-shown").textContent = limit.value === "100" ? "no limit" : whole?.milliseconds ? ms(whole.milliseconds * limit.value / 100) : `${limit.value} %`;
+    const kept = whole ? count(Math.floor(whole.parameters.total * params.value / 100)) : `${params.value} %`;
+    const time = limit.value === "100" ? "no limit" : whole?.milliseconds ? ms(whole.milliseconds * limit.value / 100) : `${limit.value} %`;
+    for (const [slider, text] of [[params, kept], [limit, time]]) {
+      slider.setAttribute("aria-valuetext", text);
+      find(`${slider.id}-shown`).textContent = text;
+    }
   }
 
   function remark(found) {
@@ -60,34 +74,41 @@ export function targets() {
     find("target-remarks").replaceChildren(...told.filter(Boolean).map((text) => made("p", text)));
   }
 
-  function show({ point, whole: before }) {
+  function show({ point, whole: before, reached }) {
+    const removed = change(before.parameters.total, point.parameters.total);
     const rows = [
       line("Shape", "", shape(point), ""),
-      line("Parameters", count(before.parameters.total), count(point.parameters.total), change(before.parameters.total, point.parameters.total)),
+      line("Parameters", count(before.parameters.total), count(point.parameters.total), removed),
       line("Size", bytes(before.bytes), bytes(point.bytes), change(before.bytes, point.bytes)),
     ];
     if (point.flops !== null) rows.push(line("Multiply-adds", count(before.flops), count(point.flops), change(before.flops, point.flops)));
     if (point.milliseconds !== null) rows.push(line("Time", ms(before.milliseconds), ms(point.milliseconds), `${(before.milliseconds / point.milliseconds).toFixed(2)}×`));
-    rows.push(line("Predicted error", "0", point.error.toPrecision(3), ""), line("Predicted score", "", score(point.score), ""));
+    rows.push(line("Predicted error", "0", point.error.toPrecision(3), ""), line("Predicted score", "", score(point.score, units), ""));
     find("target-figures").replaceChildren(...rows);
     find("target-answer").hidden = false;
+    say(`${reached ? "" : "Out of reach. "}A cut to ${count(point.parameters.total)} parameters (${removed}), predicted error ${point.error.toPrecision(3)}.`);
   }
 
+  // One question at a time: while it is answered, only the sliders' last place is remembered.
   async function ask() {
     if (!whole) return;
-    const mine = ++asking, body = { target_params: Math.max(1, Math.floor(whole.parameters.total * params.value / 100)), part: part.value };
+    changed = asking;
+    if (asking) return;
+    asking = true;
+    const mine = front, body = { target_params: Math.max(1, Math.floor(whole.parameters.total * params.value / 100)), part: part.value };
     if (limit.value !== "100" && whole.milliseconds) body.target_latency = { milliseconds: whole.milliseconds * limit.value / 100 };
-    find("target-state").textContent = "Solving …";
+    say("Solving …");
     try {
       const found = await api("POST", path, body);
-      if (mine !== asking) return;
-      show(found);
-      remark(found);
+      if (mine === front && !changed) {
+        show(found);
+        remark(found);
+      }
     } catch (error) {
-      complain(error);
-    } finally {
-      if (mine === asking) find("target-state").textContent = "";
+      if (mine === front && !changed) fail(error);
     }
+    asking = false;
+    if (changed) ask();
   }
 
   function chart(found) {
@@ -101,30 +122,41 @@ export function targets() {
       yAxis: { ...axis, type: "value", name: "predicted error", nameTextStyle: { ...axis.nameTextStyle, align: "left" } },
       series: [{ type: "line", name: "predicted error", data: found.points.map((point) => [x(point), point.error]), symbolSize: 7 }],
     }));
-    find("front-rows").replaceChildren(...found.points.map((point) => line(shape(point), count(point.parameters.total), ms(point.milliseconds), point.error.toPrecision(3), score(point.score))));
+    find("front-rows").replaceChildren(...found.points.map((point) => line(shape(point), count(point.parameters.total), ms(point.milliseconds), point.error.toPrecision(3), score(point.score, units))));
   }
 
   async function begin() {
-    find("target-state").textContent = "Solving …";
+    const mine = ++front;
+    whole = null;
+    say("Solving …");
     try {
       const found = await api("GET", `${path}?${new URLSearchParams({ by: by.value, part: part.value })}`);
+      if (mine !== front) return;
       whole = found.whole;
       find("target-ms-field").hidden = find("front-by-field").hidden = whole.milliseconds === null;
       label();
       chart(found);
-      remark(found);
       await ask();
     } catch (error) {
-      find("target-state").textContent = "";
-      complain(error);
+      if (mine !== front) return;
+      drawn?.close();
+      drawn = null;
+      find("front-rows").replaceChildren();
+      fail(error);
     }
   }
 
   for (const slider of [params, limit]) {
     slider.addEventListener("input", label);
-    slider.addEventListener("change", ask);
+    slider.addEventListener("change", () => (whole ? ask() : begin()));
   }
   for (const choice of [by, part]) choice.addEventListener("change", begin);
   find("target-form").addEventListener("submit", (event) => event.preventDefault());
-  begin();
+  label();
+  watched = new IntersectionObserver((seen) => {
+    if (!seen.some((one) => one.isIntersecting)) return;
+    watched.disconnect();
+    begin();
+  });
+  watched.observe(place);
 }
