@@ -98,7 +98,7 @@ def _stored(session: Session, team: str) -> int:
     # Error tables stay with their jobs; other checkpoints go when a job ends.
     tables = (Checkpoint.stage == TABLES) | Checkpoint.stage.startswith(f"{TABLES}.")
     files = session.scalars(select(Checkpoint.files).join(Job, Job.id == Checkpoint.job_id).where(Job.team_id == team, tables))
-    kept = sum(file["size"] for some in files for file in some)
+    kept = sum(int(file["size"]) for some in files for file in some)
     return kept + sum(int(session.scalar(query) or 0) for query in (*promised, made.where(Job.team_id == team)))
 
 

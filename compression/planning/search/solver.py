@@ -47,7 +47,7 @@ def solve(problem: Problem, until: float | None = None) -> Solution:
             return _solution(problem, found)
         limits = (replace(limit, most=limit.most - TIGHTER * unit_of(limit)) for limit in tight.limits)
         tight = replace(tight, limits=tuple(limits))
-    raise _out_of_reach(problem, effort)
+    raise out_of_reach(problem, _nearest(problem, effort))
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def _nearest(problem: Problem, effort: _Effort) -> Solution:
     return _solution(problem, found if again is None else again)
 
 
-def _out_of_reach(problem: Problem, effort: _Effort) -> TargetOutOfReach:
-    found = _nearest(problem, effort)
+def out_of_reach(problem: Problem, found: Solution) -> TargetOutOfReach:
+    """Return the error that says which limits cannot be met. found: the nearest point."""
     asked = {limit.name: limit.most for limit in problem.limits if not limit.firm}
     return TargetOutOfReach(out_of_reach_cause(asked, found.costs), nearest=found)
 

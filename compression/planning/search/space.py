@@ -52,6 +52,10 @@ class SearchSpace(Protocol):
         """Return all choices."""
 
     @property
+    def layer_choices(self) -> tuple[Choice, ...]:
+        """Return those among them of whether a layer or block stays."""
+
+    @property
     def error(self) -> tuple[Term, ...]:
         """Return the predicted error as a sum."""
 

@@ -11,12 +11,12 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS, Archit
 from compression.models.architectures.shapes import allowed
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
+from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.problem import OutOfTime
 from compression.planning.search.score_prediction import predict_score
-from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
-from compression.planning.search.within import Found, solve_within
+from compression.planning.search.within import Found, Solve, solve_within
 from compression.schema.device_table import DeviceTable
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import InvalidSpec, MissingResource, TargetOutOfReach
@@ -59,7 +59,7 @@ class Answerer:
         """
         limits = self._limits(question)
         try:
-            found, missed = solve_within(self.space, limits, partial(solve, until=time.monotonic() + seconds)), None
+            found, missed = solve_within(self.space, limits, self._solve(time.monotonic() + seconds)), None
         except TargetOutOfReach as problem:
             if not isinstance(problem.nearest, Found):
                 raise
@@ -82,7 +82,7 @@ class Answerer:
             share = MILDEST - number * (MILDEST - DEEPEST) / (FRONT_POINTS - 1)
             try:
                 limit = replace(cost, most=most * share)
-                found = solve_within(self.space, [limit], partial(solve, until=time.monotonic() + seconds / FRONT_POINTS))
+                found = solve_within(self.space, [limit], self._solve(time.monotonic() + seconds / FRONT_POINTS))
             except TargetOutOfReach:
                 break  # deeper ones are out of reach, too
             except OutOfTime:
@@ -91,6 +91,11 @@ class Answerer:
             points.setdefault(point.shape, point)
         told: dict[str, Any] = {"whole": self.whole, "no_milliseconds": self.no_milliseconds, "no_score": reason}
         return TargetFront(by=by, points=tuple(points.values()), **told)
+
+    def _solve(self, until: float) -> Solve:
+        """Return what solves. Layers of a transformer cost alike; blocks of a network do not, and groups are too many."""
+        layers = [choice.name for choice in self.space.layer_choices]
+        return partial(solve_alike, layers=layers, until=until)
 
     @cached_property
     def space(self) -> SearchSpace:
