@@ -133,6 +133,12 @@ def _check_search(session: Session, recipe: Recipe) -> None:
         raise InvalidRequest(cause, param="recipe.prune.search", remedy=remedy)
 
 
+def _check_workers(session: Session, device: str, recipe: Recipe) -> None:
+    """Refuse what no online worker has: so many devices, or the packages of a search. Raises InvalidRequest."""
+    _check_train_devices(session, device, recipe.train.devices)
+    _check_search(session, recipe)
+
+
 def _search_warnings(session: Session, recipe: Recipe) -> list[str]:
     """Return a warning if some online workers lack the packages of the recipe's search: jobs are not matched by them."""
     able, told = _search_workers(session, recipe)
@@ -162,8 +168,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         what = f"the dataset is for {task}" if len(facts) == 1 else "there are several datasets"
         raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
     recipe = resolve_recipe(body.recipe, [one.task for one in facts])
-    _check_train_devices(session, body.device, recipe.train.devices)
-    _check_search(session, recipe)
+    _check_workers(session, body.device, recipe)
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
     recipe = fitted(recipe, ARCHITECTURE_SPECS[about.family], about.shape)

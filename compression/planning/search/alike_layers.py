@@ -4,12 +4,13 @@ At given widths a limit says how many layers must go, and which ones these are f
 absence adds least. A mixed-integer program of the same takes up to a minute for 12 layers, this less than a second.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, product
 from math import inf, isclose, prod
 
-from compression.planning.search.problem import Limit, Picks, Problem, Solution, Term
+from compression.planning.search.problem import Limit, OutOfTime, Picks, Problem, Solution, Term
 from compression.planning.search.solver import TIGHTER, out_of_reach, solve
 
 MOST_COMBINATIONS = 20_000
@@ -27,7 +28,7 @@ def solve_alike(problem: Problem, layers: Sequence[str], until: float | None = N
     sums = [_sum(terms, layers, problem.options) for terms in (problem.error, *(limit.terms for limit in problem.limits))]
     if not all(one is not None and (at == 0 or one.is_alike) for at, one in enumerate(sums)):
         return solve(problem, until)
-    rows = _Rows(problem, widths, tuple(layers), [one for one in sums if one is not None])
+    rows = _Rows(problem, widths, tuple(layers), [one for one in sums if one is not None], until)
     found = rows.best(problem.limits)
     if found is not None:
         solution = Solution(found, problem.error_of(found), problem.costs_of(found))
@@ -95,11 +96,16 @@ def _sum(terms: Sequence[Term], layers: Sequence[str], options: Mapping[str, int
 class _Rows:
     """At each combination of widths, by the number of layers that go: the least error, and what each limit then costs."""
 
-    def __init__(self, problem: Problem, widths: Sequence[str], layers: Sequence[str], sums: Sequence[_Sum]) -> None:
+    def __init__(
+        self, problem: Problem, widths: Sequence[str], layers: Sequence[str], sums: Sequence[_Sum], until: float | None
+    ) -> None:
+        """until: as of `solve_alike`. Raises OutOfTime."""
         self.problem, self.layers = problem, layers
         error, *costs = sums
         self.rows: list[tuple[dict[str, int], list[int], list[float], list[list[float]]]] = []
         for options in product(*(range(problem.options[name]) for name in widths)):
+            if until is not None and time.monotonic() > until:
+                raise OutOfTime
             picks = dict(zip(widths, options, strict=True))
             base, stay, gone = error.at(picks, problem.options)
             if base == inf or inf in stay:
