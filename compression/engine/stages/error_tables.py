@@ -12,8 +12,8 @@ from compression.pruning.error_tables import compute_tables, names_of, readers_o
 from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.error_tables import ErrorTables
 from compression.schema.events import Event, Log
-from compression.system.progress import Returning
 from compression.schema.report.search import TablesUsed
+from compression.system.progress import Returning
 from compression.system.sealed_folder import UnusableCheckpoint
 
 Result = TypeVar("Result")
