@@ -37,7 +37,8 @@ class Machine:
         name, threads = device.get("name") or facts.get("processor"), facts.get("threads") or facts.get("cores")
         if not name or not threads:
             return None
-        rates = Rates.measured(device.get("rates") or {}, kind=device.get("kind", "cpu"), cores=threads)
+        kind, scores = device.get("kind", "cpu"), device.get("scores") or ()
+        rates = Rates.measured(device.get("rates") or {}, kind=kind, cores=threads, on_card=scores)
         return cls(str(name)[:200], int(threads), rates or REFERENCE, rates is not None)
 
 

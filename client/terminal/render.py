@@ -74,7 +74,7 @@ def score_text(score: Score | NotMeasured | None) -> str:
         text = f"{score.value:.4g} ± {score.standard_error:.2g}"
     else:
         text = f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
-    return text + (f" on {score.counted} rows" if score.split_rows is not None else "")
+    return f"{text} {score.taken}".rstrip()
 
 
 def figure_text(metric: str, value: float, digits: int = 1) -> str:

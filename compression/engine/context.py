@@ -105,6 +105,11 @@ class StageContext:
         return self.teacher
 
     @property
+    def placed(self) -> list[PreTrainedModel]:
+        """The models that are on the device between two stages."""
+        return [self.model, *filter(None, [self.teacher])]
+
+    @property
     def device(self) -> torch.device:
         """The model's device."""
         return cast(torch.device, next(self.model.parameters()).device)

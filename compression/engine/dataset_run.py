@@ -276,7 +276,7 @@ class DatasetRun:
         for before.json. half: ship in 16 bits, whatever quantization the model simulates. scored: whether its scores are asked.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
-        with on_cpu(model):
+        with on_cpu(model, *self.state.placed):
             return (yield from ship(model, request, self.settings if scored else replace(self.settings, rows={}), rows))
 
     @cached_property
@@ -321,7 +321,7 @@ class DatasetRun:
 
     def leave_device(self) -> None:
         """Move the models to the CPU: nothing of the job needs the device any more."""
-        for model in filter(None, (self.state.model, self.state.teacher)):
+        for model in self.state.placed:
             model.cpu()
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from compression.engine.paired_test import Original, judge_artifact
 from compression.engine.scoring_limits import UNLIMITED, ScoringLimits
 from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, Saving, parse_line
+from compression.evaluation.runtimes.runner import lacking_on_card
 from compression.export.exporter import exporter_of
 from compression.export.manifest import as_json, write_config, write_manifest, write_origin
 from compression.export.model_card import ModelCard
@@ -40,8 +41,10 @@ from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS
 from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
+from compression.system.device import training_device
 from compression.system.progress import Step, run_silently
 
+WHOLE = ("float32", "float64")
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TIMED_SECONDS = 3.0  #: timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart
 
@@ -133,6 +136,8 @@ class RunSettings:
     def measure_spec(self, folder: Path, request: ArtifactRequest, *, seconds: float = SECONDS) -> MeasureSpec:
         """Return the input of the process that measures an artifact."""
         rows = {split: str(path.resolve()) for split, path in self.rows.items()}
+        has_card = bool(rows) and training_device().type == "cuda"
+        lacking = lacking_on_card(request.kind) if has_card else None
         return MeasureSpec(
             kind=request.kind,
             folder=str(folder.resolve()),
@@ -145,6 +150,9 @@ class RunSettings:
             seed=self.seed,
             evaluate=self.evaluate,
             score_threads=torch.get_num_threads(),
+            device="cuda" if has_card and lacking is None else "cpu",
+            not_on_card=lacking,
+            rounds=request.precision not in WHOLE,
             score_rows=dict(request.scoring.rows),
             score_seconds=request.scoring.seconds,
             by_row=self.quality_gate is not None,
@@ -305,8 +313,9 @@ SILENT_SECONDS = 3000.0
 
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
     """Measure in a fresh process, in which no training ever ran; yield the score's progress steps. If the child process does
-    not end well, only the figures that it has not reported are lost, not the job. If it ran out of memory and an attempt is
-    left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
+    not end well, only the figures that it has not reported are lost, not the job. If it was to score on a GPU and has not, the
+    GPU may be why: it is measured again without. If it ran out of memory and an attempt is left, another machine or time may
+    suffice: raises OutOfMemory unless `last_try`.
     """
     found: Measured | None = None
     try:
@@ -317,12 +326,15 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
             else:
                 yield Step(answer.done, answer.total)
     except ChildFailed as problem:
+        lacking = [name for name in FIGURE_OF.values() if found is None or isinstance(getattr(found, name), NotMeasured)]
+        if spec.device == "cuda" and lacking:
+            again = spec.model_copy(update={"device": "cpu", "not_on_card": str(problem)[:500]})
+            return (yield from measure_artifact(again, last_try=last_try))
         if isinstance(problem, ChildOutOfMemory) and not last_try:
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         if found is None:
             return unmeasured(str(problem))
         reason = NotMeasured(not_measured=str(problem))
-        lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
         return found.model_copy(update=dict.fromkeys(lacking, reason))
     assert found is not None, "a child that ends well has answered"  # noqa: S101
     return found

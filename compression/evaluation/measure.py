@@ -1,7 +1,8 @@
 """Measures artifacts as downloaded: `python -m compression measure SPEC.json`. Torch-free, unless the artifact is a checkpoint.
 
 Each measurement is a fresh process, without anything of the training: its memory is its own, latency has a fixed number of
-threads, and a host lock prevents two jobs from measuring it at once (host_lock.py). Scores have all threads of the engine.
+threads, and a host lock prevents two jobs from measuring it at once (host_lock.py). Scores have all threads of the engine, or
+its GPU where the artifact's runtime answers there as on the CPU.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
+from compression.evaluation.card_check import CardCheck, hastened
 from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer, SplitScoring
@@ -33,6 +35,7 @@ from compression.schema.report.measurements import Latency, NotMeasured, Score
 from compression.schema.report.operators import Operators
 from compression.schema.report.samples import SampleAnswer
 from compression.schema.tasks import TASKS
+from compression.schema.worker_device import DeviceKind
 from compression.system import failures
 from compression.system.child_process import OUT_OF_MEMORY, Step, telling
 from compression.system.host_lock import host_lock
@@ -57,6 +60,9 @@ class MeasureSpec(Config):
     seed: Annotated[int, Field(ge=0, description="Of the samples of the rows: each dataset of a job has its own.")] = 0
     evaluate: Evaluate = Evaluate()
     score_threads: Annotated[int | None, Field(ge=1, description="Threads while it is scored; null: evaluate.threads.")] = None
+    device: Annotated[DeviceKind, Field(description="For scores, if the artifact answers there: see `card_check`.")] = "cpu"
+    not_on_card: Annotated[str | None, Field(description="Of a worker with a GPU, why that is not tried.")] = None
+    rounds: Annotated[bool, Field(description="Whether it computes in less than float32.")] = False
     score_rows: Annotated[dict[Split, int], Field(default_factory=dict)]
     """The most rows that are scored, by split; all where absent."""
     score_seconds: Annotated[float | None, Field(gt=0)] = None
@@ -94,40 +100,71 @@ Tell = Callable[[Step | Measured], None]
 
 def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
     """Open the spec's artifact and measure it. tell: called with the results before the score, and with its progress."""
+    scorer, folder = scorer_of(spec.task, spec.evaluate, spec.labels), Path(spec.folder)
+    reader = scorer.reader(folder)
+    timed, example, check = served_alone(spec, reader, scorer)
+    if not paths_of(spec):
+        return timed
+    found = scored_on_card(spec, check, reader, scorer, timed, tell) if check is not None else spec.not_on_card
+    if not isinstance(found, Measured):
+        runner = hastened(open_artifact(spec.kind, folder, threads=spec.score_threads or spec.evaluate.threads))
+        found = scored(spec, runner, reader, scorer, timed, tell, why=found)
+        del runner  # before the artifact is opened again
+    if spec.test_rows is None:
+        return found
+    tell(found)
+    return found.model_copy(update={"operators": operators_of(spec.kind, folder, example)})
+
+
+def served_alone(spec: MeasureSpec, reader: ArtifactReader, scorer: Scorer) -> tuple[Measured, Inputs, CardCheck | None]:
+    """Open the artifact as a user does, and measure its memory and latency. Returns also what it ran on, and what a GPU that
+    scores are wanted of has to answer.
+    """
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
-    scorer = scorer_of(spec.task, spec.evaluate, spec.labels)
-    reader = scorer.reader(folder)
     decodes = isinstance(runner, Decoder)
     length = generation_latency.prompt_of(spec.evaluate.length, config_of(folder)) if decodes else spec.evaluate.length
     example = reader.example(spec.evaluate.batch, length)
     for _ in range(1 if decodes else WARM_UP_RUNS):
-        runner.logits(example)
+        logits = runner.logits(example)
     if isinstance(runner, Decoder):
         generation_latency.warm_up(runner, example.arrays["input_ids"])
     # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
     latency, saved = time_artifact(spec, runner, example)
-    if paths_of(spec) and (threads := spec.score_threads or spec.evaluate.threads) != spec.evaluate.threads:
-        del runner  # before the artifact is opened again
-        runner = open_artifact(spec.kind, folder, threads=threads)
-    if hasten := getattr(runner, "hasten", None):
-        hasten()
     unscored = NotMeasured(not_measured="No test rows were given.")
     timed = Measured(latency=latency, saved=saved, score=unscored, peak_memory_bytes=memory)
-    found = scored(spec, runner, reader, scorer, timed, tell)
-    if spec.test_rows is None:
-        return found
-    tell(found)
-    del runner, hasten  # before the artifact is opened again
-    return found.model_copy(update={"operators": operators_of(spec.kind, folder, example)})
+    if spec.device == "cpu" or not paths_of(spec):
+        return timed, example, None
+    rows = read_rows(next(iter(paths_of(spec).values())))
+    return timed, example, CardCheck.of(runner, reader, scorer, rows, logits.shape[-1], rounds=spec.rounds)
+
+
+def scored_on_card(
+    spec: MeasureSpec, check: CardCheck, reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell
+) -> Measured | str:
+    """Score the artifact on the GPU, or return why it cannot be."""
+    try:
+        runner = check.open(spec.kind, Path(spec.folder), threads=spec.score_threads or spec.evaluate.threads)
+        return scored(spec, runner, reader, scorer, timed, tell, device="cuda")
+    except Exception as problem:  # of any runtime or driver: the CPU can still take it
+        return str(problem).strip().partition("\n")[0][:500] or type(problem).__name__
 
 
 def scored(
-    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = lambda _: None
+    spec: MeasureSpec,
+    runner: Runner[Any],
+    reader: ArtifactReader,
+    scorer: Scorer,
+    timed: Measured,
+    tell: Tell = lambda _: None,
+    *,
+    device: DeviceKind = "cpu",
+    why: str | None = None,
 ) -> Measured:
     """Score the artifact on validation, then on test, for the splits in the spec. timed: the results known already. tell:
-    called with the results after each split, and with the progress of both together.
+    called with the results after each split, and with the progress of both together. device: of the runner. why: why it is not
+    a GPU.
     """
     paths = paths_of(spec)
     unknown = {split: NotMeasured(not_measured=f"Answering the {split} rows did not come to its end.") for split in paths}
@@ -152,7 +189,8 @@ def scored(
         figures = found.by_row() if spec.by_row else None
         own = found.draws if figures is None else found.draws.model_copy(update={"by_row": packed(figures)})
         draws = known.draws.model_copy(update={split: own})
-        known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
+        score = found.score.model_copy(update={"runtime": runner.name, "device": device, "not_on_card": why})
+        known = known.model_copy(update={FIGURE_OF[split]: score, "draws": draws})
     return known
 
 

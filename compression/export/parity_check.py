@@ -15,7 +15,7 @@ from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.exporter import exporter_of, plain
 from compression.export.interface import interface_of
 from compression.export.onnx.trace import inputs_of, outputs_of
-from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer
+from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer, stacked
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
@@ -251,11 +251,6 @@ def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
         found = [answer[name].float().numpy() for name in outputs]
         out.append(batch.real(found[0] if len(found) == 1 else np.stack(found, axis=-1)))
     return np.concatenate(out)
-
-
-def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Logits:
-    """Run an artifact. -> the same shape as `answers`."""
-    return np.concatenate([batch.real(runner.logits(batch)) for batch in asked])
 
 
 def _each(values: Logits) -> Distances:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 CONTEXT_BYTES = 600_000_000
 """What CUDA and its libraries take of a card before the first tensor. As others report it: Lathe has measured none."""
 LIBRARIES_BYTES = 1_500_000_000
-"""What they take of the host beside what a process without a card has; not measured either."""
+"""What they take of the host beside what a process without a card has; not measured either. The process that scores an artifact
+on the card has them too. What that takes of the card is not counted: a score that does not fit is taken on the CPU."""
 
 
 def card_memory(job: "PlannedJob") -> tuple[int, int]:
@@ -42,7 +43,8 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     # A save is copied to the host before it is written; the weights of the last good and of the best epoch are there always.
     held = (one.devices * one.states + (devices - 1) * one.further for one in known)
     saves = (saved_bytes(job.recipe.train.optimizer, one.parameters) for one in known)
-    beside = pixels + teachers_bytes(job) + max([shipped_bytes(job), *map(sum, zip(held, saves, strict=True))])
+    shipped = shipped_bytes(job) + LIBRARIES_BYTES
+    beside = pixels + teachers_bytes(job) + max([shipped, *map(sum, zip(held, saves, strict=True))])
     host = devices * LIBRARIES_BYTES + round(KEPT_FREED * (devices * PROCESS_BYTES + beside))
     return CONTEXT_BYTES + round(KEPT_FREED * card), host
 

@@ -307,8 +307,9 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
 
 def _exported(job: PlannedJob) -> Iterator[CostItem]:
     shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
-    for stage, model in shipped:
-        yield CostItem(stage, work=scored(stage, model, job.data, job.recipe.train, job.evaluate, seconds=SHIP_SECONDS))
+    settings = job.data, job.recipe.train, job.evaluate
+    for stage, model, kind in shipped:
+        yield CostItem(stage, work=scored(stage, model, *settings, seconds=SHIP_SECONDS, kind=kind))
     # The headline as transformers artifacts, and its temporary float32 weights; also a language model's pruned model.
     floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
     read = job.forward(job.result) * formats.ranging_passes(job.recipe, job.texts.rows["train"])

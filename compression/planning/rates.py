@@ -1,6 +1,6 @@
 """How fast a machine does each kind of a job's work: the reference machine, or one whose worker has measured it. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -19,13 +19,17 @@ class Rates:
     decoder: float  #: the same of a decoder
     rows: float  #: rows a second that any small model answers, each alone and again with 31 others
     further: float = 0.0  #: of these speeds in training, what each further device adds; processes on a CPU share its cores
+    on_card: frozenset[str] = frozenset()  #: formats of artifacts that its GPU scores, in float32
+    card_rows: float = 0.0  #: rows a second that it answers of any small model, each alone and again with 31 others
 
     @classmethod
-    def measured(cls, products: Mapping[str, float | None], *, kind: str, cores: int) -> "Rates | None":
+    def measured(
+        cls, products: Mapping[str, float | None], *, kind: str, cores: int, on_card: Collection[str] = ()
+    ) -> "Rates | None":
         """Return the rates of a device by those of large products that its worker measured; None if it measured none.
 
         products: operations a second by format (float32, bfloat16 …), and `bytes` a second. kind: cpu or cuda. cores: of the
-        host, where artifacts are scored whatever the device.
+        host, where artifacts are scored but for those in the formats of `on_card`.
         """
         float32, moved = products.get("float32"), products.get("bytes")
         if not float32 or not moved:
@@ -41,6 +45,8 @@ class Rates:
             decoder=speed * REFERENCE.decoder,
             rows=speed * REFERENCE.rows,
             further=FURTHER_CARD if kind == "cuda" else 0.0,
+            on_card=frozenset(on_card),
+            card_rows=CARD_ROWS,
         )
 
 
@@ -69,3 +75,6 @@ STEP_SECONDS = 0.0125
 FURTHER_CARD = 0.8
 """What each further card adds to the speed of one. A fifth for gathering weights and summing gradients is an assumption, never
 measured: it depends on what connects the cards. Finished jobs on as many devices correct it."""
+CARD_ROWS = 40.0
+"""Rows a second that a GPU answers at most, each alone and again with others: a pass of one row is as long as the host takes to
+start its kernels, here 25 ms. An assumption, never measured; finished jobs of the machine correct it."""

@@ -27,6 +27,7 @@ class Work(Config):
     encoder_flops: Annotated[float, Field(description="Of an encoder's or a network's answers to scored rows.")] = 0.0
     decoder_flops: Annotated[float, Field(description="Of a decoder's.")] = 0.0
     scored_rows: Annotated[float, Field(description="Scored rows, which take a least time each however small the model.")] = 0.0
+    format: Annotated[str, Field(description="Of the artifact that is scored, if a GPU may have all of its operators.")] = ""
     seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
     devices: Annotated[int, Field(description="That train together: teachers' outputs and validation are of one.")] = 1
     epochs: Annotated[float, Field(description="Expected of a fine-tuning that may end earlier or later.")] = 0.0
@@ -40,7 +41,9 @@ class Work(Config):
         return shared / gain + self.float32_flops / rates.float32 + self.steps * rates.step_seconds
 
     def scoring_seconds(self, rates: Rates) -> float:
-        """Return the seconds of scoring all rows of an artifact."""
+        """Return the seconds of scoring all rows of an artifact, on the machine's GPU if that has its format."""
+        if self.format in rates.on_card:
+            return max((self.encoder_flops + self.decoder_flops) / rates.float32, self.scored_rows / rates.card_rows)
         answers = self.encoder_flops / rates.encoder + self.decoder_flops / rates.decoder
         return max(answers, self.scored_rows / rates.rows)
 

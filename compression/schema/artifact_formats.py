@@ -21,6 +21,8 @@ ONNX = FormatSpec(
     weights=("*.onnx", "*.onnx_data"),
     tags=("onnx",),
     primary=True,
+    card="compression.evaluation.runtimes.onnx:open_on_card",
+    card_lacks="compression.evaluation.runtimes.onnx:lacking_on_card",
 )
 TRANSFORMERS = FormatSpec(
     "transformers",
@@ -28,6 +30,7 @@ TRANSFORMERS = FormatSpec(
     runtime="compression.evaluation.runtimes.transformers:open_folder",
     runs_in="PyTorch",
     weights=("*.safetensors",),
+    card="compression.evaluation.runtimes.transformers:open_on_card",
 )
 TIMM = FormatSpec(
     "timm",
@@ -35,6 +38,7 @@ TIMM = FormatSpec(
     runtime="compression.evaluation.runtimes.timm:open_folder",
     runs_in="timm",
     weights=("*.safetensors",),
+    card="compression.evaluation.runtimes.timm:open_on_card",
 )
 BFLOAT16 = replace(
     TRANSFORMERS,
@@ -63,6 +67,7 @@ TRITON = replace(
     by_default=False,
     served=True,  # its file is the ONNX artifact's, and so are its times
     generates=False,
+    card="compression.evaluation.runtimes.triton:open_on_card",
 )
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Decoders that keep keys and values of one width."""
@@ -78,6 +83,7 @@ GENAI = replace(
     timed=True,
     generates=True,
     families=FAMILIES,
+    card=None,  # the package has another build for GPUs
 )
 COMPRESSED_TENSORS = tuple(
     FormatSpec(
@@ -88,6 +94,7 @@ COMPRESSED_TENSORS = tuple(
         weights=("*.safetensors",),
         tags=("compressed-tensors",),
         by_default=False,
+        card="compression.evaluation.runtimes.compressed_tensors:open_on_card",
     )
     for name in ("w8a8", "w4a16", "fp8")
 )

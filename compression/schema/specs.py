@@ -111,3 +111,7 @@ class FormatSpec:
     ranged: bool = False  #: whether ranges are calibrated for it if a scheme has none
     generates: bool | None = None  #: whether it is for language models alone (True), or for all other tasks (False)
     families: tuple[str, ...] = ()  #: the families of models that it can state; empty: any
+    card: str | None = None
+    """"module:NAME" of the function that opens a folder on a GPU to score it there (`runner.open_on_card`); None: none can."""
+    card_lacks: str | None = None
+    """"module:NAME" of the function that returns what a machine with a GPU lacks for that, or None; None: nothing."""

@@ -55,6 +55,8 @@ class WorkerDevice(Config):
     """In which products came out right; null: nobody has tried yet."""
     rates: DeviceRates | None = None
     """null: not measured yet."""
+    scores: tuple[str, ...] = ()
+    """Formats of artifacts that are scored on the card."""
     lost: str | None = None
     """Why the device does not work now; its worker takes no jobs until a probe finds it again."""
 

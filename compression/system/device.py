@@ -8,6 +8,8 @@ from torch import nn
 
 from compression.system import process
 
+CPU, CARD = torch.device("cpu"), torch.device("cuda")
+
 
 def training_device() -> torch.device:
     """Return the device of a job's models and batches: the first GPU that this process sees, or the CPU."""
@@ -22,12 +24,16 @@ def release_device_memory() -> None:
 
 
 @contextmanager
-def on_cpu(model: nn.Module) -> Iterator[None]:
-    """Move a model to the CPU within this context: artifacts are for it, and are written from and compared with its tensors."""
-    device = next(model.parameters()).device
-    model.cpu()
-    process.release_memory()
+def on_cpu(*models: nn.Module) -> Iterator[None]:
+    """Move models to the CPU within this context: artifacts are for it, and are written from and compared with its tensors. A
+    GPU is then free for the process that scores them.
+    """
+    places = [(model, next(model.parameters()).device) for model in models]
+    for model in models:
+        model.cpu()
+    release_device_memory()
     try:
         yield
     finally:
-        model.to(device)
+        for model, device in places:
+            model.to(device)

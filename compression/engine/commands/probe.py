@@ -13,6 +13,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from compression.evaluation.runtimes.runner import lacking_on_card
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.worker_device import DeviceRates, ProbeSpec, WorkerDevice
 from compression.system.cards import driver_version
 from compression.system.host_lock import host_lock
@@ -120,6 +122,7 @@ def _nothing() -> None:
 
 def _card() -> WorkerDevice:
     facts = torch.cuda.get_device_properties(0)
+    found = tuple(kind for kind in ARTIFACT_FORMATS if lacking_on_card(kind) is None)
     return WorkerDevice(
         kind="cuda",
         name=facts.name,
@@ -127,6 +130,7 @@ def _card() -> WorkerDevice:
         capability=f"{facts.major}.{facts.minor}",
         driver=driver_version(),
         runtime=torch.version.cuda,
+        scores=found,
     )
 
 

@@ -81,6 +81,8 @@ def with_notes(row: Row, previous: Row | None) -> Row:
         notes.append(
             f"Scored on {' and '.join(sampled)}, drawn at random: all take longer than training, and than ten minutes."
         )
+    if isinstance(tested, Score) and tested.not_on_card is not None:
+        notes.append(f"Scored on the CPU and not on the worker's GPU: {tested.not_on_card}.")
     if isinstance(row.latency, Latency) and not row.latency.exclusive:
         notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
     return row.model_copy(update={"notes": (*row.notes, *notes)})

@@ -21,8 +21,8 @@ from compression.models.loading import open_stock
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
+from compression.system.device import CARD
 
-CARD = torch.device("cuda")
 NO_FILE = "the job has no ONNX file of it."
 
 

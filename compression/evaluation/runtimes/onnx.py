@@ -1,4 +1,4 @@
-"""ONNX files in stock ONNX Runtime on the CPU. Torch-free."""
+"""ONNX files in stock ONNX Runtime, on the CPU or to be scored on a GPU. Torch-free."""
 
 import tempfile
 from collections import Counter
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from compression.evaluation.runtimes.onnx_times import node_times
+from compression.evaluation.runtimes.onnx_times import computed_by, node_times
+from compression.evaluation.runtimes.runner import NotOnCard
 from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs, Runner
 from compression.modalities.text.inputs import Batch, Ids
 from compression.schema.profile import LayerTime
@@ -22,7 +23,10 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """Session option that makes x86 without VNNI multiply weights within ±127 exactly. With VNNI it only costs time (three quarters
 more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
-CPU_PROVIDER = "CPUExecutionProvider"
+CPU_PROVIDER, CARD_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+Provider = str | tuple[str, dict[str, str]]
+ON_CARD: tuple[Provider, ...] = ((CARD_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER)
+"""By default products are TF32, which has 10 bits after the point."""
 PAST = "past_key_values."  #: prefix of the names of the cache's inputs
 DTYPES = {
     **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "int32", "int64", "bool", "float16")},
@@ -38,7 +42,7 @@ class OnnxRunner:
     """
 
     def __init__(
-        self, path: Path, *, threads: int, times: Path | None = None, providers: Sequence[str] = (CPU_PROVIDER,)
+        self, path: Path, *, threads: int, times: Path | None = None, providers: Sequence[Provider] = (CPU_PROVIDER,)
     ) -> None:
         self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
@@ -148,9 +152,34 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
     return f"onnxruntime {onnxruntime.__version__} {opened.get_providers()[0]}"
 
 
-def open_folder(folder: Path, *, threads: int, providers: Sequence[str] = (CPU_PROVIDER,)) -> OnnxRunner | OnnxDecoder:
+def open_folder(folder: Path, *, threads: int, providers: Sequence[Provider] = (CPU_PROVIDER,)) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
     return _as_decoder(OnnxRunner(folder / FILE, threads=threads, providers=providers))
+
+
+def lacking_on_card() -> str | None:
+    """Return what this build lacks to use an NVIDIA GPU, or None."""
+    if CARD_PROVIDER in onnxruntime.get_available_providers():
+        return None
+    return f"this build of onnxruntime has no {CARD_PROVIDER}: install onnxruntime-gpu in its place"
+
+
+def open_on_card(folder: Path, example: Inputs, *, threads: int) -> OnnxRunner | OnnxDecoder:
+    """Open folder/model.onnx on the GPU. Raises NotOnCard if it does not start there or lacks one of the file's operators,
+    which would go through the host's memory with each pass; and onnxruntime's errors.
+    """
+    onnxruntime.preload_dlls()  # of CUDA, from its packages: no torch has loaded them here
+    with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+        tried = OnnxRunner(folder / FILE, threads=threads, times=Path(place) / "nodes", providers=ON_CARD)
+        if tried.session.get_providers()[0] != CARD_PROVIDER:
+            raise NotOnCard(f"{CARD_PROVIDER} did not start")
+        opened: Runner[Any] = _as_decoder(tried)
+        opened.logits(example)
+        left = computed_by(Path(tried.session.end_profiling()), CPU_PROVIDER)
+    del opened, tried
+    if left:
+        raise NotOnCard(f"{CARD_PROVIDER} has no kernels for the file's {', '.join(left)}")
+    return open_folder(folder, threads=threads, providers=ON_CARD)
 
 
 def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:

@@ -10,6 +10,7 @@ from compression.modalities.scoring.base import Inputs, Runner
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.report.operators import Operators
 
+NO_CARD = "{} does not run on GPUs here"
 MOST_BYTES = 2 << 30  #: of weights: opening larger ones a second time, to count, takes too long
 
 
@@ -17,6 +18,28 @@ def open_artifact(kind: Kind, folder: Path, *, threads: int) -> Runner[Any]:
     """Open an artifact's folder in the stock runtime of its format, with a fixed number of threads."""
     # Imported by name when needed: one format's module may need packages that the other's process must not load.
     return cast(Runner[Any], resolve_name(ARTIFACT_FORMATS[kind].runtime)(folder, threads=threads))
+
+
+class NotOnCard(Exception):
+    """An artifact is not scored on the GPU; its text says why."""
+
+
+def lacking_on_card(kind: Kind) -> str | None:
+    """Return what this machine lacks to score artifacts of a format on a GPU that it has, or None."""
+    spec = ARTIFACT_FORMATS[kind]
+    if spec.card is None:
+        return NO_CARD.format(spec.runs_in)
+    return cast(str | None, resolve_name(spec.card_lacks)()) if spec.card_lacks is not None else None
+
+
+def open_on_card(kind: Kind, folder: Path, example: Inputs, *, threads: int) -> Runner[Any]:
+    """Open an artifact's folder in the runtime of its format on the GPU. example: a batch that it can answer.
+
+    Raises NotOnCard, and the runtime's own errors.
+    """
+    if (reason := lacking_on_card(kind)) is not None:
+        raise NotOnCard(reason)
+    return cast(Runner[Any], resolve_name(str(ARTIFACT_FORMATS[kind].card))(folder, example, threads=threads))
 
 
 def operators_of(kind: Kind, folder: Path, example: Inputs) -> Operators | None:

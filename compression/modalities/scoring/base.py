@@ -262,6 +262,11 @@ def answered(
     return [reader.answered(window, row) for window, row in zip(windows, found, strict=True)]
 
 
+def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Floats:
+    """Run batches. -> (rows of all batches, labels), or (real positions of all batches, ...)"""
+    return np.concatenate([batch.real(runner.logits(batch)) for batch in asked])
+
+
 def softmax(logits: Floats) -> list[float]:
     """Return the probabilities of logits."""
     powers = np.exp(logits.astype(np.float64) - float(logits.max()))

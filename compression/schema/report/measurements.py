@@ -211,6 +211,13 @@ class Score(Config):
     split_rows: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
     """Rows of the split, if a random sample of them was scored because all would have taken longer than training; null: all."""
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
+    runtime: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The runtime that answered the rows, and on which device: onnxruntime 1.32.0 CPUExecutionProvider. null of a mean over
+    datasets, and in older reports."""
+    device: Annotated[Literal["cpu", "cuda"] | None, Field(exclude_if=lambda value: value is None)] = None
+    """The kind of that device. null as above."""
+    not_on_card: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """Why a worker with a GPU took the score on the CPU; null otherwise."""
     chance: float
     """The metric without reading: always the most frequent label, no entity, no answer; 0 for correlations; for perplexity the
     frequencies of all tokens."""
@@ -224,6 +231,12 @@ class Score(Config):
     def counted(self) -> str:
         """Return as text how many rows were scored: 1,500, or of a sample 700 of 1,500."""
         return f"{self.rows:,}" + (f" of {self.split_rows:,}" if self.split_rows is not None else "")
+
+    @property
+    def taken(self) -> str:
+        """Return as text what is unusual in how it was taken: of which sample, and on a GPU; else nothing."""
+        sampled = [f"on {self.counted} rows"] if self.split_rows is not None else []
+        return ", ".join([*sampled, *(["on the GPU"] if self.device == "cuda" else [])])
 
     @property
     def worth(self) -> float:

@@ -118,6 +118,17 @@ def test_what_no_forecast_covers_teaches_nothing(values: dict[str, Any], transac
     assert not known(transaction)
 
 
+def test_a_gpu_that_scores_an_artifact_s_format_is_forecast_to(transaction: SessionMaker) -> None:
+    scored = Work(stage="baseline", encoder_flops=1e13, format="onnx")
+    found = Estimate(**SIZES, minutes=1.0, training_minutes=0.0, work=(scored,))
+    card = {**FAST, "kind": "cuda", "memory_bytes": 10**11}
+    do(transaction, start_worker, device=card)
+    slow = do(transaction, forecasts.corrected, found, TASK, Recipe()).minutes
+    with transaction() as session:
+        session.execute(update(Worker).values(facts={**FACTS, "device": {**card, "scores": ["onnx"]}}))
+    assert do(transaction, forecasts.corrected, found, TASK, Recipe()).minutes < slow / 10
+
+
 def test_jobs_of_several_attempts_and_of_unknown_machines_teach_nothing(transaction: SessionMaker, new_job: NewJob) -> None:
     teach(transaction, new_job)  # by a worker without a row
     do(transaction, start_worker, processor=None)

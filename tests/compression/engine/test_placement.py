@@ -1,6 +1,8 @@
 """Each stage keeps its tensors on the job's device: an operator that gets tensors of two devices raises (second_device)."""
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from compression.distillation import teacher
-from compression.engine import dataset_run
+from compression.engine import dataset_run, shipping
 from compression.engine.job import Job
+from compression.engine.shipping import ArtifactRequest
 from compression.modalities.text.augmentation.resources import Resources
 from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.quantization import precision
+from compression.schema.artifact_formats import ArtifactPrecision
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
@@ -152,6 +156,44 @@ def test_what_is_timed_leaves_the_device(encoder: Path, reviews: Path, tmp_path:
         assert len(list(run.timed_beside(run.state.model, [copy.deepcopy(run.state.model)]))) == 1
         assert run.state.model.device == device
     assert seen == [HOST] * 3
+
+
+def test_nothing_of_a_job_is_on_the_device_while_an_artifact_is_scored(
+    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Job.open(spec_of(encoder, reviews, output=str(tmp_path / "out")), tmp_path).part
+    state, seen = run.state, list[torch.device]()
+    state.teacher, other = copy.deepcopy(state.model), copy.deepcopy(state.model)
+
+    def ships(model: Any, *_: Any) -> Iterator[None]:
+        seen.extend(one.device for one in (model, state.model, state.teacher))
+        yield from ()
+
+    monkeypatch.setattr(dataset_run, "ship", ships)
+    with second_device() as device:
+        for model in (state.model, state.teacher):
+            model.to(device)
+        for model in (state.model, other):
+            list(run.ship(model, "baseline", "onnx", lambda _: ()))
+        assert (state.model.device, state.teacher.device, other.device) == (device, device, HOST)
+    assert seen == [HOST] * 6
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("float32", False), ("int8", True), ("bfloat16", True)])
+def test_a_worker_with_a_gpu_asks_for_scores_there(
+    precision: ArtifactPrecision, rounds: bool, encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Job.open(spec_of(encoder, reviews, output=str(tmp_path / "out")), tmp_path).part
+    made = {"stage": "baseline", "precision": precision, "preprocessor": encoder, "max_length": 32}
+    asked = {kind: ArtifactRequest(kind=kind, **made) for kind in ("transformers", "gguf-q8-0")}
+    assert run.settings.measure_spec(tmp_path, asked["transformers"]).device == "cpu"
+    monkeypatch.setattr(shipping, "training_device", lambda: torch.device("cuda"))
+    found = {kind: run.settings.measure_spec(tmp_path, one) for kind, one in asked.items()}
+    whole, without = found["transformers"], found["gguf-q8-0"]
+    assert (whole.device, whole.not_on_card, whole.rounds) == ("cuda", None, rounds)
+    assert (without.device, without.not_on_card) == ("cpu", "llama.cpp does not run on GPUs here")
+    timed = replace(run.settings, rows={}).measure_spec(tmp_path, asked["transformers"])
+    assert (timed.device, timed.not_on_card) == ("cpu", None)
 
 
 def test_the_double_refuses_what_a_card_refuses() -> None:

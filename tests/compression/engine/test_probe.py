@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnxruntime
 import pytest
 import torch
 
@@ -63,6 +64,9 @@ def test_a_card_is_described_by_what_cuda_tells_of_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
     found = probe._card()
     assert (found.kind, found.name, found.memory_bytes, found.capability) == ("cuda", "NVIDIA A100", 80 << 30, "8.0")
+    has_provider = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert {"transformers", "timm"} < set(found.scores)
+    assert ("onnx" in found.scores, "openvino-f16" in found.scores) == (has_provider, False)
 
 
 @no_card

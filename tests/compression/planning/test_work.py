@@ -7,10 +7,11 @@ import pytest
 from compression.planning.corrections import FEWEST_FOR_SHARES, MOST_JOBS, Correction, learn
 from compression.planning.preflight import preflight
 from compression.planning.preparation import MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS, expected
-from compression.planning.rates import FURTHER_CARD, REFERENCE, Rates
+from compression.planning.rates import CARD_ROWS, FURTHER_CARD, REFERENCE, Rates
 from compression.planning.scoring_time import FEWEST_SECONDS
 from compression.planning.work import EXPORT, Work, time_work
 from compression.schema.recipe.presets import STANDARD
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.planning.test_planning import DATA, MODEL
 
@@ -111,6 +112,32 @@ def test_a_device_that_was_measured_has_rates_of_its_own() -> None:
     assert (card.float32, card.bfloat16, card.simulated, card.bytes) == (one.float32, one.bfloat16, one.simulated, one.bytes)
     assert Rates.measured({}, kind="cuda", cores=4) is None
     assert Rates.measured({"float32": 4e11, "bytes": None}, kind="cpu", cores=2) is None
+
+
+def test_a_gpu_scores_the_artifacts_whose_operators_it_has() -> None:
+    reference = {"float32": 4e11, "bytes": 1e10}
+    plain = Rates.measured(reference, kind="cuda", cores=2)
+    card = Rates.measured(reference, kind="cuda", cores=2, on_card=["onnx"])
+    assert plain is not None
+    assert card is not None
+    large, small = (Work(stage="baseline", encoder_flops=flops, scored_rows=200, format="onnx") for flops in (6e12, 1.0))
+    assert large.scoring_seconds(card) == pytest.approx(6e12 / card.float32)
+    assert small.scoring_seconds(card) == pytest.approx(200 / CARD_ROWS)
+    for other in (large.model_copy(update={"format": ""}), large.model_copy(update={"format": "gguf-q8-0"})):
+        assert other.scoring_seconds(card) == other.scoring_seconds(plain) == large.scoring_seconds(plain)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "quantized"), [("dynamic-int8", ""), ("static-int8", ""), ("weight-only-int8", "onnx"), (None, "onnx")]
+)
+def test_activations_in_8_bits_keep_an_onnx_file_from_a_gpu(scheme: str | None, quantized: str) -> None:
+    changes = {"quantize": None if scheme is None else Quantize(scheme=scheme)}
+    recipe = STANDARD.model_copy(update={**changes, "artifacts": ("onnx", "transformers", "triton", "openvino-f16")})
+    found = preflight(MODEL, DATA, recipe, Evaluate()).estimate.work
+    scores = [(one.stage, one.format) for one in found if one.encoder_flops]
+    assert scores[0] == ("baseline", "onnx")
+    assert {kind for stage, kind in scores if stage not in ("baseline", EXPORT)} == {quantized}
+    assert [kind for stage, kind in scores if stage == EXPORT] == ["transformers", quantized and "triton", "openvino-f16"]
 
 
 def test_training_reads_validation_after_each_epoch_and_probe() -> None:

@@ -64,3 +64,8 @@ def test_a_latency_that_was_not_taken_alone_is_told() -> None:
     disturbed = QUANTIZED.model_copy(update={"latency": QUANTIZED.latency.model_copy(update={"exclusive": False})})
     assert with_notes(QUANTIZED, BASELINE).notes == ()
     assert "Another job may have been timed" in " ".join(with_notes(disturbed, BASELINE).notes)
+
+
+def test_a_score_that_a_gpu_did_not_take_has_the_reason() -> None:
+    left = QUANTIZED.model_copy(update={"score": QUANTIZED.score.model_copy(update={"not_on_card": "no kernels"})})
+    assert with_notes(left, BASELINE).notes == ("Scored on the CPU and not on the worker's GPU: no kernels.",)
