@@ -36,6 +36,8 @@ BESIDE = "beside."  #: prefix of the names of tensors that are saved with a trai
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits until the supervisor has collected the previous checkpoint."""
 LOOK_AGAIN = 0.05
+MOST_OF_TIME = 0.03
+"""Share of a training's time for which saves may hold it: where one takes long, the next comes later than its interval."""
 
 
 @dataclass
@@ -104,6 +106,7 @@ class TrainingCheckpointer:
     stage: Stage = BASELINE  #: the current stage
     part: str = ""  #: the current dataset, if there are several
     _last: float = field(default_factory=time.monotonic)
+    _held: float = 0.0  #: seconds for which the last save held training
     _handed_over: Path | None = None
     _writing: Future[TrainingSaved] | None = None
 
@@ -134,8 +137,13 @@ class TrainingCheckpointer:
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether the interval has passed and the supervisor has collected the previous checkpoint."""
-        return self.seconds is not None and time.monotonic() - self._last >= self.seconds and not self.is_outstanding()
+        """Return whether the interval has passed and the supervisor has collected the previous checkpoint. The interval is the
+        one that was asked for, or longer if saves would else hold training for more than MOST_OF_TIME; 0 stays 0.
+        """
+        if self.seconds is None:
+            return False
+        interval = max(self.seconds, self._held * (1 / MOST_OF_TIME - 1)) if self.seconds else 0.0
+        return time.monotonic() - self._last >= interval and not self.is_outstanding()
 
     def is_outstanding(self) -> bool:
         """Return whether the supervisor has not yet collected the previous checkpoint."""
@@ -154,18 +162,22 @@ class TrainingCheckpointer:
         beside: write what a device holds in a thread while training goes on, from a copy in the host's memory; `written` yields
         the event then. What is in the host's memory already is written at once: a copy would take as much of it again.
         """
+        began = time.monotonic()
         taken = [int(path.name.split("-")[1]) for path in self.folder.glob("training-*") if path.name[9:].isdigit()]
         before = int(self._handed_over.name.split("-")[1]) if self._handed_over else 0
         place = self.folder / f"training-{max([before, *taken]) + 1}"
         on_device = any(tensor.device.type != "cpu" for tensor in tensors.values())
         host = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         if not (beside and on_device):
-            yield self._hand_over(_write(place, facts, host))
+            saved = _write(place, facts, host)
+            self._held = time.monotonic() - began
+            yield self._hand_over(saved)
             return
         thread = ThreadPoolExecutor(1, "training-save")
         self._writing = thread.submit(_write, place, facts.model_copy(deep=True), host)  # training changes its state meanwhile
         thread.shutdown(wait=False)
         self._last = time.monotonic()
+        self._held = self._last - began
 
     def written(self, *, wait: bool) -> Iterator[TrainingSaved]:
         """Yield the event of a checkpoint that a thread has written. wait: until it has. Raises OSError if the disk is full."""

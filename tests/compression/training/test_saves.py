@@ -4,8 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
@@ -35,6 +38,35 @@ def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> Non
         if len(steps) == 2:
             break
     assert steps == [1, 2 * conftest.STEPS_AN_EPOCH + 1]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_saves_hold_training_for_three_hundredths_of_its_time_at_most(
+    beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(save, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(torch.Tensor):
+        """Takes 10 s to come to the host's memory."""
+
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("meta" if beside else "cpu")
+
+        def cpu(self) -> torch.Tensor:
+            now[0] += 10
+            return torch.zeros(1)
+
+    facts: Any = SimpleNamespace(model_copy=lambda **_: None)
+    monkeypatch.setattr(save, "_write", lambda place, *_: SimpleNamespace(folder=place.name))
+    for asked, interval in ((120.0, 10 / 0.03 - 10), (1000.0, 1000.0), (0.0, 0.0)):
+        saver = checkpointer(tmp_path, seconds=asked)
+        list(saver.save(facts, {"weight": torch.zeros(1).as_subclass(Slow)}, beside=beside))
+        ended = now[0]
+        for after, due in ((interval - 1, not asked), (interval + 1e-6, True)):
+            now[0] = ended + max(after, 0.0)
+            assert saver.is_due() == due
 
 
 def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
