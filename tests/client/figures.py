@@ -6,11 +6,12 @@ from compression.planning.quality_gate import gate_verdict
 from compression.planning.recommendation import recommended
 from compression.schema.recipe.recipe import QualityGate, Recipe, Targets
 from compression.schema.report.gate import GateVerdict, PairedDrop
-from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size, TaskFigure
+from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, File, Report, SplitFacts, Uploaded, verdicts
 from compression.schema.report.samples import Sample, SampleAnswer
+from compression.schema.report.task_figure import TaskFigure
 from compression.schema.stages import Stage
 
 SHAPE = {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522}

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
-from compression.schema.report.measurements import TaskFigure
+from compression.schema.report.task_figure import TaskFigure
 from compression.system.process import private_channel
 
 REMEDY = "pip install 'lathe[lm-eval]'"

@@ -19,7 +19,7 @@ from compression.schema.errors import ALL_ERRORS, CompressionError, InvalidSpec,
 from compression.schema.events import Log
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import LmEval
-from compression.schema.report.measurements import TaskFigure
+from compression.schema.report.task_figure import TaskFigure
 from compression.schema.validation import Rejected
 from compression.system import child_process, process
 from compression.system.child_process import ChildOutOfMemory, Step

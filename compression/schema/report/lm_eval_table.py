@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from compression.schema.report.measurements import Row, Score, TaskFigure, shown
+from compression.schema.report.measurements import Row, Score, shown
+from compression.schema.report.task_figure import TaskFigure
 
 
 @dataclass(frozen=True)

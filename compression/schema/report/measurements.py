@@ -12,6 +12,7 @@ from compression.schema.report.gate import GateVerdict
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.search import SearchComparison, TablesUsed
+from compression.schema.report.task_figure import TaskFigure
 from compression.schema.stages import Stage
 
 
@@ -339,20 +340,6 @@ class Sensitivity(Config):
     taken: Annotated[float, Field(description="At the nearest shape that the stock config can express.")]
     parameters: Annotated[int, Field(description="That the whole model would be left with.")]
     score: Annotated[float, Field(description="The task's metric on (at most 256) rows of validation.")]
-
-
-class TaskFigure(Config):
-    """One metric of one of lm-eval's tasks, as lm-eval reports it."""
-
-    task: str
-    metric: str
-    filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
-    value: Annotated[float | None, Field(description="null where it is no number, or one past 2^62.")]
-    standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
-    higher_is_better: bool | None
-    rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]
-    few_shot: Annotated[int | None, Field(description="Examples before each.")]
-    version: Annotated[str, Field(description="Of the task.")]
 
 
 class Row(Config):
