@@ -31,6 +31,7 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
 from compression.schema.report.report import Artifact, File
+from compression.schema.report.size_search import SizeSearch
 from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
 from compression.system import durable_files, sealed_folder
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, known_digest, list_files, seal
@@ -56,6 +57,7 @@ class StageCheckpoint(Config):
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
+    sizes: SizeSearch | None = None
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     draws: dict[Stage, SplitDraws] = Field(default_factory=dict, description="Of each stage so far; none in old checkpoints.")
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]

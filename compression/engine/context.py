@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.job_models import JobModels
+from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.engine.training_memory import checkpoints_gradients
 from compression.evaluation.measure import Saving
@@ -22,11 +23,12 @@ from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.recipe import Recipe
-from compression.schema.report.measurements import Latency, NotMeasured
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker, Step
+from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.save import ResumableTraining, TrainingCheckpointer
@@ -47,6 +49,11 @@ def unpredicted() -> Generator[Event, None, ShapeTimes | None]:
     """Return that there is no device table."""
     yield from ()
     return None
+
+
+def no_model(stage: Stage) -> PreTrainedModel:
+    """Raise UnusableCheckpoint: there are no checkpoints."""
+    raise UnusableCheckpoint(f"{stage} has no checkpoint")
 
 
 @dataclass
@@ -85,6 +92,11 @@ class StageContext:
     known_tables: tuple[Path, ...] = ()  #: folders in which error tables of earlier jobs may lie
     layer_inputs: KeptInputs | None = None  #: of the current model, while cuts of it are chosen by error tables
     processes: Processes = ONE_PROCESS  #: that trainings run in
+    targets: Targets = field(default_factory=Targets)  #: of the job
+    before: tuple[Row, ...] = ()  #: rows of the stages before this one
+    saves_ends: bool = False  #: whether the end of a training is saved however short it was
+    clock: StageClock = field(default_factory=StageClock)  #: what the job's dataset has taken
+    model_of: Callable[[Stage], PreTrainedModel] = no_model  #: opens the model of an earlier stage of the job
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property
@@ -136,7 +148,8 @@ class StageContext:
 
     def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining:
         """Return one training of the current stage. beside: extra tensors that each save stores, with their values then."""
-        return ResumableTraining(self.checkpointer, phase, self.result.notes, {} if beside is None else beside)
+        given = {} if beside is None else beside
+        return ResumableTraining(self.checkpointer, phase, self.result.notes, given, save_end=self.saves_ends)
 
     def train(
         self,

@@ -9,6 +9,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from compression.engine import checkpoints
+from compression.engine.artifact_kind import artifact_kind, input_pruner_of
 from compression.engine.backend import Finish
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
@@ -38,7 +39,6 @@ from compression.evaluation.measure import Saving
 from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import difference_note
 from compression.modalities.base import Examples
-from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
@@ -48,10 +48,9 @@ from compression.planning.preflight import check_kept
 from compression.quantization.calibration import calibrate
 from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
-from compression.schema.errors import InvalidSpec, OutOfMemory
+from compression.schema.errors import OutOfMemory
 from compression.schema.events import ArtifactReady, Event, Log
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
-from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.report.report import Artifact, File
@@ -61,7 +60,7 @@ from compression.schema.tasks import TASKS
 from compression.system.device import on_cpu, training_device
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker, Step, portion_of
-from compression.system.sealed_folder import UnusableCheckpoint
+from compression.system.sealed_folder import STATE, UnusableCheckpoint
 from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
@@ -101,12 +100,12 @@ class DatasetRun:
         recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
         check_recomputing(recipe, ARCHITECTURE_SPECS[model.config.model_type])
         (check_network if own.shape.widths is not None else check_without_network)(recipe)
-        pruner = _input_pruner(data, own)
+        pruner = input_pruner_of(data, own)
         aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
         if data.task.packed is not None:
             harness_job.check(spec, base, own.positions)
             check_kept(recipe, model.config.vocab_size)
-        kind = _kind(model, recipe, notes)
+        kind = artifact_kind(model, recipe, notes)
         rows = with_views(data.modality.encode(data.dataset, data.reading, data.task), data.task, recipe)
         models = open_job_models(data, own, aim, notes)
         device = training_device()
@@ -128,11 +127,13 @@ class DatasetRun:
             memory=spec.memory_bytes,
             cache_bytes=spec.cache_bytes,
             known_tables=tuple(base / name for name in spec.error_tables),
+            targets=spec.targets,
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
         part = cls(data, state, kind)
         state.timed, state.timed_beside = part.timed, part.timed_beside
         state.device_times = lambda: shape_times(state, spec, base, data.evaluate)
+        state.model_of = part.model_of
         return part
 
     @staticmethod
@@ -189,7 +190,7 @@ class DatasetRun:
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
-        self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, smoothed=smoothed)
+        self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, sizes=done.sizes, smoothed=smoothed)
         self.state.budget.spent = done.spent
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
@@ -217,6 +218,8 @@ class DatasetRun:
             state.result = state.result.next()  # the baseline's has notes from opening the job
         else:
             yield from check_search_targets(state)
+        state.before = tuple(self.rows)
+        state.clock.begin(sum(row.seconds for row in self.rows))
         yield from run_stage(state, stage)
         settle_ranges(state)
         yield from self._ask_tasks(stage)
@@ -227,7 +230,10 @@ class DatasetRun:
             return finish(shipped, state.model)
 
         yield from state.tracker.emit_boundary(SHIP, done=False)
-        return [(yield from state.tracker.relay(SHIP, self.ship(state.model, stage, self.kind, rows))).artifact]
+        began = state.clock.now()
+        shipped = yield from state.tracker.relay(SHIP, self.ship(state.model, stage, self.kind, rows))
+        state.clock.shipped = state.clock.now() - began
+        return [shipped.artifact]
 
     def save(self, folder: Path, facts: StageCheckpoint) -> Generator[Event, None, tuple[File, ...]]:
         """Write the model, the further originals after the baseline, and the facts."""
@@ -365,6 +371,14 @@ class DatasetRun:
             shipped.add(stage)
         yield from tracker.emit_boundary(LAST, done=True)
 
+    def model_of(self, stage: Stage) -> PreTrainedModel:
+        """Open a finished stage's model from this attempt's checkpoints or the earlier one's. Raises UnusableCheckpoint."""
+        place, name = self.state.checkpointer, self.data.name
+        here = (place.folder / stage / name / STATE).is_file() or place.resume is None
+        folder = place.folder if here else place.resume
+        assert folder is not None  # noqa: S101
+        return checkpoints.open_model(folder, checkpoints.read(folder, stage, self.fingerprints, name))
+
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
         """Return the current model, or that of the stage's checkpoint in `folder`. A checkpoint that was damaged since must not
         fail the job: then the last stage's model is returned, and the log says so.
@@ -378,23 +392,3 @@ class DatasetRun:
         except UnusableCheckpoint as problem:
             yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
             return last, self.state.model
-
-
-def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts; note if it is not the primary one, raise InvalidSpec if a target needs that."""
-    primary, other, *_ = ARTIFACT_FORMATS
-    if (unknown := exporter_of(primary).hinders(model)) is None:
-        return primary
-    notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
-    if recipe.prune is not None and recipe.prune.target_latency is not None:
-        cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
-        raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
-    return other
-
-
-def _input_pruner(data: JobData, own: ModelSource) -> InputPruner | None:
-    prune = data.spec.recipe.prune
-    if prune is None or not prune.vocabulary_ratio:
-        return None
-    place = data.scratch / f"preprocessor-{data.name}".rstrip("-")
-    return data.modality.input_pruner(own.folder, own.config, data.dataset, data.reading, place, prune.vocabulary_ratio)

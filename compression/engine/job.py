@@ -106,7 +106,7 @@ class Job:
                 self.part.take_up(folder, done, folder)
             for name, facts in self.about.items():
                 own = checkpoints.read(folder, done.stage, self.fingerprints, name) if name else done
-                facts.pruning, facts.sensitivity = own.pruning, own.sensitivity
+                facts.take(own)
         except UnusableCheckpoint as problem:
             yield _unused(problem)
             return
@@ -151,7 +151,7 @@ class Job:
             with named(asked):
                 facts, found = yield from self._do_part(stage, asked)
             done[asked.name] = facts.rows[-1]
-            self.about[asked.name].pruning, self.about[asked.name].sensitivity = facts.pruning, facts.sensitivity
+            self.about[asked.name].take(facts)
             train = self.spec.recipe.train
             limits.append(Budget(train.max_steps, train.max_minutes, len(self.about), facts.spent).reached())
             draws.append(facts.draws)
@@ -196,6 +196,7 @@ class Job:
             simulation=part.simulation,
             pruning=part.result.pruning,
             sensitivity=part.result.sensitivity,
+            sizes=part.result.sizes,
             spent=part.budget.spent,
             draws=part.draws,
         )

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from compression.modalities.scoring.base import Scorer
 from compression.modalities.scoring.paired import UnpairedRows, unpacked
-from compression.planning.quality_gate import gate_verdict
-from compression.schema.recipe.recipe import QualityGate
+from compression.planning.quality_gate import gate_verdict, limited
+from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws
 from compression.schema.report.gate import GateVerdict, NotPaired, PairedDrop
 from compression.schema.report.measurements import Row
+from compression.schema.report.ratios import Scored
 from compression.schema.stages import BASELINE, Stage
 
 
@@ -19,15 +20,17 @@ class Original:
 
     artifact: str  #: its name
     draws: SplitDraws  #: with its figures of each row
+    score: Scored = None  #: on validation
 
 
 def original_of(rows: Sequence[Row], draws: Mapping[Stage, SplitDraws]) -> Original | None:
     """Return the original of a dataset's run, or None before its row. rows, draws: of the stages so far."""
-    return Original(rows[0].artifact, draws.get(BASELINE, NO_DRAWS)) if rows else None
+    return Original(rows[0].artifact, draws.get(BASELINE, NO_DRAWS), rows[0].validation) if rows else None
 
 
 def judge_artifact(gate: QualityGate, scorer: Scorer, original: Original, own: SplitDraws) -> GateVerdict:
     """Return the verdict on an artifact. own: its draws, with its figures of each row."""
+    gate = limited(gate, original.score)
     validation = _drop(gate, scorer, original.draws.validation, own.validation, "validation")
     test = _drop(gate, scorer, original.draws.test, own.test, "test")
     return gate_verdict(gate, original.artifact, validation, test)

@@ -31,7 +31,8 @@ from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, Arti
 from compression.schema.errors import OutOfMemory
 from compression.schema.manifest import Interface
 from compression.schema.recipe.base import Split, Task
-from compression.schema.recipe.recipe import Evaluate, QualityGate
+from compression.schema.recipe.quality_gate import QualityGate
+from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.before import Before, Figures
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared

@@ -8,6 +8,7 @@ from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Sensitivity
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.search import SearchComparison, TablesUsed
+from compression.schema.report.size_search import SizeSearch
 from compression.schema.report.task_figure import TaskFigure
 
 
@@ -24,9 +25,11 @@ class StageResult:
     """Pruning's sensitivity curves. Later stages keep them."""
     search: SearchComparison | None = None  #: how the search among widths did beside the solver; None in other stages
     tables: TablesUsed | None = None  #: the error tables that a cut was chosen by; None in other stages
+    sizes: SizeSearch | None = None  #: The sizes that a recipe with `auto` tried. Later stages keep them.
     smoothed: Tensors = field(default_factory=dict)
     """By layer, the factors that smoothing divided the model's channels by, until a cut. Later stages keep them."""
 
     def next(self) -> "StageResult":
         """Return the result with which the next stage begins."""
-        return StageResult(pruning=self.pruning, sensitivity=self.sensitivity, smoothed=self.smoothed)
+        kept = {name: getattr(self, name) for name in ("pruning", "sensitivity", "sizes", "smoothed")}
+        return StageResult(**kept)

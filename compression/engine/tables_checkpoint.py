@@ -52,6 +52,17 @@ def write_search(folder: Path, part: str, search: SolvedSearch) -> None:
     durable_files.write_text(folder / FOLDER / part / SOLVED, seal(search.model_dump_json()))
 
 
+def stored_search(folder: Path, earlier: Path | None, part: str) -> tuple[Path, SolvedSearch]:
+    """Return the checkpoints' folder that has what a job's search has stored, and that: this attempt's, or an earlier one's.
+    Raises UnusableCheckpoint.
+    """
+    place = folder if earlier is None or (folder / FOLDER / part / SOLVED).is_file() else earlier
+    try:
+        return place, SolvedSearch.model_validate_json(unseal(place / FOLDER / part / SOLVED))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
+        raise UnusableCheckpoint(f"what the search had stored cannot be read: {problem}") from problem
+
+
 def tables_saved(folder: Path, part: str, tables: ErrorTables) -> TablesSaved:
     """Return the event that lists the files of the tables."""
     place = folder / FOLDER

@@ -32,6 +32,27 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
     return math.sqrt((len(members) - 1) * float(np.var(scores)))
 
 
+def kept_error(model: nn.Module, original: nn.Module, rows: Examples, parts: int = 1) -> float:
+    """Return the standard error of the share of an original's score that a model keeps: of both scores on the same rows, by the
+    same jackknife. 0 of a single row, or if the original scores nothing.
+    """
+    members = _members(rows)
+    if len(members) < 2:
+        return 0.0
+    shares = []
+    packed = rows.task.packed
+    answers = None if packed is not None else (logits(model, rows, parts), logits(original, rows, parts))
+    for one in members:
+        some = rows.at(_numbers(~one))
+        if answers is None:
+            assert packed is not None  # noqa: S101
+            shares.append(math.exp(packed.loss(original, some, parts) - packed.loss(model, some, parts)))
+            continue
+        after, before = (rows.task.score(found[~one], some) for found in answers)
+        shares.append(after / before if before > 0 else 0.0)
+    return math.sqrt((len(members) - 1) * float(np.var(shares)))
+
+
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
     """Return a model's loss on each group of rows, (groups,), to compare two models group by group.
 

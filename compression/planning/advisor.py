@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compression.planning import baseline
+from compression.planning.auto_remedies import found_beside, more_time
 from compression.planning.on_disk import untrained
 from compression.schema.recipe.base import MOST_EPOCHS, Task
 from compression.schema.recipe.distill import Distill
@@ -132,6 +133,8 @@ def offered(case: Case) -> tuple[Remedy, ...]:
     if not case.before:
         return () if case.later else tuple(case.preparing)
     found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
+    if case.recipe.auto is not None:
+        found = [*more_time(case.recipe.auto, missed=case.keeps_too_little), *found_beside(found)]
     if case.streamed:
         found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]

@@ -24,6 +24,7 @@ from compression.planning.memory import (
 )
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.rates import REFERENCE
+from compression.planning.size_plan import ShortTraining
 from compression.planning.table_work import (
     MOST_POSITIONS,
     calibrated_rows,
@@ -34,8 +35,9 @@ from compression.planning.table_work import (
 )
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
-from compression.planning.work import EXPORT, Work, time_work
+from compression.planning.work import EXPORT, TimeLimits, Work, time_work
 from compression.schema.config import Config
+from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters
@@ -204,7 +206,7 @@ def planned_steps(job: PlannedJob) -> int:
 
 def estimate(job: PlannedJob) -> Estimate:
     """Return the sum of the costs of a job's parts, with the minutes of two cores."""
-    found = time_work(job.work, REFERENCE, max_minutes=job.recipe.train.max_minutes)
+    found = time_work(job.work, REFERENCE, limits=TimeLimits.of_recipe(job.recipe))
     card, host = card_memory(job)
     return Estimate(
         memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
@@ -273,16 +275,30 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         done = job.forward(job.model) * calibration_share(prune, rows, tokens, job.model) + table_flops(job.model, positions)
         solved = Work(stage=PRUNED, float32_flops=done, seconds=search_seconds(prune))
         yield CostItem(PRUNED, disk=filed_bytes(job.model), work=solved)
+    if recipe.auto is not None:
+        yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
         yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))
+
+
+def _rounds(job: PlannedJob, auto: Auto) -> Work:
+    """Return the work of all short distillations of a search for a size."""
+    rows, train = job.texts.rows["train"], job.recipe.train
+    short = ShortTraining.of(auto.steps, rows, train.batch * train.accumulate, all_rows=bool(job.named))
+    asked = auto.rounds * job.forward(job.model) * short.rows / max(rows, 1)
+    passes = auto.rounds * short.steps / job.steps()
+    judged = auto.rounds * short.epochs
+    return job.trained(PRUNED, job.result, passes, auto.rounds * short.steps, asked=asked, judged=judged).model_copy(
+        update={"fitted": True}
+    )
 
 
 def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
     if distill is None:
         return
-    teacher, objectives = job.forward(job.model), job.objectives
+    teacher, objectives, fits = job.forward(job.model), job.objectives, {"fitted": recipe.auto is not None}
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
@@ -293,14 +309,15 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
     work = job.trained(DISTILLED, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)
-    yield CostItem(DISTILLED, work=work)
+    yield CostItem(DISTILLED, work=work.model_copy(update=fits))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
     if distill.general and objectives.general:
         plain, epochs = job.tokens.plain / job.tokens.train, distill.general.epochs
         steps, asked = epochs * job.steps(job.texts.rows.get("unlabelled")), plain * teacher * objectives.general.passes
-        yield CostItem(DISTILLED, work=job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked))
+        work = job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked)
+        yield CostItem(DISTILLED, work=work.model_copy(update=fits))
     if distill.augment:
         yield CostItem(DISTILLED, work=Work(stage=DISTILLED, seconds=augment_seconds(distill.augment, rows)))
 

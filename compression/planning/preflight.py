@@ -10,6 +10,7 @@ from pydantic import Field
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.planning.auto_rules import auto_notes, check_auto
 from compression.planning.counted import Counted
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_teacher, check_vocabularies
 from compression.planning.estimator import Estimate, PlannedJob, estimate
@@ -203,7 +204,7 @@ def preflight(
     ):  # which shape that needs is not known: at most this cut
         least = deepest_shape(family, model.shape, recipe.prune, model.network)
         aimed = replace(job, result=_counted(model, least, data, wanted))
-    notes = target_notes(aimed, targets, devices)
+    notes = [*target_notes(aimed, targets, devices), *auto_notes(job, targets)]
     warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more, *notes)
     return Preflight(
         shape=shape,
@@ -252,6 +253,7 @@ def _checked(
     """Return the number of outputs that the task needs of a model. Raises the errors of `preflight`."""
     check_models(recipe, student=student is not None, teachers=len(teachers))
     check_sharded(recipe)
+    check_auto(recipe, ARCHITECTURE_SPECS[model.family], data)
     evaluation_settings(evaluate, 0, 1, data.task, data.labels)
     check_task(data.task, recipe, evaluate)
     if TASKS[data.task].generates:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping
 from statistics import NormalDist
 
-from compression.schema.recipe.recipe import QualityGate
+from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.report.gate import GateStatus, GateVerdict, NotPaired, PairedDrop, Unit
+from compression.schema.report.measurements import Score
+from compression.schema.report.ratios import Scored
 
 Drop = PairedDrop | NotPaired
 AT_LIMIT = 1e-9
@@ -19,9 +21,26 @@ def severity(verdict: GateVerdict | None) -> int:
     return 0 if verdict is None else WORST_LAST.index(verdict.status)
 
 
+def limited(gate: QualityGate, original: Scored) -> QualityGate:
+    """Return the gate with the drop that its retention leaves of the original's validation score; 0 if there is no score."""
+    if gate.max_drop is not None or gate.retention is None:
+        return gate
+    drop = 0.0
+    if isinstance(original, Score):
+        lost = (1 - gate.retention) * original.value
+        drop = min(max(-math.log(gate.retention) if original.lower_is_better else lost, 0.0), 1.0)
+    return gate.model_copy(update={"max_drop": drop})
+
+
+def limit_of(gate: QualityGate) -> float:
+    """Return the most that may be lost, of a gate that `limited` has settled."""
+    assert gate.max_drop is not None, "it names a drop or has been limited"  # noqa: S101
+    return gate.max_drop
+
+
 def limit_text(gate: QualityGate, unit: Unit = "score") -> str:
     """Return how much may be lost, as text: 0.8 points."""
-    return f"{100 * gate.max_drop:g} points" if unit == "score" else f"{gate.max_drop:g} {unit}"
+    return f"{100 * limit_of(gate):.4g} points" if unit == "score" else f"{limit_of(gate):.4g} {unit}"
 
 
 def rows_needed(found: PairedDrop, gate: QualityGate) -> int | None:
@@ -30,7 +49,7 @@ def rows_needed(found: PairedDrop, gate: QualityGate) -> int | None:
     A bound is further from the drop by z · spread / √rows and by a part that shrinks with the rows themselves. The needed rows
     solve z · spread / √n + rest / n = |max_drop − drop|.
     """
-    room = gate.max_drop - found.drop
+    room = limit_of(gate) - found.drop
     if abs(room) <= AT_LIMIT:
         return None
     away = found.upper - found.drop if room > 0 else found.drop - found.lower
@@ -45,7 +64,7 @@ def gate_verdict(gate: QualityGate, original: str, validation: Drop, test: Drop)
     status, needed, reason = _judge(gate, validation)
     return GateVerdict(
         status=status,
-        max_drop=gate.max_drop,
+        max_drop=limit_of(gate),
         confidence=gate.confidence,
         original=original,
         validation=validation,
@@ -62,9 +81,9 @@ def _judge(gate: QualityGate, found: Drop) -> tuple[GateStatus, int | None, str]
         f"The score drops by {found.text} on {found.rows:,} validation rows, each bound at {100 * gate.confidence:g} %; "
         f"at most {limit_text(gate, found.unit)} may be lost"
     )
-    if found.upper <= gate.max_drop:
+    if found.upper <= limit_of(gate):
         return "accept", None, f"{told}."
-    if found.lower > gate.max_drop:
+    if found.lower > limit_of(gate):
         return "regression", None, f"{told}."
     needed = rows_needed(found, gate)
     if needed is None:
@@ -88,7 +107,7 @@ def each_verdict(gate: QualityGate, parts: Mapping[str, GateVerdict | None]) -> 
     apart = NotPaired(not_paired="Each dataset has its own test: see `parts`.")
     return GateVerdict(
         status=worst,
-        max_drop=gate.max_drop,
+        max_drop=min(one.max_drop for one in known.values()),
         confidence=gate.confidence,
         original="",
         validation=apart,

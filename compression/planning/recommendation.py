@@ -10,7 +10,8 @@ from fnmatch import fnmatch
 from compression.planning.quality_gate import each_verdict, severity
 from compression.planning.verdicts import reached
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
-from compression.schema.recipe.recipe import QualityGate, Targets
+from compression.schema.recipe.quality_gate import QualityGate
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Size, Uploaded
 from compression.schema.report.ratios import ratios

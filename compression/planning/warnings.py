@@ -13,7 +13,7 @@ from compression.planning.rates import REFERENCE
 from compression.planning.scoring_time import FEWEST_SECONDS, most_seconds
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
-from compression.planning.work import time_work
+from compression.planning.work import TimeLimits, time_work
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.stages import BASELINE
 from compression.schema.tasks import TASKS
@@ -49,7 +49,7 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
 
 def _sampled(job: PlannedJob) -> Iterator[str]:
     """Warn of scores that are taken on a sample of the rows, since all would take longer than training."""
-    training = time_work(job.work, REFERENCE, max_minutes=job.recipe.train.max_minutes).training
+    training = time_work(job.work, REFERENCE, limits=TimeLimits.of_recipe(job.recipe)).training
     scoring = scored(BASELINE, job.model, job.data, job.recipe.train, job.evaluate)
     seconds, most = scoring.scoring_seconds(REFERENCE), most_seconds(training)
     if seconds <= most:

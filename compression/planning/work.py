@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from math import inf
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from compression.planning.rates import Rates
 from compression.planning.scoring_time import most_seconds
 from compression.schema.config import Config
+from compression.schema.recipe.recipe import Recipe
 
 EXPORT = "export"
 """What follows the last stage: the headline's further formats."""
@@ -31,6 +33,7 @@ class Work(Config):
     seconds: Annotated[float, Field(description="Of everything else, on two cores.")] = 0.0
     devices: Annotated[int, Field(description="That train together: teachers' outputs and validation are of one.")] = 1
     epochs: Annotated[float, Field(description="Expected of a fine-tuning that may end earlier or later.")] = 0.0
+    fitted: Annotated[bool, Field(description="Whether it is fitted into the minutes that auto.budget_minutes leaves.")] = False
     part: Annotated[int, Field(description="Number of the dataset, if there are several.")] = 0
 
     def training_seconds(self, rates: Rates) -> float:
@@ -66,17 +69,41 @@ class StageSeconds:
         return sum(self.stages.values())
 
 
+@dataclass(frozen=True)
+class TimeLimits:
+    """A recipe's limits in minutes, of which each dataset has an equal share; None is none."""
+
+    training: float | None = None  #: of all training (train.max_minutes)
+    budget: float | None = None  #: of the whole job, into which some trainings are fitted (auto.budget_minutes)
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any]) -> "TimeLimits":
+        """Return the limits of a recipe as it is stored."""
+        return cls((recipe.get("train") or {}).get("max_minutes"), (recipe.get("auto") or {}).get("budget_minutes"))
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> "TimeLimits":
+        """Return the limits of a recipe."""
+        return cls(recipe.train.max_minutes, recipe.auto.budget_minutes if recipe.auto is not None else None)
+
+    def seconds(self, parts: int) -> tuple[float, float]:
+        """Return both of one of several datasets, in seconds; infinity is none."""
+        training, budget = (inf if each is None else 60 * each / max(parts, 1) for each in (self.training, self.budget))
+        return training, budget
+
+
+NO_LIMITS = TimeLimits()
+
+
 def time_work(
-    work: Sequence[Work], rates: Rates, *, max_minutes: float | None = None, factors: Mapping[str, float] | None = None
+    work: Sequence[Work], rates: Rates, *, limits: TimeLimits = NO_LIMITS, factors: Mapping[str, float] | None = None
 ) -> StageSeconds:
     """Return how long a machine takes for a job's work.
 
-    max_minutes: the recipe's limit on all training, of which each dataset has an equal share. factors: by stage, what finished
-    jobs took of their forecasts.
+    limits: the recipe's. factors: by stage, what finished jobs took of their forecasts.
     """
     parts = {one.part: [each for each in work if each.part == one.part] for one in work}
-    most = None if max_minutes is None else 60 * max_minutes / max(len(parts), 1)
-    each = [_time_part(part, rates, most, factors or {}) for part in parts.values()]
+    each = [_time_part(part, rates, limits.seconds(len(parts)), factors or {}) for part in parts.values()]
     stages = dict.fromkeys((one.stage for one in work), 0.0)
     for found in each:
         for stage, seconds in found.stages.items():
@@ -84,16 +111,21 @@ def time_work(
     return StageSeconds(stages, sum(one.training for one in each))
 
 
-def _time_part(work: Sequence[Work], rates: Rates, most: float | None, factors: Mapping[str, float]) -> StageSeconds:
-    """Return the time of one dataset's work. most: seconds of all its training."""
+def _time_part(work: Sequence[Work], rates: Rates, limits: tuple[float, float], factors: Mapping[str, float]) -> StageSeconds:
+    """Return the time of one dataset's work. limits: seconds of all its training, and of the whole."""
+    most, budget = limits
     factor = {one.stage: factors.get(one.stage, 1.0) for one in work}
     trained = [factor[one.stage] * one.training_seconds(rates) for one in work]
     training = sum(trained)
-    share = 1.0 if most is None or not training else min(1.0, most / training)
-    training *= share
-    longest = most_seconds(training)  # after which an artifact has been scored on a sample
+    share = min(1.0, most / training) if training else 1.0
+    trained = [share * seconds for seconds in trained]
+    longest = most_seconds(sum(trained))  # after which an artifact has been scored on a sample
+    others = [factor[one.stage] * (min(one.scoring_seconds(rates), longest) + one.seconds) for one in work]
+    fitted = sum(seconds for one, seconds in zip(work, trained, strict=True) if one.fitted)
+    left = max(budget - sum(trained) - sum(others) + fitted, 0.0)
+    if fitted > left:
+        trained = [seconds * left / fitted if one.fitted else seconds for one, seconds in zip(work, trained, strict=True)]
     stages = dict.fromkeys((one.stage for one in work), 0.0)
-    for one, seconds in zip(work, trained, strict=True):
-        other = factor[one.stage] * (min(one.scoring_seconds(rates), longest) + one.seconds)
-        stages[one.stage] += share * seconds + other
-    return StageSeconds(stages, training)
+    for one, seconds, other in zip(work, trained, others, strict=True):
+        stages[one.stage] += seconds + other
+    return StageSeconds(stages, sum(trained))

@@ -1,13 +1,14 @@
 """The input of the engine's commands: one job, or one upload to be checked."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from compression.schema.config import Config
 from compression.schema.errors import UnreadableData
 from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, PartName, Task
-from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets, gated
 from compression.schema.schemes import Scheme
 from compression.schema.specs import COLUMNS, PLAIN
 from compression.schema.tasks import TASKS
@@ -131,6 +132,15 @@ class Spec(Config):
     """Folders with error tables of earlier jobs of this model and data, which a search reads if they are of its very inputs."""
     resolved: Resolved | None = None
     """What an earlier attempt decided by its table."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _auto_is_gated(cls, given: Any) -> Any:
+        recipe = given.get("recipe") if isinstance(given, Mapping) else None
+        if not (recipe.auto if isinstance(recipe, Recipe) else isinstance(recipe, Mapping) and recipe.get("auto")):
+            return given
+        targets = Targets.model_validate(given.get("targets", {}))
+        return {**given, "targets": gated(Recipe.model_validate(recipe), targets)}
 
     @model_validator(mode="after")
     def _no_devices(self) -> "Spec":

@@ -38,7 +38,7 @@ def _add(spec: StageSpec) -> None:
     STAGE_SPECS.update({one.name: one for one in order})
 
 
-OTHER_KEYS = ("version", "train", "remedy")
+OTHER_KEYS = ("version", "train", "remedy", "auto")
 """Keys of a recipe that no stage has."""
 
 

@@ -227,6 +227,7 @@ class ResumableTraining:
     phase: str
     notes: list[str]  #: of the report row; a checkpoint stores and restores them
     beside: Tensors = field(default_factory=dict)  #: tensors to save that nothing else stores yet
+    save_end: bool = False  #: whether the end of a short training is saved, too
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[TrainerState, Tensors] | None]:
@@ -252,12 +253,12 @@ class ResumableTraining:
 
         A device's tensors are written while training goes on, and the next save waits for the last one. Before Pause, it saves
         at once and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not collected the previous
-        one, nothing is saved. A training's end is saved if it took longer than the save interval: a later failure must not lose
-        it.
+        one, nothing is saved. A training's end is saved if it took longer than the save interval, or with `save_end`: a later
+        failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
         seconds = self.checkpointer.seconds
-        took_long = seconds is not None and time.monotonic() - self._started >= seconds
+        took_long = seconds is not None and (self.save_end or time.monotonic() - self._started >= seconds)
         wanted = pausing or (took_long if ended else self.checkpointer.is_due())
         yield from self.checkpointer.written(wait=wanted or ended)
         if not wanted:

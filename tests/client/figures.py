@@ -4,13 +4,15 @@ from typing import Any
 
 from compression.planning.quality_gate import gate_verdict
 from compression.planning.recommendation import recommended
-from compression.schema.recipe.recipe import QualityGate, Recipe, Targets
+from compression.schema.recipe.quality_gate import QualityGate
+from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.gate import GateVerdict, PairedDrop
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, File, Report, SplitFacts, Uploaded, verdicts
 from compression.schema.report.samples import Sample, SampleAnswer
+from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.report.task_figure import TaskFigure
 from compression.schema.stages import Stage
 
@@ -184,3 +186,15 @@ def aimed() -> Report:
     """The same with absolute targets: parameters met, a latency on another device not measured, a score missed."""
     asked = Targets.model_validate({"parameters": 14e6, "latency_ms": {"value": 120, "device": "A100"}, "score": 79.1})
     return report(targets=asked, verdicts=verdicts(report().rows[-1], asked))
+
+
+def searched() -> Report:
+    """Return the report of a job that found its size: one that was distilled shortly, one fully, and one not yet."""
+    shape = report().rows[-1].shape
+    known = {"share": 0.4, "shape": shape, "layers": (0,), "parameters": 8_000_000, "cost": 0.4, "error": 0.1234, "epochs": 2}
+    short = SizeTried(kind="short", steps=200, kept=0.97, kept_error=0.004, expected=0.985, **known)
+    full = SizeTried(kind="full", steps=900, kept=0.991, kept_error=0.005, chosen=True, **known)
+    later = SizeTried(kind="full", steps=0, **known)
+    times = {"budget_minutes": 30, "minutes": 21.5, "original": 0.9, "whole": 20_000_000}
+    found = {"retention": 0.99, "objective": "parameters", "why": "It met the target."}
+    return report(sizes=SizeSearch(tried=(short, full, later), **found, **times))

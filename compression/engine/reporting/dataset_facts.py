@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from compression.planning.recommendation import recommended
 from compression.planning.verdicts import choose
@@ -13,15 +13,33 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
 from compression.schema.report.samples import Sample
+from compression.schema.report.size_search import SizeSearch
 from compression.schema.schemes import SCHEMES
 from compression.schema.tasks import TASKS
 from compression.system.environment import environment
 
 
+class StageFacts(Protocol):
+    """What a stage's checkpoint has for the report beside its row."""
+
+    @property
+    def pruning(self) -> dict[str, Any] | None:
+        """Return what pruning removed."""
+
+    @property
+    def sensitivity(self) -> dict[str, tuple[Sensitivity, ...]]:
+        """Return its curves."""
+
+    @property
+    def sizes(self) -> SizeSearch | None:
+        """Return what a recipe with `auto` tried."""
+
+
 @dataclass
 class DatasetSummary:
     """Facts about a dataset whose rows and model are no longer in memory. `rows` counts the rows of each split that go through
-    the model. `cut` describes which part of train was cut off, `pruning` what pruning removed, `sensitivity` its curves.
+    the model. `cut` describes which part of train was cut off, `pruning` what pruning removed, `sensitivity` its curves,
+    `sizes` what a recipe with `auto` tried.
     """
 
     task: Task
@@ -31,8 +49,13 @@ class DatasetSummary:
     cut: str | None
     pruning: dict[str, Any] | None = field(default=None)
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+    sizes: SizeSearch | None = None
     remarks: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
+
+    def take(self, found: StageFacts) -> None:
+        """Take what a stage found out that the report tells once."""
+        self.pruning, self.sensitivity, self.sizes = found.pruning, found.sensitivity, found.sizes
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Return notes on what the dataset's figures rest on. first: its baseline row; last: the headline stage's row."""
@@ -53,6 +76,7 @@ def job_report(
             splits=facts.splits,
             pruning=facts.pruning,
             sensitivity=facts.sensitivity,
+            sizes=facts.sizes,
             notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
             samples=facts.samples,
         )
@@ -78,6 +102,7 @@ def job_report(
         splits=alone.splits if alone else {},
         pruning=alone.pruning if alone else None,
         sensitivity=alone.sensitivity if alone else {},
+        sizes=alone.sizes if alone else None,
         environment=environment(),
         samples=alone.samples if alone else (),
         notes=(

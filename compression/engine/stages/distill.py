@@ -6,30 +6,30 @@ from typing import Any
 
 import torch
 
-from compression.distillation.objective import DistillationObjective
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource, with_views
 from compression.engine.stages import general_distillation
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
-from compression.engine.stages.objectives import log_terms, objective_for, objective_hooks
+from compression.engine.stages.objectives import objective_for
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
+from compression.engine.stages.size_training import further_phases, sized_training
+from compression.engine.stages.task_training import PHASE, NamedTraining, train_task
 from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
-from compression.engine.stages.teacher_precision import HELD, asks_in_half, note, quantize_teacher
+from compression.engine.stages.teacher_precision import HELD, asks_in_half, note, quantize_teacher, restore_teacher
 from compression.modalities.base import Examples
 from compression.modalities.modality import Augmented, Augmenter
 from compression.modalities.registry import modality_of
-from compression.models.tensors import Tensors
 from compression.planning.augmentation_cost import augment_seconds
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, portion_of
+from compression.training.config import TrainingOutcome
 
-PHASE, AUGMENT = "distill", "augment"
-LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
+AUGMENT = "augment"
 
 
 def distill(context: StageContext) -> Iterator[Event]:
@@ -40,11 +40,22 @@ def distill(context: StageContext) -> Iterator[Event]:
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     if context.models.student is not None:
         enter(context, context.models.student)
+    if context.recipe.auto is not None:
+        yield from sized_training(context, settings, distilled)
+    else:
+        yield from distilled(context, settings)
+
+
+def distilled(
+    context: StageContext, settings: Distill, training: NamedTraining | None = None
+) -> Generator[Event, None, TrainingOutcome]:
+    """Distill the current model, with the general phase before. training: of several, which one."""
+    training = training or NamedTraining()
     rows: Examples = context.rows["train"]
     made: Sequence[Any] = ()
-    saved = context.saved(PHASE)
+    saved = context.saved(PHASE + training.suffix)
     if settings.general is not None and saved is None:
-        yield from general(context, settings)
+        yield from general(context, settings, training.suffix, training.beside)
     if settings.augment is not None and context.augmenter is not None:
         augmented = yield from augment_rows(context, settings.augment, context.augmenter)
         rows, made = augmented.rows, augmented.made
@@ -59,12 +70,20 @@ def distill(context: StageContext) -> Iterator[Event]:
     if objective.teacher.note is not None:
         yield Log(message=objective.teacher.note)
     try:
-        is_held, reason = yield from quantize_teacher(context, settings, guide, before=HELD in (saved or {}))
-        beside = {HELD: torch.tensor(True)} if is_held else {}
-        yield from _task_phase(context, settings, rows, objective, saved or {}, beside)
+        held = {"before": HELD in (saved or {}), "again": training.again}
+        is_held, reason = yield from quantize_teacher(context, settings, guide, **held)
+        if is_held:
+            training.beside[HELD] = torch.tensor(True)
+        phase = PHASE + training.suffix
+        outcome, notes = yield from train_task(context, settings, rows, objective, phase, saved or {}, training)
     finally:
         objective.close()
+    if is_held and training.again:
+        restore_teacher(context, guide)
+    context.note_training("Distillation", outcome, settings.epochs)
+    context.notes.extend(notes)
     note(context, reason)  # if this attempt resumed from a save, the notes are those of the earlier one
+    return outcome
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -81,6 +100,8 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     once, varies = expected.seeds * train / 3, expected.recipe.train.varies  # all teachers, on all rows
     yield ASK, 0.0 if varies else once
     yield PHASE, settings.epochs * (train * 0.5 + (once if varies else 0.0))
+    if expected.recipe.auto is not None:
+        yield from further_phases((general_distillation.ASK, general_distillation.PHASE, PHASE))
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:
@@ -129,28 +150,3 @@ def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter)
     for message in (found.note, *found.examples):
         yield Log(message=message)
     return found
-
-
-def _task_phase(
-    context: StageContext, settings: Distill, rows: Examples, objective: DistillationObjective, known: Tensors, beside: Tensors
-) -> Iterator[Event]:
-    """Train on the task and add the notes. known, beside: extra tensors of an earlier attempt's save and for this one's."""
-    reads, patience = objective.reads_layers, settings.patience
-    plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, reads_layers=reads, patience=patience)
-    first = objective.weighting.weights()
-    kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
-
-    def after_epoch(news: Step) -> None:
-        # At its end training restores the best epoch's weights, the learned weights of the terms included.
-        objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
-        kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
-
-    hooks = objective_hooks(objective, objective.before_step)
-    ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
-    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, context.processes.size, after_epoch))
-    context.note_training("Distillation", outcome, settings.epochs)
-    context.notes.extend((*objective.feature_losses.comparison.notes(), *outcome.remarks))
-    if settings.weighting != "fixed":
-        last = kept[LAST].tolist() if LAST in kept else first.values()
-        changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))
-        context.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")

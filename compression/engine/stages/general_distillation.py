@@ -18,6 +18,7 @@ from compression.engine.stages.teacher_precision import asks_in_half
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
+from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
@@ -25,15 +26,16 @@ from compression.system.progress import count_rows
 ASK, PHASE = "ask of unlabelled text", "general"
 
 
-def general(context: StageContext, settings: Distill) -> Iterator[Event]:
+def general(context: StageContext, settings: Distill, suffix: str = "", beside: Tensors | None = None) -> Iterator[Event]:
     """Train the student on hidden states, attention and embeddings of the unlabelled texts, or of train's if there are none.
-    Epochs are judged by the same loss on validation's texts; their labels are not read.
+    Epochs are judged by the same loss on validation's texts; their labels are not read. suffix: of the phases' names; beside:
+    extra tensors of its saves.
     """
     asked = settings.general
     assert asked is not None, "the caller has looked"  # noqa: S101
     student_rows, teacher_rows = _texts(context)
     checked = rows_of(context, context.models.base, context.rows["train"], ())[1]
-    yield from context.tracker.emit_boundary(ASK, done=False)
+    yield from context.tracker.emit_boundary(ASK + suffix, done=False)
     models, seed = context.models, context.recipe.train.seed
     model = models.opened(models.base, seed) if asked.teacher == "base" else context.prepared
     model = model.to(context.device).requires_grad_(False)
@@ -43,7 +45,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     judge = _teacher(context, model, checked, comparison)
     asked_of = max(teacher.asks + judge.asks, 1)
     for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
-        yield from context.tracker.emit(ASK, tick)
+        yield from context.tracker.emit(ASK + suffix, tick)
     objective = DistillationObjective(
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
@@ -51,8 +53,9 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
     hooks = objective_hooks(objective)
     validate = partial(_validate, context, objective, judge)
-    ticks = context.train(PHASE, plan, objective, hooks, rows=student_rows, judge=validate)
-    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, context.processes.size))
+    phase = PHASE + suffix
+    ticks = context.train(phase, plan, objective, hooks, rows=student_rows, judge=validate, beside=beside)
+    outcome = yield from context.tracker.relay(phase, log_terms(ticks, objective, context.processes.size))
     teacher.close()
     judge.close()
     texts = f"{len(student_rows)} unlabelled texts"

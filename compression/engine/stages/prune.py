@@ -16,6 +16,7 @@ from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
+from compression.engine.stages.size_rounds import round_phases, size_rounds
 from compression.engine.stages.solved_widths import solved_widths
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
@@ -66,7 +67,8 @@ def prune(context: StageContext) -> Iterator[Event]:
     start = family.shape_of(context.model.config)
     if tables is not None:
         facts = parameter_facts(context.model)
-        chosen = yield from solved_widths(context, settings, scores, tables, before, facts)
+        choose = solved_widths if context.recipe.auto is None else size_rounds
+        chosen = yield from choose(context, settings, scores, tables, before, facts)
         scores, ratios, after, errors = chosen.scores, chosen.ratios, chosen.shape, chosen.errors
     else:
         ratios, after = yield from _solved(context, settings, before, scores, saved)
@@ -113,6 +115,8 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
     yield "cut", 2.0 + measuring + (expected.train + search_seconds(settings) if settings.search is not None else 0.0)
     taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
+    if expected.recipe.auto is not None:
+        yield from round_phases(expected.recipe.auto, expected.train / max(expected.rows["train"], 1))
     for name, epochs in trainings_of(settings):
         if taught and epochs:
             yield precompute(name), 0.0 if varies else expected.train / 3
@@ -233,7 +237,8 @@ def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan
     }
 
 
-def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
+def unit_scores(context: StageContext, settings: Prune) -> ImportanceScores:
+    """Score the units of the context's model on calibration rows, and its layers if they may go."""
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
     # Taylor scores need a backward pass; its gradients have the recipe's precision, as in training.
@@ -243,7 +248,7 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 
 def _scored(context: StageContext, settings: Prune) -> Generator[Event, None, ImportanceScores]:
     """Return the scores, with the times of the layers if the recipe takes out some that take different times."""
-    scores = _scores(context, settings)
+    scores = unit_scores(context, settings)
     if "layers" not in settings.axes or scores.influence is None or settings.search is not None:
         return scores  # error tables choose the layers of a search
     return replace(scores, milliseconds=(yield from layer_times(context)))

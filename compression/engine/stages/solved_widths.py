@@ -75,7 +75,7 @@ def solved_widths(
     limits = _limits(settings, kind, before, whole, count, network)
     latency = None
     if settings.target_latency is not None:
-        latency = yield from latency_limit(context, settings.target_latency, whole, _scheme(model))
+        latency = yield from latency_limit(context, settings.target_latency, whole, scheme_of(model))
 
     def scores_of(chosen: Found) -> ImportanceScores:
         return scores.ordered(orders, chosen.layers if "layers" in settings.axes else None)
@@ -96,7 +96,12 @@ def solved_widths(
     except OutOfTime:
         raise _too_long() from None
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
-    yield from _store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
+    yield from store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
+    return SolvedWidths(chosen.shape, scores_of(chosen), *axes_and_errors(chosen, tables, settings, whole))
+
+
+def axes_and_errors(chosen: Found, tables: ErrorTables, settings: Prune, whole: Shape) -> tuple[Ratios, dict[str, float]]:
+    """Return what each axis loses by a solution, and the predicted error of each group. whole: before the cut of widths."""
     errors = {
         group.key: group.at(units_at(chosen.shape, *axis_and_layer(group.key)))
         for group in tables.groups
@@ -106,13 +111,13 @@ def solved_widths(
         for key in tables.layers[number].groups:
             errors.pop(key, None)
     ratios = {axis: 1 - _left(chosen.shape, whole, axis) for axis in settings.ratios}
-    return SolvedWidths(chosen.shape, scores_of(chosen), ratios, errors)
+    return ratios, errors
 
 
-def _store_search(context: StageContext, tables: ErrorTables, chosen: Found, **known: Any) -> Iterator[Event]:
+def store_search(context: StageContext, tables: ErrorTables, chosen: Found, **known: Any) -> Iterator[Event]:
     """Store beside the tables what other targets are answered from. known: fields of `SolvedSearch`."""
     place, model = context.checkpointer, context.model
-    own: dict[str, Any] = {"family": model.config.model_type, "scheme": _scheme(model), "quantize": context.recipe.quantize}
+    own: dict[str, Any] = {"family": model.config.model_type, "scheme": scheme_of(model), "quantize": context.recipe.quantize}
     write_search(place.folder, place.part, SolvedSearch(digest=tables.digest, error=chosen.error, **own, **known))
     yield tables_saved(place.folder, place.part, tables)
 
@@ -204,7 +209,7 @@ def latency_limit(
     return LatencyLimit(target, cost)
 
 
-def _scheme(model: PreTrainedModel) -> Scheme | None:
+def scheme_of(model: PreTrainedModel) -> Scheme | None:
     """Return the scheme in which a model simulates integers; None in floating point."""
     simulation = simulation_of(model)
     return simulation.scheme if simulation is not None else None

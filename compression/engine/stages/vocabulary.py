@@ -15,10 +15,10 @@ def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
     if pruner is None:
         return
     if model:
-        context.model = _knowing(pruner, context.model)
+        context.model = with_fitted_tokens(pruner, context.model)
     if context.teacher is not None:
-        context.teacher = _knowing(pruner, context.teacher).requires_grad_(False)
-    context.originals = [_knowing(pruner, original).requires_grad_(False) for original in context.originals]
+        context.teacher = with_fitted_tokens(pruner, context.teacher).requires_grad_(False)
+    context.originals = [with_fitted_tokens(pruner, original).requires_grad_(False) for original in context.originals]
     before = context.rows.pop("test", None)
     context.rows = {name: pruner.rows(rows) for name, rows in context.rows.items()}
     if context.unlabelled is not None:
@@ -34,7 +34,7 @@ def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
         context.augmenter = pruner.augmenter(context.augmenter, reading, task)
 
 
-def _knowing(pruner: InputPruner, model: PreTrainedModel) -> PreTrainedModel:
+def with_fitted_tokens(pruner: InputPruner, model: PreTrainedModel) -> PreTrainedModel:
     """Build the model for the new ids. It computes as before, so quantization ranges stay valid."""
     device, simulation = next(model.parameters()).device, simulation_of(model)
     small = pruner.model(model.cpu()).to(device).eval()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compression.schema.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, Synonyms
+from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
@@ -14,6 +15,11 @@ from compression.schema.tasks import IMAGE, TASKS, modality_spec
 STANDARD = Recipe(
     prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
     distill=Distill(epochs=6, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
+)
+AUTO = Recipe(
+    prune=Prune(ratio=0.4, search="solver"),
+    distill=Distill(epochs=8, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
+    auto=Auto(),
 )
 SMALLEST = Recipe(
     prune=Prune(ratio=AxisRatios(hidden=0.75, ffn=0.75), reconstruct=True, sensitivity=True),
@@ -45,6 +51,7 @@ LANGUAGE = Recipe(
 )
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
+    "auto": (AUTO, "The smallest model that keeps the retention target, within budget_minutes: tries sizes, then trains one."),
     "article": (ARTICLE, "The published method; its corrections, and what is left out, are listed in docs/method.md."),
     "smallest": (SMALLEST, "As standard, but three quarters of each width go: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
@@ -61,6 +68,13 @@ OF_IMAGES = {
         prune=Prune(ratio=0.3, importance="l1_weight", sensitivity=True),
         distill=_MAPS,
         train=Train(batch=64, views=_MIXED),
+    ),
+    "auto": Recipe(
+        quantize=Quantize(scheme="static-int8"),
+        prune=Prune(ratio=0.3, search="solver"),
+        distill=_MAPS,
+        train=Train(batch=64, views=_MIXED),
+        auto=Auto(),
     ),
     "article": Recipe(
         quantize=Quantize(scheme="static-int8", qat=Qat()),

@@ -10,9 +10,11 @@ from pydantic.json_schema import SkipJsonSchema
 from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.auto import Auto, hindrance
 from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, OptimizerName, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.views import Views
 from compression.schema.stages import STAGE_SPECS, STAGES
@@ -162,6 +164,8 @@ class Recipe(Config):
     prune: Prune | None = Prune()
     distill: Distill | None = Distill()
     train: Train = Train()
+    auto: Annotated[Auto | None, Field(exclude_if=lambda value: value is None)] = None
+    """Find the size that the retention target allows, within minutes. null: the recipe's own ratio or target says the size."""
     artifacts: Annotated[tuple[Kind, ...] | None, Field(max_length=32, exclude_if=lambda value: value is None)] = None
     """Formats in which the result is shipped beside the ONNX files of the stages. null: the checkpoint of the library that the
     model came from, and those of installed packages. []: none."""
@@ -171,6 +175,12 @@ class Recipe(Config):
         Field(exclude_if=lambda value: value is None),
     ] = None
     """Removed; only stored recipes may have it. Every job now does what `report` did."""
+
+    @model_validator(mode="after")
+    def _auto_can_choose(self) -> "Recipe":
+        if self.auto is not None and (why := hindrance(self.prune, self.distill)) is not None:
+            raise ValueError(why)
+        return self
 
     @property
     def is_open(self) -> bool:
@@ -191,7 +201,8 @@ class Recipe(Config):
     @property
     def reads_device_table(self) -> bool:
         """Return whether latencies of layers on the job's machine decide anything."""
-        return self.is_open or (self.prune is not None and self.prune.target_latency is not None)
+        aims = self.prune is not None and self.prune.target_latency is not None
+        return self.is_open or aims or (self.auto is not None and self.auto.objective == "latency")
 
     @property
     def recovers_by_teacher(self) -> bool:
@@ -240,16 +251,6 @@ class LatencyTarget(Config):
 _ABSENT = Field(exclude_if=lambda value: value is None)
 
 
-class QualityGate(Config):
-    """The most that the score may drop: a paired test on the validation rows, of each artifact."""
-
-    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.008
-    """original − compressed score on validation, from 0 to 1: 0.008 is 0.8 points; of a language model nats a token."""
-    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
-    """Of each one-sided bound. accept: the upper bound is at most max_drop; regression: the lower one is above; else undecided.
-    """
-
-
 class Targets(Config):
     """The targets of the result; the defaults are the published account's figures for the method. The first four compare with
     the baseline. The others are absolute, and null is none; the quality gate is a test beside them.
@@ -270,6 +271,16 @@ class Targets(Config):
     """The least score on validation, in the unit of the table: 74.3 is an accuracy of 74.3 %; the most of a perplexity."""
     quality_gate: Annotated[QualityGate | None, _ABSENT] = None
     """Judges each artifact, accept, regression or undecided, and chooses none. null is none."""
+
+
+def gated(recipe: Recipe, targets: Targets) -> Targets:
+    """Return a job's targets: with `auto`, a quality gate that says whether the retention target is surely kept, unless they
+    have one.
+    """
+    if recipe.auto is None or targets.quality_gate is not None:
+        return targets
+    gate = QualityGate(max_drop=None, retention=min(targets.retention, 1.0), confidence=recipe.auto.confidence)
+    return targets.model_copy(update={"quality_gate": gate})
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews", "balanced_accuracy"]

@@ -19,6 +19,7 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.operators import Operators
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
+from compression.schema.report.size_search import SizeSearch
 from compression.schema.report.targets import Target, asked
 from compression.schema.stages import Stage
 
@@ -161,6 +162,9 @@ class PartReport(Config):
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="As the report's own.")]
     sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict, description="As the report's own.")]
+    sizes: Annotated[SizeSearch | None, Field(exclude_if=lambda value: value is None, description="As the report's own.")] = (
+        None
+    )
     notes: tuple[str, ...] = ()
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES, description="As the report's own.")] = ()
 
@@ -177,7 +181,7 @@ class Report(Config):
     """Name of the artifact whose row has `ratios` and `verdicts`; of several datasets the first one's."""
     headlines: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
     parts: tuple[PartReport, ...] = ()
-    """Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."""
+    """Of several datasets; `labels`, `splits`, `pruning`, `sensitivity` and `sizes` are then each one's own."""
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     recommended: Recommended | None = None
     """Another form of the headline's model to run in its place; null if there is no better one, and in older reports."""
@@ -192,6 +196,8 @@ class Report(Config):
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
     sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict)]
     """By axis: hidden with its heads, ffn, layers; empty unless requested."""
+    sizes: Annotated[SizeSearch | None, Field(exclude_if=lambda value: value is None)] = None
+    """The sizes that a recipe with `auto` tried, and which it took."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
     devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()
@@ -200,6 +206,12 @@ class Report(Config):
     """What the original and the headline's model cost on the GPU that the job trained on, by runtime."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
     """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
+
+    @property
+    def size_searches(self) -> dict[str, SizeSearch]:
+        """Return the searches for a size by dataset; the name is empty if there is one."""
+        each = {"": self.sizes, **{part.name: part.sizes for part in self.parts}}
+        return {name: found for name, found in each.items() if found is not None}
 
     @property
     def to_run(self) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from compression.engine.paired_test import Original, judge_artifact
 from compression.modalities.scoring.classification import ClassScorer
 from compression.modalities.scoring.paired import packed, unpacked
 from compression.schema.events import ArtifactReady, Event, StageFinished
-from compression.schema.recipe.recipe import QualityGate, Targets
+from compression.schema.recipe.quality_gate import QualityGate
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import Draws, SplitDraws
 from compression.schema.report.gate import NotPaired, PairedDrop
 from compression.schema.report.measurements import Score

@@ -5,7 +5,7 @@ import pytest
 
 from compression.modalities.scoring.paired import drop_of_mean, drop_of_ratio
 from compression.planning.quality_gate import each_verdict, gate_verdict, rows_needed
-from compression.schema.recipe.recipe import QualityGate
+from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.report.gate import NotPaired, PairedDrop
 
 GATE = QualityGate(max_drop=0.01, confidence=0.95)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from compression.planning.recommendation import recommended
-from compression.schema.recipe.recipe import QualityGate, Targets
+from compression.schema.recipe.quality_gate import QualityGate
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Uploaded
 from compression.schema.report.report import Recommended, Report

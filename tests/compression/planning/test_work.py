@@ -9,7 +9,7 @@ from compression.planning.preflight import preflight
 from compression.planning.preparation import MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS, expected
 from compression.planning.rates import CARD_ROWS, FURTHER_CARD, REFERENCE, Rates
 from compression.planning.scoring_time import FEWEST_SECONDS
-from compression.planning.work import EXPORT, Work, time_work
+from compression.planning.work import EXPORT, TimeLimits, Work, time_work
 from compression.schema.recipe.presets import STANDARD
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
@@ -31,12 +31,25 @@ def test_each_kind_of_work_has_its_rate() -> None:
     assert time_work([decoder], SIMPLE).total == pytest.approx(30)
 
 
+def test_a_budget_takes_time_from_what_is_fitted_into_it_and_from_nothing_else() -> None:
+    fitted = TAUGHT.model_copy(update={"fitted": True})
+    whole = time_work([TRAINED, SHIPPED, fitted], SIMPLE)
+    alone = time_work([fitted], SIMPLE).training
+    budget = (whole.total - alone / 2) / 60
+    half = time_work([TRAINED, SHIPPED, fitted], SIMPLE, limits=TimeLimits(budget=budget))
+    assert half.total == pytest.approx(60 * budget)
+    assert half.training == pytest.approx(whole.training - alone / 2)
+    least = time_work([TRAINED, SHIPPED, fitted], SIMPLE, limits=TimeLimits(budget=1e-3))
+    assert least.training == pytest.approx(whole.training - alone)  # the rest does not fit itself
+    assert time_work([TRAINED, SHIPPED, fitted], SIMPLE, limits=TimeLimits(budget=1e6)).total == whole.total
+
+
 def test_a_limit_of_minutes_ends_training_and_nothing_else() -> None:
-    found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, max_minutes=1)
+    found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, limits=TimeLimits(training=1))
     assert found.training == pytest.approx(60)
     assert found.total == pytest.approx(60 + 42 + 5)
-    assert time_work([TRAINED, TAUGHT], SIMPLE, max_minutes=100).total == pytest.approx(330)
-    assert time_work([SHIPPED], SIMPLE, max_minutes=1).total == pytest.approx(42)
+    assert time_work([TRAINED, TAUGHT], SIMPLE, limits=TimeLimits(training=100)).total == pytest.approx(330)
+    assert time_work([SHIPPED], SIMPLE, limits=TimeLimits(training=1)).total == pytest.approx(42)
 
 
 def test_an_artifact_is_not_scored_for_longer_than_the_job_trains() -> None:
@@ -53,9 +66,9 @@ def test_datasets_share_a_limit_of_minutes_and_are_scored_as_long_as_each_trains
     alone = time_work([much, long], SIMPLE)
     both = [one.model_copy(update={"part": part}) for part in range(2) for one in (much, long)]
     assert time_work(both, SIMPLE).total == pytest.approx(2 * alone.total)
-    assert time_work(both, SIMPLE, max_minutes=1).training == pytest.approx(60)
+    assert time_work(both, SIMPLE, limits=TimeLimits(training=1)).training == pytest.approx(60)
     uneven = [TRAINED, much.model_copy(update={"part": 1})]
-    assert time_work(uneven, SIMPLE, max_minutes=4).training == pytest.approx(
+    assert time_work(uneven, SIMPLE, limits=TimeLimits(training=4)).training == pytest.approx(
         min(120, time_work([TRAINED], SIMPLE).training) + 120
     )
 
@@ -64,7 +77,7 @@ def test_factors_multiply_a_stage_and_a_limit_still_holds() -> None:
     factors = {"baseline": 2.0, EXPORT: 9.0}
     found = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors)
     assert found.stages == pytest.approx({"baseline": 2 * 167, "distilled": 205})
-    limited = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors, max_minutes=1)
+    limited = time_work([TRAINED, SHIPPED, TAUGHT], SIMPLE, factors=factors, limits=TimeLimits(training=1))
     assert limited.total == pytest.approx(60 + 2 * 42 + 5)
 
 

@@ -1,0 +1,32 @@
+"""Measures what a dataset of a job has taken, over its stages and attempts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class StageClock:
+    """Seconds of the finished stages, and of the current one."""
+
+    earlier: float = 0.0  #: of the finished stages
+    now: Callable[[], float] = time.monotonic
+    shipped: float | None = None  #: of the last export with its measurement; None: not in this attempt
+    _began: float | None = None
+    _carried: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self._began = self.now()
+
+    def begin(self, earlier: float) -> None:
+        """Begin a stage. earlier: seconds of those before it."""
+        self.earlier, self._began, self._carried = earlier, self.now(), 0.0
+
+    def carry(self, seconds: float) -> None:
+        """Add what an earlier attempt had taken. seconds: of the job until its save."""
+        self._carried = max(seconds - self.earlier, 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return self.earlier + self._carried + self.now() - (self._began or 0.0)

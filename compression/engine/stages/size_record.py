@@ -1,0 +1,128 @@
+"""The record of a search for a size: in the saves of its trainings, and of what the job's time still allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from compression.engine.context import StageContext
+from compression.engine.stage_clock import StageClock
+from compression.evaluation.standard_error import kept_error
+from compression.evaluation.validate import Validation, validate
+from compression.models.tensors import Tensors
+from compression.planning.preparation import steps_an_epoch
+from compression.planning.size_plan import FullTraining
+from compression.schema.recipe.auto import Auto
+from compression.schema.recipe.distill import Distill
+from compression.schema.report.size_search import KeptAfter, SizeSearch, SizeTried
+from compression.training.config import TrainingOutcome
+
+
+@dataclass
+class RunningTime:
+    """The time of a training, over attempts. before: of the earlier ones."""
+
+    clock: StageClock
+    before: float
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Return the time so far."""
+        return self.before + self.clock.seconds - self._began
+
+
+SIZES = "sizes"  #: key under which a training's save has the record
+
+
+def begin_record(context: StageContext, auto: Auto, original: Validation, whole: int) -> SizeSearch:
+    """Return the record of a search that begins. original: of the uncompressed model; whole: its parameters."""
+    shipped = context.clock.shipped
+    if shipped is None:  # by an earlier attempt: its whole stage took no less
+        shipped = context.before[-1].seconds if context.before else 0.0
+    return SizeSearch(
+        retention=context.targets.retention,
+        objective=auto.objective,
+        budget_minutes=auto.budget_minutes / context.budget.sharers,
+        minutes=context.clock.seconds / 60,
+        original=original.value,
+        whole=whole,
+        ship_seconds=shipped,
+    )
+
+
+def saved_record(context: StageContext, phases: Sequence[str]) -> SizeSearch | None:
+    """Return the record that the earlier attempt saved in one of the phases, and go on from its time; None if in none."""
+    saved = next(filter(None, map(context.saved, phases)), None)
+    if saved is None or SIZES not in saved:
+        return None
+    record = SizeSearch.model_validate_json(bytes(saved[SIZES].tolist()))
+    context.clock.carry(60 * record.minutes)
+    return record
+
+
+def write_record(context: StageContext, record: SizeSearch, beside: Tensors) -> None:
+    """Put the record, with the job's time now, among what a training's saves store."""
+    now = record.model_copy(update={"minutes": context.clock.seconds / 60})
+    beside[SIZES] = torch.tensor(list(now.model_dump_json().encode()), dtype=torch.uint8)
+
+
+def seconds_left(context: StageContext, record: SizeSearch, ships: int) -> float:
+    """Return what is left of the budget beside so many exports."""
+    return 60 * record.budget_minutes - context.clock.seconds - ships * record.ship_seconds
+
+
+def asked_training(context: StageContext, distill: Distill) -> FullTraining:
+    """Return the full distillation that the recipe asks for."""
+    rows = context.rows["train"]
+    texts = rows if context.unlabelled is None else context.unlabelled
+    steps, general = (steps_an_epoch(len(each), context.recipe.train) for each in (rows, texts))
+    return FullTraining.of(distill, steps, general)
+
+
+def trained(
+    context: StageContext, size: SizeTried, outcome: TrainingOutcome, original: Validation, seconds: float
+) -> SizeTried:
+    """Return a size with what came of its training: of the context's model. original: of the uncompressed model."""
+    best = outcome.best
+    steps = size.steps // max(size.epochs, 1)
+    curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
+    found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
+    found["kept_error"] = kept_error(context.model, context.prepared, context.rows["validation"], context.parts)
+    return size.model_copy(update=found | {"seconds": seconds})
+
+
+def kept_share(found: Validation, original: Validation) -> float:
+    """Return the share of the original's score that is kept; 0 if that is no better than 0."""
+    return found.score / original.score if original.score > 0 else 0.0
+
+
+def original_score(context: StageContext) -> Validation:
+    """Score the original on validation."""
+    return validate(context.prepared.to(context.device), context.rows["validation"], context.parts)
+
+
+def step_seconds(record: SizeSearch) -> float | None:
+    """Return what a step took in the last training that is done, with all that belongs to it; None before the first."""
+    done = [one for one in record.tried if one.kept is not None]
+    if not done:
+        return None
+    last = done[-1]
+    general = last.general_epochs * (last.steps // max(last.epochs, 1))  # about as many steps a pass
+    return (last.seconds or 0.0) / max(last.steps + general, 1)
+
+
+def original_curve(context: StageContext) -> tuple[KeptAfter, ...]:
+    """Return how the original's own training came near to its best score, epoch by epoch; empty if it was not trained."""
+    preparation = context.before[0].preparation if context.before else None
+    if preparation is None or not preparation.curve:
+        return ()
+    epoch = steps_an_epoch(len(context.rows["train"]), context.recipe.train)
+    inverse = context.task.packed is not None
+    scores = [(each.epoch * epoch, 1 / each.score if inverse else each.score) for each in preparation.curve if each.score > 0]
+    best = max((score for _, score in scores), default=0.0)
+    return tuple(KeptAfter(steps=steps, kept=score / best) for steps, score in scores if steps)

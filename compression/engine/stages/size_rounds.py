@@ -1,0 +1,286 @@
+"""Looks for the size that keeps the retention target: solve, cut, distill shortly, fit, and solve again.
+
+What a size keeps is known after a short distillation alone. So it is expected after a full one by the power of steps with which
+losses have fallen so far, and the next size is solved for by the fit over the predicted errors. A round is a training of the
+stage: its saves have the record of the rounds before, so an attempt that was killed in it goes on there.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import updated_cut
+from compression.engine.stages.error_weights import error_weights
+from compression.engine.stages.objectives import objective_for
+from compression.engine.stages.size_record import (
+    RunningTime,
+    asked_training,
+    begin_record,
+    original_curve,
+    original_score,
+    saved_record,
+    seconds_left,
+    step_seconds,
+    trained,
+    write_record,
+)
+from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, cut_of, facts_of, size_cost, solver_of
+from compression.engine.stages.solved_widths import SolvedWidths, axes_and_errors, store_search
+from compression.engine.stages.task_training import NamedTraining, train_task
+from compression.engine.stages.teacher_ensemble import ASK, EnsembleOutputs, ensemble_outputs
+from compression.engine.stages.teacher_precision import HELD, quantize_teacher, restore_teacher
+from compression.engine.tables_checkpoint import stored_search
+from compression.evaluation.validate import Validation
+from compression.modalities.base import Examples
+from compression.modalities.sampling import shuffled_rows
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import planned
+from compression.models.tensors import Tensors
+from compression.planning.search.spaces import space_of
+from compression.planning.search.within import Found
+from compression.planning.size_fit import expect, fit_sizes, smallest_share
+from compression.planning.size_plan import SHIPS_AFTER_CUT, ShortTraining
+from compression.pruning.scores import ImportanceScores
+from compression.schema.error_tables import ErrorTables
+from compression.schema.events import Event, Log
+from compression.schema.recipe.auto import Auto
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.solved_search import CutOutcome, ParameterFacts, SolvedSearch
+from compression.system.sealed_folder import UnusableCheckpoint
+from compression.training.config import TrainingOutcome
+
+ALIKE = 0.03
+"""Shares of the whole model that are nearer to each other than this are one size: no further round is worth its time."""
+DEEPEST = 0.02
+"""Share of the whole model that is asked for at least."""
+UNITS = {"parameters": "parameters", "latency": "predicted milliseconds"}
+
+
+def phase_of(number: int) -> str:
+    """Return the name of a round's training, from 1."""
+    return f"try size {number}"
+
+
+def round_phases(auto: Auto, row_seconds: float) -> Iterator[tuple[str, float]]:
+    """Yield the teachers' answers and the trainings of all rounds, with their expected time. row_seconds: of a row."""
+    yield ASK, 0.0
+    for number in range(1, auto.rounds + 1):
+        yield phase_of(number), auto.steps * 32 * row_seconds / 2
+
+
+def size_rounds(
+    context: StageContext,
+    settings: Prune,
+    scores: ImportanceScores,
+    found: tuple[ErrorTables, Tensors],
+    before: Shape,
+    facts: ParameterFacts,
+) -> Generator[Event, None, SolvedWidths]:
+    """Return the widths of the smallest size that is expected to keep the target, after rounds of short trainings; what was
+    tried is in the context's result. Parameters and errors as of `solved_widths`.
+    """
+    tables, orders = found
+    auto, distill = context.recipe.auto, context.recipe.distill
+    assert auto is not None, "only a recipe with auto asks"  # noqa: S101
+    assert distill is not None, "auto needs it"  # noqa: S101
+    search = facts_of(context, settings, digest=tables.digest, before=before, parameters=facts)
+    cost, original = (yield from size_cost(context, search, auto.objective)), original_score(context)
+    record = saved_record(context, [phase_of(number) for number in range(1, auto.rounds + 1)])
+    if record is None:
+        whole = count_of(search)(before)
+        weights, outcomes = yield from _weights(context, search, cost, scores, found)
+        record = begin_record(context, auto, original, whole).model_copy(update={"weights": dict(weights)})
+    else:
+        outcomes = _judged_before(context)
+    search = search.model_copy(update={"weights": record.weights})
+    solver = solver_of(tables, search, cost)
+    known: dict[str, Any] = {
+        "before": before,
+        "whole": search.whole,
+        "prune": settings,
+        "network": search.network,
+        "parameters": facts,
+    }
+    known |= {"weights": record.weights, "outcomes": outcomes}
+    first = _first_share(search, cost)
+    yield from store_search(context, tables, solver.at(first), **known)  # what an attempt that goes on in a round reads
+    rounds = SizeRounds(context, auto, distill, scores, orders, original, record, solver)
+    share, why = yield from rounds.run(first)
+    context.result.sizes = rounds.chosen(share, why)
+    context.notes.append(context.result.sizes.why)
+    chosen = solver.at(share)
+    yield from store_search(context, tables, chosen, **known)
+    ordered = scores.ordered(orders, chosen.layers if "layers" in settings.axes else None)
+    return SolvedWidths(chosen.shape, ordered, *axes_and_errors(chosen, tables, settings, search.whole))
+
+
+def _weights(
+    context: StageContext, search: SolvedSearch, cost: SizeCost, scores: ImportanceScores, found: tuple[ErrorTables, Tensors]
+) -> Generator[Event, None, tuple[Mapping[str, float], tuple[CutOutcome, ...]]]:
+    """Return what errors count, by the outcome of cuts to the first size."""
+    tables, orders = found
+    model, family = context.model, adapter_of(context.model)
+
+    def cut(one: Found) -> PreTrainedModel:
+        layers = one.layers if "layers" in search.prune.axes else None
+        return updated_cut(context, model, scores.ordered(orders, layers).choose(family, one.shape))
+
+    space = partial(space_of, tables, ARCHITECTURE_SPECS[search.family], search.whole, search.prune, search.network)
+    limit = cost.limit(_first_share(search, cost))
+    return (yield from error_weights(context, tables, space, [limit], cut))
+
+
+def _judged_before(context: StageContext) -> tuple[CutOutcome, ...]:
+    """Return the cuts that an earlier attempt judged."""
+    place = context.checkpointer
+    try:
+        return stored_search(place.folder, place.resume, place.part)[1].outcomes
+    except UnusableCheckpoint:
+        return ()  # targets of the finished job then have no predicted score
+
+
+def _first_share(search: SolvedSearch, cost: SizeCost) -> float:
+    """Return what the recipe's ratios would leave, if all axes shrank by them."""
+    kind = ARCHITECTURE_SPECS[search.family]
+    tokens = search.whole.vocabulary
+    alike = planned(kind, search.before, search.prune, vocabulary=tokens, network=search.network)[1]
+    return cost.cost.of_shape(alike) / cost.whole
+
+
+@dataclass
+class SizeRounds:
+    """The rounds of one search. original: the uncompressed model's score; record: what is known so far."""
+
+    context: StageContext
+    auto: Auto
+    distill: Distill
+    scores: ImportanceScores
+    orders: Tensors
+    original: Validation
+    record: SizeSearch
+    solver: SizeSolver
+    outputs: EnsembleOutputs | None = None  #: the teachers', which all rounds share
+
+    def run(self, first: float) -> Generator[Event, None, tuple[float, str]]:
+        """Do the rounds; return the share to go on with, and why no further one was done. first: share of the first size."""
+        while True:
+            if not self.record.tried or self.record.tried[-1].kept is not None:
+                share = self._next_share() if self.record.tried else first
+                if (why := self._why_over(share)) is not None:
+                    return share, why
+                short = self._short
+                size = self.solver.size(share, kind="short", steps=short.steps, epochs=short.epochs)
+                self._put([*self.record.tried, size])
+            yield from self._train(len(self.record.tried))
+
+    def chosen(self, share: float, why: str) -> SizeSearch:
+        """Return the record with the choice of a share."""
+        fit, size = fit_sizes(self.record.tried), self.solver.at(share)
+        target, expected = self.record.retention, fit.kept_at(size.error)
+        told = (
+            f"expected to keep {expected:.2%} ± {fit.margin:.2%} of the original's score" if self.record.tried else "not tried"
+        )
+        met = (
+            ""
+            if fit.keeps(size.error, target) or not self.record.tried
+            else " None is expected to keep that; it is the mildest."
+        )
+        sentence = (
+            f"Size: {self.solver.share_of(size):.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told} after "
+            f"{self._full_steps:,} steps; the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."
+        )
+        full = self.solver.size(share, kind="full", steps=0, epochs=0, chosen=True)
+        known = {"tried": (*self.record.tried, full), "why": sentence, "minutes": self.context.clock.seconds / 60}
+        return self.record.model_copy(update=known)
+
+    @property
+    def _short(self) -> ShortTraining:
+        train, rows = self.context.recipe.train, len(self.context.rows["train"])
+        named = bool(self.context.models.teachers)  # who may read other tokens, of all rows
+        return ShortTraining.of(self.auto.steps, rows, train.batch * train.accumulate, all_rows=named)
+
+    @property
+    def _full_steps(self) -> int:
+        """Return the steps of the full distillation that the time still allows."""
+        left = seconds_left(self.context, self.record, SHIPS_AFTER_CUT)
+        return asked_training(self.context, self.distill).fitted(step_seconds(self.record), left).steps
+
+    def _put(self, tried: list[SizeTried]) -> None:
+        self.record = self.record.model_copy(update={"tried": tuple(tried)})
+
+    def _next_share(self) -> float:
+        """Return the smallest share that is expected to keep the target; not below half of the smallest that was tried."""
+        fit, low = fit_sizes(self.record.tried), max(DEEPEST, min(one.share for one in self.record.tried) / 2)
+        return smallest_share(fit, self.record.retention, self.solver.error_at, low, self.solver.mildest)
+
+    def _why_over(self, share: float) -> str | None:
+        """Return why no further round is done, or None. share: of the next size."""
+        done = self.record.tried
+        if len(done) >= self.auto.rounds:
+            return f"{len(done)} sizes were distilled shortly, as many as auto.rounds allows"
+        if any(abs(one.share - share) < ALIKE for one in done):
+            return f"{len(done)} sizes were distilled shortly, and a further one would be as large as one of them"
+        longest = max((one.seconds or 0.0 for one in done), default=0.0)
+        whole = asked_training(self.context, self.distill).seconds(step_seconds(self.record) or 0.0)
+        if seconds_left(self.context, self.record, SHIPS_AFTER_CUT) < longest + whole:
+            return f"{len(done)} sizes were distilled shortly; what is left of auto.budget_minutes is needed for the full one"
+        return None
+
+    def _train(self, number: int) -> Iterator[Event]:
+        """Cut and distill the last size of the record, and fit what is known then. number: of the round, from 1."""
+        context, size, rows = self.context, self.record.tried[-1], self.context.rows["train"]
+        yield from context.tracker.emit_boundary("cut", done=False)
+        student = cut_of(context, context.model, self.scores, self.orders, size)
+        trial, short = replace(context, model=student, originals=list(context.originals), saves_ends=True), self._short
+        asked = self.distill.model_copy(update={"epochs": size.epochs, "general": None, "augment": None})
+        if short.rows < len(rows):
+            rows = shuffled_rows(rows, short.rows, context.recipe.train.seed)
+        timing = RunningTime(context.clock, size.seconds or 0.0)
+
+        def remember() -> None:
+            self._put([*self.record.tried[:-1], size.model_copy(update={"seconds": timing.seconds})])
+            write_record(context, self.record, training.beside)
+
+        training = NamedTraining(after_epoch=remember)
+        remember()
+        outcome = yield from self._distill(trial, asked, rows, phase_of(number), training)
+        self._put([*self.record.tried[:-1], trained(trial, size, outcome, self.original, timing.seconds)])
+        tried, gain = expect(self.record.tried, self._full_steps, [original_curve(context)])
+        self.record = self.record.model_copy(update={"tried": tuple(tried), "gain": gain})
+        done = tried[-1]
+        told = (
+            f"Size {number}: {done.cost:.1%} of the {UNITS[self.record.objective]} ({done.shape.short}, predicted error "
+            f"{done.error:.4g}) keeps {done.kept or 0:.2%} after {done.steps:,} steps, and is expected to keep "
+            f"{done.expected or 0:.2%} after {self._full_steps:,}."
+        )
+        context.notes.append(told)
+        yield Log(message=told)
+
+    def _distill(
+        self, trial: StageContext, asked: Distill, rows: Examples, phase: str, training: NamedTraining
+    ) -> Generator[Event, None, TrainingOutcome]:
+        """Distill a trial's model by the recipe's loss, without what comes before it."""
+        saved = trial.saved(phase) or {}
+        if self.outputs is None:
+            self.outputs = yield from ensemble_outputs(trial, asked, rows, ())
+        guide = self.outputs.guide.to(trial.device).eval().requires_grad_(False)
+        objective = yield from trial.tracker.relay(ASK, objective_for(trial, asked, self.outputs, rows))
+        try:
+            is_held, _ = yield from quantize_teacher(trial, asked, guide, before=HELD in saved, again=True)
+            if is_held:
+                training.beside[HELD] = torch.tensor(True)
+            outcome, _ = yield from train_task(trial, asked, rows, objective, phase, saved, training)
+        finally:
+            objective.close()
+        if is_held:
+            restore_teacher(trial, guide)
+        return outcome

@@ -1,0 +1,149 @@
+"""Solves for widths by a share of the whole model's parameters, or predicted milliseconds, for the search for a size."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import updated_cut
+from compression.engine.stages.solved_widths import scheme_of
+from compression.engine.tables_checkpoint import read_tables, stored_search
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import Count
+from compression.models.tensors import Tensors
+from compression.planning.search import costs
+from compression.planning.search.space import Cost, SearchSpace
+from compression.planning.search.spaces import space_of
+from compression.planning.search.within import Found, solve_within
+from compression.pruning.scores import ImportanceScores
+from compression.schema.error_tables import ErrorTables
+from compression.schema.errors import MissingResource, TargetOutOfReach
+from compression.schema.events import Event
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.size_search import SizeTried
+from compression.schema.solved_search import SolvedSearch
+
+MILDEST = 0.95
+"""Share of the uncut model's cost that the mildest cut may have, at most."""
+
+
+@dataclass(frozen=True)
+class SizeCost:
+    """What is made small, and what the whole model has of it."""
+
+    cost: Cost
+    whole: float
+
+    def limit(self, share: float) -> Cost:
+        """Return the cost that allows a share of the whole model's."""
+        return replace(self.cost, most=share * self.whole)
+
+
+@dataclass
+class SizeSolver:
+    """Solves once for each share that it is asked for."""
+
+    space: SearchSpace
+    cost: SizeCost
+    uncut: Shape  #: before the cut of widths, with the tokens that stay
+    count: Count  #: of parameters at a shape
+    _known: dict[float, Found] = field(default_factory=dict)
+
+    def at(self, share: float) -> Found:
+        """Return what errs least within a share of the whole model's cost, or what comes nearest to it."""
+        if share not in self._known:
+            try:
+                self._known[share] = solve_within(self.space, [self.cost.limit(share)])
+            except TargetOutOfReach as problem:
+                if not isinstance(problem.nearest, Found):
+                    raise
+                self._known[share] = problem.nearest
+        return self._known[share]
+
+    def error_at(self, share: float) -> float:
+        """Return the error that is predicted for a share."""
+        return self.at(share).error
+
+    def share_of(self, found: Found) -> float:
+        """Return what a solution costs, as a share of the whole model."""
+        return found.costs[self.cost.cost.name] / self.cost.whole
+
+    def size(self, share: float, **own: object) -> SizeTried:
+        """Return the solution for a share as a size that is tried. own: further fields."""
+        found = self.at(share)
+        facts = {"share": share, "shape": found.shape, "layers": found.layers, "error": found.error}
+        return SizeTried.model_validate({**facts, "parameters": self.count(found.shape), "cost": self.share_of(found), **own})
+
+    @property
+    def mildest(self) -> float:
+        """Return the largest share that still cuts anything."""
+        return MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
+
+
+def size_cost(context: StageContext, facts: SolvedSearch, objective: str) -> Generator[Event, None, SizeCost]:
+    """Return what the recipe makes small. Raises MissingResource for a latency that no device table predicts."""
+    if objective == "parameters":
+        cost = costs.parameters(0.0, count_of(facts))
+        return SizeCost(cost, cost.of_shape(facts.before))
+    times = yield from context.device_times()
+    found = costs.milliseconds(0.0, times, facts.scheme) if times is not None else None
+    if found is None or times is None or times.milliseconds(facts.whole, facts.scheme) is None:
+        cause = "auto.objective: latency needs a device table that has times of this model and scheme"
+        remedy = "Set recipe.auto.objective to parameters, or ask for a table of the worker (docs/device-table.md)."
+        raise MissingResource(cause, param="recipe.auto.objective", remedy=remedy)
+    return SizeCost(found, found.of_shape(facts.whole))
+
+
+def count_of(facts: SolvedSearch) -> Count:
+    """Return what counts the parameters of a model at a shape."""
+    kind, network = ARCHITECTURE_SPECS[facts.family], facts.network
+    return lambda shape: costs.count_parameters(facts.parameters, kind, network, shape).total
+
+
+def facts_of(context: StageContext, settings: Prune, **known: object) -> SolvedSearch:
+    """Return what sizes are solved by, of the current model. known: `SolvedSearch`'s fields of the job."""
+    model = context.model
+    return SolvedSearch.model_validate(
+        {
+            "family": model.config.model_type,
+            "whole": adapter_of(model).shape_of(model.config),
+            "prune": settings,
+            "quantize": context.recipe.quantize,
+            "scheme": scheme_of(model),
+            "network": adapter_of(model).network(model.config),
+            "error": 0.0,
+            **known,
+        }
+    )
+
+
+def solver_of(tables: ErrorTables, facts: SolvedSearch, cost: SizeCost) -> SizeSolver:
+    """Return the solver by tables, and by what their errors count."""
+    family = ARCHITECTURE_SPECS[facts.family]
+    space = space_of(tables, family, facts.whole, facts.prune, facts.network, facts.weights)
+    return SizeSolver(space, cost, facts.whole, count_of(facts))
+
+
+def stored_solver(context: StageContext) -> Generator[Event, None, tuple[SizeSolver, SolvedSearch, ErrorTables, Tensors]]:
+    """Return the solver of this job's cut by what was stored of it, for a stage after the cut: with the facts, the tables and
+    their orders. Raises UnusableCheckpoint.
+    """
+    auto, place = context.recipe.auto, context.checkpointer
+    assert auto is not None, "only a recipe with auto asks"  # noqa: S101
+    folder, facts = stored_search(place.folder, place.resume, place.part)
+    tables, orders = read_tables(folder, place.part, facts.digest)
+    cost = yield from size_cost(context, facts, auto.objective)
+    return solver_of(tables, facts, cost), facts, tables, orders
+
+
+def cut_of(
+    context: StageContext, uncut: PreTrainedModel, scores: ImportanceScores, orders: Tensors, size: SizeTried
+) -> PreTrainedModel:
+    """Return the model of a size, cut by the tables' order and not trained. scores: any of the uncut model."""
+    settings = context.recipe.prune
+    layers = size.layers if settings is not None and "layers" in settings.axes else None
+    plan = scores.ordered(orders, layers).choose(adapter_of(uncut), size.shape)
+    return updated_cut(context, uncut, plan)

@@ -1,0 +1,276 @@
+"""Distills the size that was found, fully; while time is left also a larger one if it misses the target, or a smaller one if
+that is expected to keep it. The best one goes on.
+
+Another size is cut anew from the model before the cut, as the job's checkpoints and error tables have it. The saves of its
+training hold the weights of the best model before.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from math import isinf
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.engine.stages import general_distillation
+from compression.engine.stages.prune import taken, unit_scores, with_errors
+from compression.engine.stages.registry import planned
+from compression.engine.stages.size_record import (
+    RunningTime,
+    asked_training,
+    original_curve,
+    original_score,
+    saved_record,
+    seconds_left,
+    step_seconds,
+    trained,
+    write_record,
+)
+from compression.engine.stages.size_solver import SizeSolver, cut_of, stored_solver
+from compression.engine.stages.solved_widths import axes_and_errors
+from compression.engine.stages.task_training import PHASE, NamedTraining
+from compression.engine.stages.vocabulary import with_fitted_tokens
+from compression.evaluation.validate import Validation
+from compression.models.running_statistics import saved_buffers
+from compression.planning.size_fit import expect, fit_sizes, smallest_share, steps_needed
+from compression.schema.events import Event, Log
+from compression.schema.recipe.distill import Distill
+from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.stages import PRUNED
+from compression.system.sealed_folder import UnusableCheckpoint
+from compression.training.config import TrainingOutcome
+
+MOST_OTHERS = 2
+"""Other sizes that are distilled after the first."""
+APART = 0.05
+"""Share of the whole model that lies between two sizes at least."""
+SHIPS_AFTER = 2
+"""Exports with their measurements that follow: of the distilled model, and of its further forms."""
+BEST = "best."  #: prefix of the names of the best model's weights in a save
+Distilled = Callable[[StageContext, Distill, NamedTraining], Generator[Event, None, TrainingOutcome]]
+
+
+def suffix_of(number: int) -> str:
+    """Return what the phases of a training are called after: the first, 0, has nothing."""
+    return f", size {number + 1}" if number else ""
+
+
+def further_phases(names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """Yield the phases of trainings of other sizes, which are not expected. names: of the first training's."""
+    for number in range(1, MOST_OTHERS + 1):
+        yield from ((name + suffix_of(number), 0.0) for name in names)
+
+
+def sized_training(context: StageContext, settings: Distill, distilled: Distilled) -> Iterator[Event]:
+    """Distill the context's model, and other sizes while time is left. The context's model and result are those of the best.
+    distilled: the distillation of a context's model.
+    """
+    yield from SizedTraining(context, settings, distilled, original_score(context)).run()
+
+
+@dataclass
+class SizedTraining:
+    """The full trainings of one search. original: the uncompressed model's score."""
+
+    context: StageContext
+    settings: Distill
+    distilled: Distilled
+    original: Validation
+    best: tuple[int, PreTrainedModel] | None = None  #: number in the record, and the trained model
+
+    def run(self) -> Iterator[Event]:
+        """Train until time is over, or no other size is worth it."""
+        number, record = self._found()
+        if number:
+            yield from self._go_on(record)
+        while True:
+            record = yield from self._train(number, record)
+            self._take_best(record)
+            try:
+                record, why = yield from self._other_size(number, record)
+            except UnusableCheckpoint as problem:
+                why = f"no other size was cut: {problem}"
+                yield Log(level="warning", message=f"{why}."[:4000])
+            if why is not None:
+                break
+            number += 1
+        assert self.best is not None  # noqa: S101 (a size was trained)
+        place, self.context.model = self.best
+        self.context.model.to(self.original_device)
+        tried = tuple(one.model_copy(update={"chosen": at == place}) for at, one in enumerate(record.tried))
+        told = f"{record.why} {self._outcome(tried[place], record)} {why[0].upper()}{why[1:]}."
+        found = {"tried": tried, "why": told, "minutes": self.context.clock.seconds / 60}
+        self.context.result.sizes = record.model_copy(update=found)
+        self.context.notes.append(told)
+        if place != fully(record)[0]:
+            yield from self._describe(tried[place])
+
+    @property
+    def original_device(self) -> torch.device:
+        """Return the device that models train on."""
+        return cast(torch.device, next(self.context.prepared.parameters()).device)
+
+    def _found(self) -> tuple[int, SizeSearch]:
+        """Return the number of the training to go on with, and the record: an earlier attempt's, or that of the cut."""
+        for number in range(MOST_OTHERS + 1):
+            suffix = suffix_of(number)
+            phases = [PHASE + suffix, general_distillation.PHASE + suffix]
+            self._saved = next(filter(None, map(self.context.saved, phases)), {})
+            if (record := saved_record(self.context, phases)) is not None:
+                return number, record
+        assert self.context.result.sizes is not None, "the cut has left it"  # noqa: S101
+        return 0, self.context.result.sizes
+
+    def _go_on(self, record: SizeSearch) -> Iterator[Event]:
+        """Restore the best model of an earlier attempt, and the other size that it trained."""
+        done = [at for at in fully(record) if record.tried[at].kept is not None]
+        place = min(done, key=lambda at: preference(record, at))
+        model = self.context.model if place == done[0] else (yield from self._cut(record.tried[place]))
+        with torch.no_grad():
+            for at, own in enumerate(weights_of(model)):
+                own.copy_(self._saved[f"{BEST}{at}"])
+        self.best = place, model.cpu()
+        self.context.model = yield from self._cut(record.tried[-1])
+
+    def _train(self, number: int, record: SizeSearch) -> Generator[Event, None, SizeSearch]:
+        """Distill the last size of the record; return the record with what came of it."""
+        context, size = self.context, record.tried[-1]
+        if not size.epochs:
+            left = seconds_left(context, record, SHIPS_AFTER)
+            full = asked_training(context, self.settings).fitted(step_seconds(record), left)
+            own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
+            size = size.model_copy(update=own)
+        general = self.settings.general
+        if general is not None:
+            general = general.model_copy(update={"epochs": size.general_epochs})
+        asked = self.settings.model_copy(update={"epochs": size.epochs, "general": general})
+        timing, training = RunningTime(context.clock, size.seconds or 0.0), NamedTraining(suffix_of(number))
+        training.again = True
+        if self.best is not None:
+            training.beside = {f"{BEST}{at}": own.detach() for at, own in enumerate(weights_of(self.best[1]))}
+
+        def remember() -> None:
+            running = size.model_copy(update={"seconds": timing.seconds})
+            write_record(context, with_last(record, running), training.beside)
+
+        training.after_epoch = remember
+        remember()
+        outcome = yield from self.distilled(
+            replace(context, originals=list(context.originals), saves_ends=True), asked, training
+        )
+        return with_last(record, trained(context, size, outcome, self.original, timing.seconds))
+
+    def _take_best(self, record: SizeSearch) -> None:
+        """Keep the model that has just been trained, if it is preferred to the best one before."""
+        place = len(record.tried) - 1
+        if self.best is None or preference(record, place) < preference(record, self.best[0]):
+            self.best = place, self.context.model
+
+    def _other_size(self, number: int, record: SizeSearch) -> Generator[Event, None, tuple[SizeSearch, str | None]]:
+        """Cut another size, if one is worth the time that is left; return the record with it, or why not. number: of the
+        training before. Raises UnusableCheckpoint.
+        """
+        context, last = self.context, record.tried[-1]
+        if number >= MOST_OTHERS:
+            return record, f"{MOST_OTHERS + 1} sizes were distilled fully"
+        tried, gain = expect(record.tried, last.steps, [original_curve(context)])
+        record = record.model_copy(update={"tried": tuple(tried), "gain": gain})
+        solver, *_ = yield from stored_solver(context)
+        share, why = another_share(record, solver)
+        if why is not None:
+            return record, why
+        size = solver.size(share, kind="full", steps=0, epochs=0)
+        needed = (last.seconds or 0.0) * max(size.cost / max(last.cost, 1e-9), 1.0)
+        if (left := seconds_left(context, record, SHIPS_AFTER)) < needed:
+            more = (needed - left) / 60
+            return record, f"for {size.cost:.1%}, the next size, the budget is {more:.1f} minutes too short"
+        assert self.best is not None  # noqa: S101
+        self.best[1].cpu()
+        context.model = yield from self._cut(size)
+        return record.model_copy(update={"tried": (*record.tried, size)}), None
+
+    def _cut(self, size: SizeTried) -> Generator[Event, None, PreTrainedModel]:
+        """Cut a size anew from the model before the cut. Raises UnusableCheckpoint."""
+        context, settings = self.context, self.context.recipe.prune
+        assert settings is not None, "auto needs it"  # noqa: S101
+        _, _, _, orders = yield from stored_solver(context)
+        stages = planned(context.recipe)
+        uncut = context.model_of(stages[stages.index(PRUNED) - 1])
+        if context.input_pruner is not None:
+            uncut = with_fitted_tokens(context.input_pruner, uncut)
+        uncut = uncut.to(self.original_device).eval()
+        scores = unit_scores(replace(context, model=uncut), settings)
+        return cut_of(replace(context, model=uncut), uncut, scores, orders, size)
+
+    def _describe(self, size: SizeTried) -> Generator[Event, None, None]:
+        """Put into the report what another size has left, in place of what the cut had."""
+        context, settings = self.context, self.context.recipe.prune
+        assert settings is not None, "auto needs it"  # noqa: S101
+        solver, facts, tables, _ = yield from stored_solver(context)
+        found = solver.at(size.share)
+        ratios, errors = axes_and_errors(found, tables, settings, facts.whole)
+        each = (context.result.pruning or {}).get("layers", {}).get("each")
+        told = taken(facts.before, found.shape, settings, ratios)
+        context.result.pruning = with_errors(told, facts.whole, found.shape, errors)
+        if each is not None:
+            kept = {*found.layers}
+            again = {name: {**one, "removed": at not in kept} for at, (name, one) in enumerate(each.items())}
+            context.result.pruning["layers"]["each"] = again
+
+    def _outcome(self, size: SizeTried, record: SizeSearch) -> str:
+        """Return what came of the chosen size, and if it misses the target what it would take to meet it."""
+        kept, target = size.kept or 0.0, record.retention
+        told = (
+            f"Distilled for {size.epochs} epochs, {size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation."
+        )
+        if kept >= target:
+            return f"{told} That meets the target."
+        steps = steps_needed(kept, size.steps, target, record.gain)
+        if isinf(steps):
+            more = "more steps are not expected to change that: it takes more rows of train, or a lower target"
+        else:
+            minutes = (steps - size.steps) * (step_seconds(record) or 0.0) / 60
+            more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
+        return f"{told} That misses the target; {more}."
+
+
+def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | None]:
+    """Return the share that is distilled next: the smallest that is expected to keep the target, above those that missed it and
+    below those that met it. Or return why none is.
+    """
+    done = [record.tried[at] for at in fully(record)]
+    met = [one.share for one in done if (one.kept or 0.0) >= record.retention]
+    missed = [one.share for one in done if (one.kept or 0.0) < record.retention]
+    low = max(missed) + APART if missed else min(one.share for one in record.tried) / 2
+    high = min(met) - APART if met else solver.mildest
+    if low > high:
+        return high, "no size lies between those that were tried" if met else "no milder cut is left"
+    fit = fit_sizes(record.tried)
+    share = smallest_share(fit, record.retention, solver.error_at, low, high)
+    if met and not fit.keeps(solver.error_at(share), record.retention):
+        return share, "no smaller size is expected to keep the target"
+    return share, None
+
+
+def fully(record: SizeSearch) -> list[int]:
+    """Return the places of the sizes that were trained fully, or are next to be."""
+    return [at for at, one in enumerate(record.tried) if one.kind == "full"]
+
+
+def preference(record: SizeSearch, place: int) -> tuple[bool, float]:
+    """Return by what sizes are preferred, the least first: the smallest of those that meet the target, else what keeps most."""
+    size = record.tried[place]
+    kept = size.kept or 0.0
+    return (False, size.cost) if kept >= record.retention else (True, -kept)
+
+
+def with_last(record: SizeSearch, size: SizeTried) -> SizeSearch:
+    """Return the record with another last size."""
+    return record.model_copy(update={"tried": (*record.tried[:-1], size)})
+
+
+def weights_of(model: PreTrainedModel) -> list[torch.Tensor]:
+    """Return all that training changes of a model."""
+    return [*model.parameters(), *saved_buffers(model)]

@@ -1,0 +1,22 @@
+"""What is offered for a missed target if the recipe has looked for the size itself. Torch-free."""
+
+from collections.abc import Iterator, Sequence
+
+from compression.schema.recipe.auto import Auto
+from compression.schema.recipe.recipe import MOST_MINUTES
+from compression.schema.report.measurements import Remedy
+
+OF_SIZES = ("recipe.prune",)
+"""Keys by which other recipes say how much goes: here that is looked for."""
+
+
+def more_time(auto: Auto, *, missed: bool) -> Iterator[Remedy]:
+    """Yield more time for the search, if a target of the score is missed."""
+    if missed and 2 * auto.budget_minutes <= MOST_MINUTES:
+        why = "no size that was distilled kept the target: twice the time allows longer distillations, and larger sizes"
+        yield Remedy(key="recipe.auto.budget_minutes", now=auto.budget_minutes, proposed=2 * auto.budget_minutes, why=why)
+
+
+def found_beside(found: Sequence[Remedy]) -> list[Remedy]:
+    """Return the remedies that do not say how much goes."""
+    return [one for one in found if not one.key.startswith(OF_SIZES)]

@@ -1,0 +1,49 @@
+"""What a search for a size needs of data, model and budget, as known when a job is submitted. Torch-free."""
+
+from collections.abc import Iterator
+
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
+from compression.planning.artifact_work import split_rows
+from compression.planning.estimator import PlannedJob
+from compression.planning.rates import REFERENCE
+from compression.planning.work import time_work
+from compression.schema.errors import InvalidSpec, UnreadableData
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.tasks import TASKS
+from compression.schema.validation import DataFacts
+
+FEWEST = 2
+"""Rows of validation that say anything of what a size keeps."""
+
+
+def check_auto(recipe: Recipe, family: ArchitectureSpec, data: DataFacts) -> None:
+    """Refuse a search for a size that has nothing to choose by. Raises InvalidSpec and UnreadableData."""
+    if recipe.auto is None:
+        return
+    rows = split_rows(data, "validation")
+    if rows < FEWEST and not TASKS[data.task].generates:
+        cause = f"auto chooses a size by the validation rows, and there are {rows}"
+        remedy = "Send a split validation, or more rows of train: a part of them then serves as validation."
+        raise UnreadableData(cause, param="data.splits.validation", remedy=remedy)
+    if recipe.auto.objective == "latency" and (family.decodes or family.name in INSTALLED):
+        cause = f"no latency of the family {family.name} is predicted, by which a size could be chosen"
+        raise InvalidSpec(cause, param="recipe.auto.objective", remedy="Set it to parameters.")
+
+
+def auto_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
+    """Yield what a search for a size should be warned of."""
+    auto, rows = job.recipe.auto, split_rows(job.data, "validation")
+    if auto is None:
+        return
+    if not job.is_language and 0 < (1 - targets.retention) * rows < 1:
+        yield (
+            f"One of the {rows} validation rows weighs more than the target allows to lose ({1 - targets.retention:.2%}): only "
+            "sizes that lose none meet it. Send more validation rows, or a lower targets.retention."
+        )
+    fixed = time_work([one for one in job.work if not one.fitted], REFERENCE).total / 60
+    if fixed >= auto.budget_minutes:
+        yield (
+            f"All but the trainings that auto fits into its budget takes about {fixed:.0f} minutes on two cores, and "
+            f"auto.budget_minutes is {auto.budget_minutes:g}: on such a machine no size is tried, and the first one is "
+            "distilled for an epoch. Give more minutes, or train less before: recipe.prepare, recipe.quantize.qat."
+        )
