@@ -14,7 +14,7 @@ from app.store.models import Event, Job, Metric, Worker
 from compression.planning.corrections import MOST_JOBS, Correction, learn
 from compression.planning.estimator import Estimate
 from compression.planning.rates import REFERENCE, Rates
-from compression.planning.work import EXPORT, Work, time_work
+from compression.planning.work import EXPORT, NO_LIMITS, TimeLimits, Work, time_work
 from compression.schema.recipe.recipe import Recipe
 
 LEAST_SECONDS = 1.0
@@ -68,13 +68,13 @@ def stored(found: Estimate) -> dict[str, Any]:
 def remember(session: Session, job: Job) -> None:
     """Store what a job that has just succeeded took, by stage, beside the forecast for the machine that ran it.
 
-    Jobs teach nothing if another attempt did some of their work, if a limit of minutes ended their training, or if lm-eval's
-    tasks, whose time is not forecast, were asked. Times are the database's: an engine may say anything.
+    Jobs teach nothing if another attempt did some of their work, if a limit of minutes ended or fitted their training, or if
+    lm-eval's tasks, whose time is not forecast, were asked. Times are the database's: an engine may say anything.
     """
     taught = job.attempt == 1 and job.forecast is not None and not (job.evaluate or {}).get("lm_eval")
     worker = session.get(Worker, job.worker_id) if taught and job.worker_id else None
     machine = Machine.of(worker.facts) if worker is not None else None
-    if machine is None or (job.recipe.get("train") or {}).get("max_minutes") is not None:
+    if machine is None or TimeLimits.of(job.recipe) != NO_LIMITS:
         return
     try:
         work = [Work.model_validate(one) for one in job.forecast["work"]]  # type: ignore[index]  # it is not None
@@ -112,8 +112,8 @@ def training_seconds(session: Session, job: Job) -> float | None:
         work = [Work.model_validate(one) for one in job.forecast["work"]]
     except ValidationError:  # of another version
         return 60 * float(job.forecast["estimate"].get("training_minutes", 0.0))
-    most = (job.recipe.get("train") or {}).get("max_minutes")
-    return time_work(work, machine.rates if machine is not None else REFERENCE, max_minutes=most).training
+    rates = machine.rates if machine is not None else REFERENCE
+    return time_work(work, rates, limits=TimeLimits.of(job.recipe)).training
 
 
 def find_correction(session: Session, machine: Machine, kind: str) -> Correction:
@@ -133,7 +133,7 @@ def _live(session: Session, needed: Estimate, device: str, devices: int) -> set[
 def _on(session: Session, machine: Machine, found: Estimate, task: str, recipe: Recipe) -> Estimate:
     correction = find_correction(session, machine, kind_of(task, found.work, machine))
     factors = correction.factors({one.stage for one in found.work})
-    times = time_work(found.work, machine.rates, max_minutes=recipe.train.max_minutes, factors=factors)
+    times = time_work(found.work, machine.rates, limits=TimeLimits.of_recipe(recipe), factors=factors)
     low, high = (None, None) if correction.spread is None else (round(times.total * off / 60, 1) for off in correction.spread)
     return found.model_copy(
         update={

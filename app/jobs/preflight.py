@@ -21,7 +21,7 @@ from compression.planning.network_rules import fitted
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
-from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, check_removed
+from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, check_removed, gated
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -47,6 +47,16 @@ def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
         raise recipe_problem(error, "recipe") from error
     check_removed(recipe.model_dump())
     return recipe
+
+
+def within(budget_minutes: float | None, recipe: Recipe) -> Recipe:
+    """Return the recipe with a request's budget. Raises InvalidRequest if it does not look for a size."""
+    if budget_minutes is None:
+        return recipe
+    if recipe.auto is None:
+        remedy = "Send the recipe auto, or limit training by the recipe's train.max_minutes."
+        raise InvalidRequest("only a recipe with auto fits a budget", param="budget_minutes", remedy=remedy)
+    return recipe.model_copy(update={"auto": recipe.auto.model_copy(update={"budget_minutes": budget_minutes})})
 
 
 def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
@@ -167,7 +177,8 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     if body.task not in (None, task):
         what = f"the dataset is for {task}" if len(facts) == 1 else "there are several datasets"
         raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
-    recipe = resolve_recipe(body.recipe, [one.task for one in facts])
+    recipe = within(body.budget_minutes, resolve_recipe(body.recipe, [one.task for one in facts]))
+    targets = gated(recipe, body.targets)
     _check_workers(session, body.device, recipe)
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
@@ -175,7 +186,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
     student = next((known for role, known in beside if role == STUDENT), None)
     teachers = [known for role, known in beside if role == TEACHER]
-    aims: dict[str, Any] = {"targets": body.targets, "devices": _check_devices(session, team, body)}
+    aims: dict[str, Any] = {"targets": targets, "devices": _check_devices(session, team, body)}
     if len(facts) == 1:
         forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers, **aims), []
     else:
@@ -198,7 +209,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         others=[JobModel(position=place, model_id=other.id, role=role) for place, (role, other) in enumerate(others)],
         recipe=recipe.model_dump(mode="json"),
         evaluate=body.evaluate.model_dump(mode="json"),
-        targets=body.targets.model_dump(mode="json"),
+        targets=targets.model_dump(mode="json"),
         priority=body.priority,
         deadline_seconds=body.deadline_seconds,
         device=body.device,

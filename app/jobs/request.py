@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.core.schemas import Body, Id, LabelKey, LabelValue, Name
 from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, JobTask
-from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.recipe.recipe import MOST_MINUTES, JobEvaluate, Targets
 from compression.schema.worker_device import WantedDevice
 
 
@@ -52,6 +52,8 @@ class JobCreate(Body):
             "`preset` beside the keys to change in it, at any depth."
         ),
     ] = "standard"
+    budget_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
+    """Of a recipe with `auto`: the minutes of the whole job, in place of its auto.budget_minutes. null: as it says."""
     evaluate: JobEvaluate = JobEvaluate()
     targets: Targets = Targets()
     device: Annotated[

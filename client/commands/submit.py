@@ -91,6 +91,7 @@ EVALUATE_HELP = (
     'The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where latency is '
     "measured (threads=2). Repeatable."
 )
+BUDGET_HELP = "Of the recipe auto: minutes of the whole job, in which it looks for the smallest size that keeps the target."
 KEY_HELP = "Any text of your own: the same command with it again finds the same job."
 
 
@@ -103,6 +104,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     recipe_: RecipeName = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help=TARGET_HELP)] = None,
+    budget_minutes: Annotated[float | None, typer.Option(help=BUDGET_HELP)] = None,
     evaluate: Annotated[list[str] | None, typer.Option(help=EVALUATE_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; by default its model and data.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
@@ -122,6 +124,8 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
     given = {"targets": targets(target or []), "evaluate": evaluation(evaluate or [])}
     body |= {"name": name, "device": device} | {key: value for key, value in given.items() if value}
+    if budget_minutes is not None:
+        body["budget_minutes"] = budget_minutes
     changes, columns = (
         values("--set", set_ or []),
         {"text": text_column, "label": label_column, **pairs("--column", column or [])},

@@ -1,4 +1,6 @@
-"""Formats the verdicts of a job's quality gate for its report."""
+"""Formats the verdicts of a job's quality gate, and the sizes that it tried, for its report."""
+
+from collections.abc import Iterator
 
 from compression.schema.report.report import Report
 
@@ -12,3 +14,11 @@ def gate_lines(report: Report, quote: str) -> list[tuple[str, str]]:
     first, *more = report.gate.lines
     style = "green" if report.gate.status == "accept" else "yellow"
     return [(first, style), *((line, "") for line in more), *([(f"Others: {told}", "")] if told else [])]
+
+
+def gate_sections(report: Report, quote: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield the title and lines of the quality gate, and of the search for a size on each dataset."""
+    yield "Quality gate:", gate_lines(report, quote)
+    for part, found in report.size_searches.items():
+        where = f", {part}" if part else ""
+        yield f"Sizes tried, to keep {100 * found.retention:.1f} %{where}:", [(one, "") for one in found.lines]

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.terminal.fitting import FittingTable
-from client.terminal.gates import gate_lines
+from client.terminal.gates import gate_sections
 from client.terminal.text import one_line
 from client.types import Preflight
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
@@ -309,7 +309,7 @@ def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple
     """Yield (title, lines with their style) of the text below the tables; a paragraph has no title."""
     yield "", [(NOT_CONVERGED, "yellow")] if report.ratios.is_unproven(report.targets.retention) else []
     yield f"Targets, evaluated on {evaluated_on(report, quote)}:", _judged(report.verdicts)
-    yield "Quality gate:", gate_lines(report, quote)
+    yield from gate_sections(report, quote)
     yield "", [(report.choice, "")] if report.choice else []
     if (best := report.recommended) is not None:
         yield f"Recommended, {quote}{best.artifact}{quote}:", [(best.why, ""), *_judged(best.verdicts)]

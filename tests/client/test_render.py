@@ -24,6 +24,7 @@ from tests.client.figures import (
     recommending,
     report,
     row,
+    searched,
     validated,
 )
 from tests.support.saying import says
@@ -153,6 +154,15 @@ def test_a_quality_gate_is_told_of_the_headline_and_in_a_word_of_the_others() ->
         says(text, "Quality gate:", "regression, against baseline-onnx-float32. The score drops by 10.00 points (")
         says(text, "On 1,000 test rows the score drops by 10.00 points", "Others:", "distilled-openvino-int8")
     assert "Quality gate" not in shown(render.report_table(validated()))
+
+
+def test_the_sizes_that_were_tried_are_listed_with_the_reason_for_one() -> None:
+    found = searched()
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        says(text, "Sizes tried, to keep 99.0 %:", "short: 8,000,000 parameters, 40.0 % of the original", "error 0.123")
+        says(text, "keeps 97.00 ± 0.40 % after 200 steps, 98.50 % expected of a full one", "after 900 steps, chosen")
+        says(text, "not distilled", "It met the target.")
+    assert "Sizes tried" not in shown(render.report_table(report()))
 
 
 def test_what_is_folded_is_said_where_it_changes() -> None:

@@ -168,7 +168,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "results": bool(report or artifacts or out.remedies),
         "stages": bool(rows),
         "targets": bool(found["solved"]),
-        "layers": bool(found["cuts"] or found["ranges"] or (report and report.sensitivity)),
+        "layers": bool(found["cuts"] or found["ranges"] or (report and (report.sensitivity or report.size_searches))),
     }
     return {**found, "sections": [(name, title, filled.get(name, True)) for name, title in SECTIONS.items()]}
 

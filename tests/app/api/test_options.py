@@ -8,7 +8,7 @@ import httpx
 
 from tests.app.api.conftest import Json
 
-# Not all can stand together, so there are four; and no value is the default of its key.
+# Not all can stand together, so there are several; and no value is the default of its key.
 RECIPES: list[Json] = json.loads("""
 [{"version": 1,
   "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
@@ -47,7 +47,9 @@ RECIPES: list[Json] = json.loads("""
  {"quantize": {"scheme": "auto"},
   "prune": {"multiple": "auto", "search": "rl", "search_budget": {"evaluations": 300, "seconds": 45.5}},
   "train": {"devices": 4}},
- {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}, "train": {"views": {"area": 0.3}}}]
+ {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}, "train": {"views": {"area": 0.3}}},
+ {"prune": {"search": "solver"},
+  "auto": {"budget_minutes": 45.5, "confidence": 0.9, "objective": "latency", "rounds": 3, "steps": 150}}]
 """)
 
 

@@ -33,6 +33,7 @@ from tests.client.figures import (
     report,
     row,
     sampled,
+    searched,
     validated,
 )
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
@@ -90,6 +91,13 @@ def test_a_quality_gate_is_listed_with_its_bounds_for_each_artifact(shown: Shown
     says(text, "distilled-openvino-int8: regression, against baseline-onnx-float32. The score drops by 10.00 points")
     says(text, "On 1,000 test rows the score drops by 0.00 points (−0.47 to 0.47): reported, not judged.")
     assert "Quality gate" not in shown(validated()).text
+
+
+def test_the_sizes_that_were_tried_have_a_table_with_the_reason_for_one(shown: Shown) -> None:
+    text = re.sub(r"\s+", " ", shown(searched()).text)
+    says(text, "Sizes tried It met the target.", "Sizes tried to keep 99.0 % of the original's score on validation")
+    says(text, "short 8.00 M 40.0 % 0.123 200 97.00 ± 0.40 % 98.50 %", "not distilled")
+    assert "Sizes tried" not in shown(validated()).text
 
 
 def test_absolute_targets_are_listed_in_their_own_units(shown: Shown) -> None:

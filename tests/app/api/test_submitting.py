@@ -149,6 +149,13 @@ BAD: tuple[tuple[Json, str, str], ...] = (
     ({"targets": {"quality_gate": {"confidence": 0.9999}}}, "invalid_request", "targets.quality_gate.confidence"),
     ({"targets": {"quality_gate": {"max_dorp": 0.01}}}, "invalid_request", "targets.quality_gate.max_dorp"),
     ({"evaluate": {"positive": ["maybe"]}}, "invalid_spec", "evaluate.positive.0"),
+    ({"budget_minutes": 30}, "invalid_request", "budget_minutes"),
+    ({"recipe": "auto", "budget_minutes": 0}, "invalid_request", "budget_minutes"),
+    ({"recipe": {"preset": "auto", "auto": {"objective": "speed"}}}, "invalid_recipe", "recipe.auto.objective"),
+    ({"recipe": {"preset": "auto", "prune": {"search": None}}}, "invalid_recipe", "recipe"),
+    ({"recipe": {"preset": "auto", "prune": {"target_params": 0.4}}}, "invalid_recipe", "recipe"),
+    ({"recipe": {"preset": "auto", "distill": None}}, "invalid_recipe", "recipe"),
+    ({"targets": {"quality_gate": {"max_drop": 0.01, "retention": 0.99}}}, "invalid_request", "targets.quality_gate"),
 )
 
 
