@@ -21,7 +21,7 @@ from compression.planning.network_rules import fitted
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
-from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, check_removed, gated
+from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, Targets, check_removed, gated
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -64,6 +64,12 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
         raise InvalidRecipe(f"no preset {name!r}; there are: {', '.join(PRESETS)}", param=param)
     # A preset is the same for all tasks, except those whose answers point into the text: they cannot be augmented.
     return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
+
+
+def _asked(body: JobCreate, tasks: Sequence[str]) -> tuple[Recipe, Targets]:
+    """Return a request's recipe, within its budget, and its targets with the gate that the recipe needs."""
+    recipe = within(body.budget_minutes, resolve_recipe(body.recipe, tasks))
+    return recipe, gated(recipe, body.targets)
 
 
 def _get_ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
@@ -177,8 +183,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     if body.task not in (None, task):
         what = f"the dataset is for {task}" if len(facts) == 1 else "there are several datasets"
         raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
-    recipe = within(body.budget_minutes, resolve_recipe(body.recipe, [one.task for one in facts]))
-    targets = gated(recipe, body.targets)
+    recipe, targets = _asked(body, [one.task for one in facts])
     _check_workers(session, body.device, recipe)
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
