@@ -42,12 +42,14 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import planned
 from compression.models.tensors import Tensors
+from compression.planning.search.problem import OutOfTime
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found
 from compression.planning.size_fit import expect, fit_sizes, smallest_share
 from compression.planning.size_plan import SHIPS_AFTER_CUT, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
+from compression.schema.errors import TargetOutOfReach
 from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -136,7 +138,10 @@ def _weights(
 
     space = partial(space_of, tables, ARCHITECTURE_SPECS[search.family], search.whole, search.prune, search.network)
     limit = cost.limit(_first_share(search, cost))
-    return (yield from error_weights(context, tables, space, [limit], cut))
+    try:
+        return (yield from error_weights(context, tables, space, [limit], cut))
+    except (TargetOutOfReach, OutOfTime):
+        return {}, ()  # no cut to that size was judged: all errors count alike
 
 
 def _judged_before(context: StageContext) -> tuple[CutOutcome, ...]:

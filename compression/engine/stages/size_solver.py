@@ -7,19 +7,20 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
-from compression.engine.stages.solved_widths import scheme_of
 from compression.engine.tables_checkpoint import read_tables, stored_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import Count
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
+from compression.planning.search.problem import OutOfTime
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
 from compression.pruning.scores import ImportanceScores
+from compression.quantization.fake_quantize import simulation_of
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import MissingResource, TargetOutOfReach
+from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
@@ -53,7 +54,9 @@ class SizeSolver:
     _known: dict[float, Found] = field(default_factory=dict)
 
     def at(self, share: float) -> Found:
-        """Return what errs least within a share of the whole model's cost, or what comes nearest to it."""
+        """Return what errs least within a share of the whole model's cost, or what comes nearest to it. Raises UnsupportedShape
+        if the solver finds nothing in its time.
+        """
         if share not in self._known:
             try:
                 self._known[share] = solve_within(self.space, [self.cost.limit(share)])
@@ -61,6 +64,10 @@ class SizeSolver:
                 if not isinstance(problem.nearest, Found):
                     raise
                 self._known[share] = problem.nearest
+            except OutOfTime:
+                cause = f"the solver found no widths for {share:.1%} of the model in its time"
+                remedy = "Leave layers out of prune.axes."
+                raise UnsupportedShape(cause, param="recipe.prune.axes", remedy=remedy) from None
         return self._known[share]
 
     def error_at(self, share: float) -> float:
@@ -105,14 +112,14 @@ def count_of(facts: SolvedSearch) -> Count:
 
 def facts_of(context: StageContext, settings: Prune, **known: object) -> SolvedSearch:
     """Return what sizes are solved by, of the current model. known: `SolvedSearch`'s fields of the job."""
-    model = context.model
+    model, simulation = context.model, simulation_of(context.model)
     return SolvedSearch.model_validate(
         {
             "family": model.config.model_type,
             "whole": adapter_of(model).shape_of(model.config),
             "prune": settings,
             "quantize": context.recipe.quantize,
-            "scheme": scheme_of(model),
+            "scheme": simulation.scheme if simulation is not None else None,
             "network": adapter_of(model).network(model.config),
             "error": 0.0,
             **known,

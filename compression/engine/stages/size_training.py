@@ -35,6 +35,7 @@ from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, fit_sizes, smallest_share, steps_needed
+from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
@@ -90,7 +91,7 @@ class SizedTraining:
             self._take_best(record)
             try:
                 record, why = yield from self._other_size(number, record)
-            except UnusableCheckpoint as problem:
+            except (UnusableCheckpoint, UnsupportedShape) as problem:
                 why = f"no other size was cut: {problem}"
                 yield Log(level="warning", message=f"{why}."[:4000])
             if why is not None:

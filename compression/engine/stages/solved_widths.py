@@ -75,7 +75,7 @@ def solved_widths(
     limits = _limits(settings, kind, before, whole, count, network)
     latency = None
     if settings.target_latency is not None:
-        latency = yield from latency_limit(context, settings.target_latency, whole, scheme_of(model))
+        latency = yield from latency_limit(context, settings.target_latency, whole, _scheme(model))
 
     def scores_of(chosen: Found) -> ImportanceScores:
         return scores.ordered(orders, chosen.layers if "layers" in settings.axes else None)
@@ -117,7 +117,7 @@ def axes_and_errors(chosen: Found, tables: ErrorTables, settings: Prune, whole: 
 def store_search(context: StageContext, tables: ErrorTables, chosen: Found, **known: Any) -> Iterator[Event]:
     """Store beside the tables what other targets are answered from. known: fields of `SolvedSearch`."""
     place, model = context.checkpointer, context.model
-    own: dict[str, Any] = {"family": model.config.model_type, "scheme": scheme_of(model), "quantize": context.recipe.quantize}
+    own: dict[str, Any] = {"family": model.config.model_type, "scheme": _scheme(model), "quantize": context.recipe.quantize}
     write_search(place.folder, place.part, SolvedSearch(digest=tables.digest, error=chosen.error, **own, **known))
     yield tables_saved(place.folder, place.part, tables)
 
@@ -209,7 +209,7 @@ def latency_limit(
     return LatencyLimit(target, cost)
 
 
-def scheme_of(model: PreTrainedModel) -> Scheme | None:
+def _scheme(model: PreTrainedModel) -> Scheme | None:
     """Return the scheme in which a model simulates integers; None in floating point."""
     simulation = simulation_of(model)
     return simulation.scheme if simulation is not None else None
