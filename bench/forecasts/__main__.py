@@ -16,7 +16,8 @@ from typing import Any
 
 from bench import record_file
 from bench.examples import EXAMPLES, model_folder
-from bench.forecasts.service import Others, Service, running
+from bench.forecasts.service import Service, running
+from bench.others import Others
 
 RECORD = Path(__file__).parent / "records" / "forecasts.json"
 SPLITS = {"validation": 200, "test": 300}
@@ -117,7 +118,7 @@ def _rows(source: Path, case: Case, place: Path) -> Path:
 
 def _job(service: Service, case: Case, model: str, data: str) -> Found:
     """Run one job; return its forecast and what it took. Raises SystemExit if it fails."""
-    before = Others(service)
+    before = Others(service.time.seconds)
     sent = service.lathe.submit(model=model, data=data, recipe={"preset": case.preset, **case.changes}, name=case.name)
     done = service.lathe.wait(sent.id)
     if done.state != "succeeded" or done.started_at is None or done.finished_at is None:

@@ -6,21 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import psutil
-
+from bench.others import ProcessTime
 from client.api import Lathe
 
 ROOT = Path(__file__).parent.parent.parent
 PROBE_SECONDS = 120.0
 """How long a fresh worker may take to measure its rates: it waits for thirty seconds in which the machine idles."""
-SAMPLE_SECONDS = 1.0
-"""How often the service's processes are asked for their time: what one takes after the last time before its end is not seen."""
 
 
 class Service:
@@ -28,7 +24,7 @@ class Service:
 
     def __init__(self, process: "subprocess.Popen[str]", home: Path, url: str) -> None:
         self.process, self.home = process, home
-        self._times: dict[tuple[int, float], float] = {}
+        self.time = ProcessTime(process.pid)
         self.lathe = Lathe(url, json.loads((home / "client.json").read_text("utf-8"))["key"])
 
     def wait_for_rates(self) -> bool:
@@ -49,36 +45,6 @@ class Service:
         stages = json.loads(found[0]) if found else {}
         return {stage: (pair[0], pair[1]) for stage, pair in stages.items()}
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time of the service and all that it has started, as far as this was called while it ran.
-
-        The kernel adds the time of a process that has ended to its parent's only if the parent waits for it, which an engine's
-        confinement does not.
-        """
-        with suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self.process.pid)
-            for each in [top, *top.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    self._times[each.pid, each.create_time()] = sum(each.cpu_times()[:2])
-        return sum(tuple(self._times.values()))  # of a moment: both threads write them
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Ask for the processor time regularly meanwhile."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(SAMPLE_SECONDS):
-                self.cpu_seconds()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
 
 @contextmanager
 def running(home: Path) -> Iterator[Service]:
@@ -92,27 +58,8 @@ def running(home: Path) -> Iterator[Service]:
         if "url" not in facts:
             raise SystemExit(f"lathe up did not start: {facts.get('error', facts)}")
         service = Service(process, home, facts["url"])
-        with service.watched():
+        with service.time.watched():
             yield service
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
-
-
-class Others:
-    """What processes other than a service's take of the processors."""
-
-    def __init__(self, service: Service) -> None:
-        self.service, self.started = service, time.monotonic()
-        self.busy, self.own = self._busy(), service.cpu_seconds()
-
-    def share(self) -> float:
-        """Return their share of all processors since this was made."""
-        room = (time.monotonic() - self.started) * (os.cpu_count() or 1)
-        found = self._busy() - self.busy - (self.service.cpu_seconds() - self.own)
-        return min(max(found / room, 0.0), 1.0)
-
-    @staticmethod
-    def _busy() -> float:
-        times = psutil.cpu_times()
-        return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))

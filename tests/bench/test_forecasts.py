@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.forecasts import __main__ as bench
-from bench.forecasts.service import Others, Service
+from bench.others import Others, ProcessTime
 from compression.schema.recipe.presets import merged, preset
 from compression.schema.recipe.recipe import Recipe
 
@@ -54,22 +54,15 @@ def test_a_forecast_is_held_against_its_bound(tmp_path: Path, capsys: pytest.Cap
     assert "up to 40% of the processors" in told[-1]
 
 
-def test_what_others_take_is_the_machines_time_less_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_take_is_the_machines_time_less_the_benchs(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 30.0, 100.0, 120.0])
-
-    class Idle(Service):
-        def __init__(self) -> None:
-            pass
-
-        def cpu_seconds(self) -> float:
-            return next(seconds)
 
     clock = iter([0.0, 100.0])
     busy = iter([0.0, 50.0])
-    monkeypatch.setattr("bench.forecasts.service.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("bench.forecasts.service.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("bench.others.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("bench.others.os.cpu_count", lambda: 2)
     monkeypatch.setattr(Others, "_busy", staticmethod(lambda: next(busy)))
-    assert Others(Idle()).share() == pytest.approx((50 - 30) / 200)
+    assert Others(lambda: next(seconds)).share() == pytest.approx((50 - 30) / 200)
 
 
 BUSY = """
@@ -81,15 +74,14 @@ time.sleep(60)
 """
 
 
-def test_the_time_of_a_process_that_has_ended_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.forecasts.service.SAMPLE_SECONDS", 0.05)
-    (tmp_path / "client.json").write_text('{"key": "a key"}', encoding="utf-8")
+def test_the_time_of_a_process_that_has_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.others.SAMPLE_SECONDS", 0.05)
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
         try:
-            service = Service(process, tmp_path, "http://127.0.0.1:1")
-            with service.watched():
+            time = ProcessTime(process.pid)
+            with time.watched():
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ended\n"
-            assert service.cpu_seconds() > 0.5
+            assert time.seconds() > 0.5
         finally:
             process.kill()
