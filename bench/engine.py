@@ -15,9 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compression.schema.events import Failed, Progress, StageFinished, TrainingSaved, Working, parse_event
+from compression.schema.events import Failed, Progress, StageFinished, TablesSaved, TrainingSaved, Working, parse_event
 from compression.schema.job_spec import Spec
 from compression.schema.report.report import Report
+from compression.schema.tables_files import TABLES
 
 ROOT = Path(__file__).parent.parent
 SAVE_SECONDS, STOP_SECONDS = 120.0, 60.0
@@ -110,6 +111,8 @@ def _attempt(folder: Path, minutes: float | None) -> None:
                 if isinstance(event, StageFinished):
                     _take(out / "checkpoints" / event.row.stage, kept / event.row.stage)
                     _take(out / "artifacts" / event.row.artifact, folder / "artifacts" / event.row.artifact)
+                elif isinstance(event, TablesSaved):
+                    _take(out / "checkpoints" / TABLES, kept / TABLES)
                 elif isinstance(event, TrainingSaved):
                     _take(out / "checkpoints" / event.folder, kept / "training", move=True)
                 elif isinstance(event, Failed):
