@@ -17,6 +17,7 @@ The other benches; each has a --help of its own:
   python -m bench vision       image classifiers, beside what others make of them
   python -m bench alignment    odd widths, unaligned weights and joined operators
   python -m bench search       searches among the widths of a cut, beside the solver
+  python -m bench targets      what answers to targets promise, against what is measured
   python -m bench serve        batches of `lathe serve` against single rows
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
@@ -46,6 +47,7 @@ from bench.preparation import __main__ as preparation
 from bench.search import __main__ as search
 from bench.serve import __main__ as serve
 from bench.squad import __main__ as squad
+from bench.targets import __main__ as targets
 from bench.vision import __main__ as vision
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.presets import PRESETS
@@ -123,6 +125,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "augmented": augmented.main,
         "preparation": preparation.main,
         "search": search.main,
+        "targets": targets.main,
         "vision": vision.main,
         "alignment": alignment.main,
         "serve": serve.main,

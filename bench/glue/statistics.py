@@ -32,7 +32,12 @@ def correlation(answers: Floats, wanted: Floats) -> float:
     return (metrics.pearson(answers, wanted) + metrics.spearman(answers, wanted)) / 2
 
 
-METRICS: dict[str, Metric] = {"sst2": accuracy, "rte": accuracy, "mrpc": accuracy_and_f1, "stsb": correlation}
+METRICS: dict[str, Metric] = {
+    **dict.fromkeys(("sst2", "rte", "banking77", "demo", "tweets", "editorials", "intents", "negations"), accuracy),
+    "mrpc": accuracy_and_f1,
+    "stsb": correlation,
+}
+"""By the name of a set, those of other benches too."""
 
 
 @dataclass(frozen=True)

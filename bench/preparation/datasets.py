@@ -48,6 +48,11 @@ def prepare(name: str, source: Path, examples: Path, folder: Path, most: int) ->
         data, digest = glue.prepare(chosen, source / "glue", folder, most, VALIDATION)
         return Prepared(name, chosen.task, chosen.evaluate, data, digest)
     splits = _banking77(source / "intents" / "banking77", most) if name == "banking77" else _demo(examples / "data", most)
+    return write_set(name, splits, folder)
+
+
+def write_set(name: str, splits: dict[str, Rows], folder: Path) -> Prepared:
+    """Write the three splits of a set of single texts with labels into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     found = hashlib.sha256()
     for split, rows in sorted(splits.items()):

@@ -1,0 +1,110 @@
+"""SmolLM2 with 30 % fewer parameters: the preset `language` against widths by the solver, on the same tokens.
+
+Both train on the same articles of WikiText's validation file for the same epochs, and their files answer the same windows of
+test, once. `language` is what the service did before there were tables. `auto` finds the size itself and is asked for none, so
+the solver's cut to this size, taught alike, stands for what it does there.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import engine
+from bench.account.job import digest_of
+from bench.examples import model_folder
+from bench.language import __main__ as language, wikitext
+from bench.targets.steps import Clock, Facts, Place, Step, head, line, records_of, told
+from compression.modalities.text.scoring.perplexity import WindowLosses, added_loss, figures
+from compression.schema.job_spec import Data
+from compression.schema.recipe.presets import merged
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.report.measurements import Row, Score, Shape
+
+REMOVED, EPOCHS = 0.30, 1
+TEXT = Path("text", "wikitext2_valid.txt")
+SIDES: dict[str, dict[str, Any]] = {
+    "language": {"search": None},
+    "solver": {"search": "solver", "ratio": 0.4, "axes": ["hidden", "heads", "ffn"], "reconstruct": False},
+}
+"""Changes of the preset's cut. The solver's cut solves weights itself, so it needs no least squares after it."""
+FIELDS = ("tokens", "bytes", "loss", "right")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both sides do alike. removed: the share of the parameters; changes: of the preset."""
+
+    epochs: int = EPOCHS
+    removed: float = REMOVED
+    changes: Mapping[str, Any] = field(default_factory=lambda: {"prune": {"multiple": 8}})
+    length: int = 128  #: of the passes that are timed
+
+    def at(self, side: str) -> Recipe:
+        """Return a side's recipe."""
+        recipe = Recipe.model_validate(merged(language.recipe_of(self.epochs, None, 0), self.changes))
+        return Recipe.model_validate(merged(recipe, {"prune": {"target_params": self.removed, **SIDES[side]}}))
+
+
+PLAN = Plan()
+
+
+def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
+    """Yield a step for each side."""
+    model, text = model_folder("smollm2", place.examples), place.data / TEXT
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()[:16]
+    folder = (place.folder / f"data/wikitext-{digest}").resolve()
+    wikitext.write(text, folder)
+    for side in SIDES:
+        recipe = plan.at(side)
+        about = {"model": digest_of(model), "text": digest, "recipe": recipe.model_dump(mode="json")}
+        yield Step(side, about, partial(_cut, place, model, folder, recipe, side, plan.length))
+
+
+def _cut(place: Place, model: Path, folder: Path, recipe: Recipe, side: str, length: int, clock: Clock) -> Facts:
+    """Run a side's job; score the original's file and the last stage's on test."""
+    data = Data(format="jsonl", splits={name: (str(folder / f"{name}.jsonl"),) for name in ("train", "validation", "test")})
+    spec: dict[str, Any] = {"task": "causal-lm", "model": str(model), "data": data, "recipe": recipe}
+    spec |= {"evaluate": Evaluate(tokens=10**9, length=length), "threads": place.threads}
+    run = engine.run(place.folder / "decoder" / side, spec, keep={"onnx"}, minutes=clock.left())
+    before, after = run.report.rows[0], run.report.rows[-1]
+    found: Facts = {"shape": after.shape.model_dump(mode="json"), "seconds": run.seconds}
+    found |= {"parameters": {"before": before.parameters.total, "after": after.parameters.total}}
+    found |= {"tokens": run.report.splits["train"].tokens, "validation": score_of(after)}
+    for name, row in (("before", before), ("after", after)):
+        losses = language.as_shipped(run.artifact(row.artifact), folder, recipe.train.max_length)
+        found[name] = {each: getattr(losses, each).tolist() for each in FIELDS}
+    shutil.rmtree(run.folder)
+    return found
+
+
+def score_of(row: Row) -> float | None:
+    """Return a row's perplexity on validation; None if it was not scored."""
+    return row.validation.value if isinstance(row.validation, Score) else None
+
+
+def losses_of(record: Mapping[str, Any], name: str) -> WindowLosses:
+    """Return the losses of a record's file on the texts of test. name: before or after."""
+    return WindowLosses(*(np.array(record[name][each]) for each in FIELDS))
+
+
+def table(records: Path) -> str:
+    """Return the records as a line a side, and what they come to."""
+    found = dict(records_of(records))
+    lines = head("side", "parameters", "shape", "tokens taught", "loss on test, nats a token", "original")
+    for side, record in found.items():
+        count, (after, before) = record["parameters"], (figures(losses_of(record, name)).loss for name in ("after", "before"))
+        size = f"{count['after'] / 1e6:.1f} M ({count['after'] / count['before'] - 1:+.1%})"
+        taught = record["tokens"] * record["about"]["recipe"]["distill"]["epochs"]
+        losses = (f"{after.value:.4f} ± {after.standard_error or 0:.4f}", f"{before.value:.4f}")
+        lines.append(line(side, size, Shape.model_validate(record["shape"]).short, f"{taught:,}", *losses))
+    if {*found} == {*SIDES}:
+        gap = added_loss(losses_of(found["language"], "after"), losses_of(found["solver"], "after"))
+        error, below = gap.standard_error or 0, told(holds=gap.value < 0)
+        lines += ["", f"The solver's less the preset's: {gap.value:+.4f} ± {error:.4f} nats a token (below: {below})."]
+    return "\n".join(lines)
