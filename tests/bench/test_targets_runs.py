@@ -10,12 +10,14 @@ import torch
 from transformers import BertModel
 
 from bench import engine, record_file
-from bench.targets import decoder, milliseconds, ranks, widths
+from bench.targets import auto, auto_sets, decoder, milliseconds, ranks, widths
+from bench.targets.jobs import prepared
 from bench.targets.steps import Clock, Facts, Place, Step, run_steps
 from compression.export.device_table.measuring import conditions
 from compression.export.device_table.plan import quick_plan
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.support import tiny_language
@@ -153,3 +155,23 @@ def test_a_decoder_is_cut_by_both_sides_on_the_same_tokens(place: Place, monkeyp
     assert found["language"]["tokens"] == found["solver"]["tokens"] > 0
     assert all(record["parameters"]["after"] <= 0.9 * record["parameters"]["before"] for record in found.values())
     assert "nats a token (below: " in decoder.table(place.records)
+
+
+@pytest.mark.skipif(auto.RECIPE not in PRESETS, reason="this version has no recipe auto")
+def test_a_job_of_auto_leaves_what_it_tried_and_what_it_ships(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_sets, "prepare", lambda _, where: prepared(where, "demo", 128))
+    tuned = {"epochs": 2, "rate": 3e-3}
+    changes = {
+        "prepare": tuned,
+        "prune": CUT,
+        "distill": {**tuned, "general": None},
+        "train": {"max_length": 32, "precision": "float32"},
+        "auto": {"rounds": 1, "steps": 6},
+    }
+    found = once(lambda: auto.steps(place, auto.Plan((("tweets", 3),), changes)), place, monkeypatch)
+    (record,) = found.values()
+    assert record["sizes"]["tried"], "the report has the sizes that were tried"
+    assert record["gate"]["status"] in ("accept", "regression", "undecided")
+    assert not auto.accepts_untested(record)
+    assert len(record["answers"]["before"]) == len(record["answers"]["after"]) == 60
+    assert auto.table(place.records).splitlines()[2].startswith("| tweets-3 | ")
