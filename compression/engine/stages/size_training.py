@@ -32,6 +32,7 @@ from compression.engine.stages.size_solver import SizeSolver, cut_of, stored_sol
 from compression.engine.stages.solved_widths import axes_and_errors
 from compression.engine.stages.task_training import PHASE, NamedTraining
 from compression.engine.stages.vocabulary import with_fitted_tokens
+from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, fit_sizes, smallest_share, steps_needed
@@ -206,11 +207,15 @@ class SizedTraining:
         return cut_of(replace(context, model=uncut), uncut, scores, orders, size)
 
     def _describe(self, size: SizeTried) -> Generator[Event, None, None]:
-        """Put into the report what another size has left, in place of what the cut had."""
+        """Put into the report what another size has left, in place of what the cut had, and beside the tables its error."""
         context, settings = self.context, self.context.recipe.prune
         assert settings is not None, "auto needs it"  # noqa: S101
         solver, facts, tables, _ = yield from stored_solver(context)
-        found = solver.at(size.share)
+        found, place = solver.at(size.share), context.checkpointer
+        if place.resume is not None and not (place.folder / FOLDER / place.part).is_dir():
+            copy_tables(place.resume, place.folder, place.part)
+        write_search(place.folder, place.part, facts.model_copy(update={"error": found.error}))
+        yield tables_saved(place.folder, place.part, tables)
         ratios, errors = axes_and_errors(found, tables, settings, facts.whole)
         each = (context.result.pruning or {}).get("layers", {}).get("each")
         told = taken(facts.before, found.shape, settings, ratios)

@@ -14,6 +14,8 @@ from compression.engine.stages import size_training
 from compression.schema.events import Event, Log, StageFinished, StageStarted, TablesSaved, TrainingSaved
 from compression.schema.report.report import Report
 from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.solved_search import SolvedSearch
+from compression.system.sealed_folder import unseal
 from compression.training.save import FOLDER
 from tests.support.engine_jobs import RECIPE, events, fork, report_of, spec_of, write_spec
 
@@ -165,6 +167,8 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
     assert report.rows[-1].parameters.total == chosen.parameters
     assert report.pruning["ffn"]["after"] == report.rows[-1].shape.ffn
     assert "That meets the target" in report.sizes.why
+    stored = SolvedSearch.model_validate_json(unseal(tmp_path / "again" / "checkpoints" / "tables" / "solved.json"))
+    assert stored.error == chosen.error  # what answers to other targets rest on
 
 
 def test_without_time_the_first_size_is_distilled_for_an_epoch_and_the_report_says_so(
