@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator
 from typing import TypeVar
 
+from compression.engine import heartbeat
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import calibration_batches
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, read_tables, tables_saved, write_tables
@@ -59,6 +60,14 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
     yield Log(message=found)
     yield tables_saved(folder, part, tables)
     return tables, orders
+
+
+def collect_layer_inputs(context: StageContext) -> None:
+    """Hold in `context.layer_inputs` what the current model's layers read, for a cut by tables that are known. Raises Pause."""
+    inputs = context.layer_inputs = KeptInputs(calibration_batches(context), context.scratch)
+    for _ in inputs.collect(context.model, names_of(readers_of(context.model))):
+        context.check_pause()
+        heartbeat.beat()
 
 
 def _reported(context: StageContext, ticks: Generator[None, None, Result]) -> Generator[Event, None, Result]:

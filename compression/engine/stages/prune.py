@@ -66,9 +66,8 @@ def prune(context: StageContext) -> Iterator[Event]:
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
     if tables is not None:
-        facts = parameter_facts(context.model)
         choose = solved_widths if context.recipe.auto is None else size_rounds
-        chosen = yield from choose(context, settings, scores, tables, before, facts)
+        chosen = yield from choose(context, settings, scores, tables, before, parameter_facts(context.model))
         scores, ratios, after, errors = chosen.scores, chosen.ratios, chosen.shape, chosen.errors
     else:
         ratios, after = yield from _solved(context, settings, before, scores, saved)

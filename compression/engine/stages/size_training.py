@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages import general_distillation
+from compression.engine.stages.error_tables import collect_layer_inputs
 from compression.engine.stages.prune import taken, unit_scores, with_errors
 from compression.engine.stages.registry import planned
 from compression.engine.stages.size_record import (
@@ -203,8 +204,9 @@ class SizedTraining:
         if context.input_pruner is not None:
             uncut = with_fitted_tokens(context.input_pruner, uncut)
         uncut = uncut.to(self.original_device).eval()
-        scores = unit_scores(replace(context, model=uncut), settings)
-        return cut_of(replace(context, model=uncut), uncut, scores, orders, size)
+        there = replace(context, model=uncut)
+        collect_layer_inputs(there)
+        return cut_of(there, uncut, unit_scores(there, settings), orders, size)
 
     def _describe(self, size: SizeTried) -> Generator[Event, None, None]:
         """Put into the report what another size has left, in place of what the cut had, and beside the tables its error."""
