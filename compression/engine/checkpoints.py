@@ -124,6 +124,7 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 
 ADDED_KEYS: dict[str, Any] = {
+    "auto": None,
     "prune.ratio.channels": None,
     "prune.target_flops": None,
     "prune.refresh_statistics": True,

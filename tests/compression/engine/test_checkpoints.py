@@ -19,10 +19,12 @@ def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
 
 
 USED: dict[str, dict[str, Any]] = {
+    "auto": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}, "auto": {}},
     "prune.ratio.channels": {"prune": {"ratio": {"ffn": 0.3, "channels": 0.3}}},
     "prune.target_flops": {"prune": {"ratio": {"ffn": 0.3}, "target_flops": 0.3}},
     "prune.refresh_statistics": {"prune": {"ratio": {"ffn": 0.3}, "refresh_statistics": False}},
     "prune.search": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}},
+    "prune.search_budget": {"prune": {"ratio": {"ffn": 0.3}, "search": "rl", "search_budget": {"evaluations": 9}}},
     "prune.stock": {"prune": {"ratio": {"ffn": 0.3}, "stock": True}},
     "quantize.symmetric": {"quantize": {"scheme": "static-int8", "symmetric": True}, "prune": {"ratio": {"ffn": 0.3}}},
     "train.compile": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"compile": "on"}},
