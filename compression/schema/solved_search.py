@@ -21,6 +21,7 @@ MOST_JSON = 16 << 20
 """Bytes of each of the two texts, at most. The tables of a model of 12 layers take some 60,000."""
 MOST_ORDERS = 64 << 20
 """Bytes of the orders, at most: 8 a unit, which is some 20 MB for 80 layers of 28,672 feed-forward units."""
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class TablesCheckpoint(Config):
@@ -62,7 +63,7 @@ class SolvedSearch(Config):
     scheme: Annotated[Scheme | None, Field(description="That the model computes in; null: floating point.")] = None
     network: NetworkFacts | None = None
     parameters: ParameterFacts = ParameterFacts()
-    weights: Annotated[dict[Key, float], Field(max_length=MOST_GROUPS + MOST_LAYERS)] = Field(default_factory=dict)
+    weights: Annotated[dict[Key, Weight], Field(max_length=MOST_GROUPS + MOST_LAYERS)] = Field(default_factory=dict)
     """What errors count, by the key of a group or the name of a layer; 1 of others."""
     error: Annotated[Error, Field(description="Predicted of the cut that the job made.")]
     outcomes: Annotated[tuple[CutOutcome, ...], Field(max_length=MOST_OUTCOMES)] = ()
