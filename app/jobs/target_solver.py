@@ -19,12 +19,14 @@ import compression
 from app.core.errors import NoAnswer, NoSolver, TooManyTargets
 
 MODULE = "compression.planning.search.solver_process"
-PATIENCE_SECONDS = 4.0
-"""How long a question waits for those before it."""
 MOST_WAITING, MOST_OF_TEAM = 8, 3
 """Questions that are answered or wait, of some 40 threads that all requests share; and those of one team among them."""
 START_SECONDS, GRACE_SECONDS = 30.0, 3.0
 """What the process may take beside the solver's time: with the first question, and with later ones."""
+FRONT_SECONDS = 6.0
+"""Of the solver for a front, the longest question."""
+PATIENCE_SECONDS = FRONT_SECONDS + GRACE_SECONDS
+"""How long a question waits for those before it: at least one of any kind may take its time."""
 MOST_BYTES = 8 << 20
 """Of a reply."""
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRequest, NoAnswer, NoTables, NotFound, Problem, compression_problem
 from app.jobs import device_tables, jobs
 from app.jobs.stage_results import is_tables, tables_name
-from app.jobs.target_solver import SolverProcess
+from app.jobs.target_solver import FRONT_SECONDS, SolverProcess
 from app.store.models import Checkpoint, Job, StoredTable, Worker
 from app.store.storage import Storage
 from compression.planning.search.solver_request import SolverReply, SolverRequest
@@ -25,7 +25,6 @@ from compression.schema.target_answer import By, ScoreFacts, TargetAnswer, Targe
 
 SECONDS = 1.5
 """Of the solver for one question, so that an answer takes less than two, but for the first, which starts the process."""
-FRONT_SECONDS = 6.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from app.core.errors import NoAnswer, TooManyTargets
-from app.jobs.target_solver import MOST_OF_TEAM, SolverProcess
+from app.jobs.target_solver import FRONT_SECONDS, GRACE_SECONDS, MOST_OF_TEAM, SolverProcess
+from app.jobs.targets import SECONDS
 from compression.planning.search.solver_request import SolverReply, SolverRequest
 from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.finished import done
@@ -204,6 +205,10 @@ def test_what_a_library_prints_is_no_reply(tmp_path: Path) -> None:
         assert SolverReply.model_validate_json(solver.ask("a", request, 1.0)).late
     finally:
         solver.close()
+
+
+def test_a_question_waits_as_long_as_any_before_it_may_take() -> None:
+    assert SolverProcess().patience >= max(SECONDS, FRONT_SECONDS) + GRACE_SECONDS
 
 
 def test_more_questions_than_there_are_places_are_refused_at_once(tmp_path: Path) -> None:
