@@ -70,5 +70,5 @@ def _remarks(found: TargetAnswer | TargetFront, points: Sequence[TargetPoint]) -
     if score is not None:
         yield f"The score rests on {one_line(score.basis)}"
     if not all(point.proven for point in points):
-        yield "The solver's time was over before it had proved that no other cut errs less."
+        yield "It is not proven that no other cut errs less."
     yield "Predicted, not measured: nothing was trained. Sizes and times are of the job's own scheme."

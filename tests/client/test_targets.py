@@ -78,6 +78,6 @@ def test_a_score_is_told_with_its_error_and_what_it_rests_on(command: Command, s
     point = changed(answer.point, score=SCORE, milliseconds=2.0, flops=10, proven=False)
     whole = changed(answer.whole, milliseconds=4.0, flops=20)
     told = answer_lines(changed(answer, point=point, whole=whole, no_score=None, no_milliseconds=None))
-    says("".join(map(shown, told)), "2.00×", "multiply-adds", "≈ 84.12 %", "rests on five cuts.", "had proved")
+    says("".join(map(shown, told)), "2.00×", "multiply-adds", "≈ 84.12 %", "rests on five cuts.", "not proven")
     front = TargetFront.model_validate(document(command("target", solved, "--json")))
     says("".join(map(shown, front_lines(changed(front, points=(point,))))), "≈ 84.12 %", "2.00")

@@ -69,7 +69,7 @@ export function targets() {
       found.no_milliseconds ? `No milliseconds: ${found.no_milliseconds}` : "",
       found.no_score ? `No score: ${found.no_score}` : "",
       point?.score ? `The score rests on ${point.score.basis}` : "",
-      point && !point.proven ? "The solver’s time was over before it had proved that no other cut errs less." : "",
+      point && !point.proven ? "It is not proven that no other cut errs less." : "",
     ];
     find("target-remarks").replaceChildren(...told.filter(Boolean).map((text) => made("p", text)));
   }
