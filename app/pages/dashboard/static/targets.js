@@ -42,7 +42,7 @@ export function targets() {
   const find = (name) => document.getElementById(name);
   const path = `/v1/jobs/${place.dataset.job}/targets`, units = place.dataset.units.split(" ");
   const params = find("target-params"), limit = find("target-ms"), by = find("front-by"), part = find("target-part");
-  let whole = null, front = 0, asking = false, changed = false;
+  let whole = null, wanted = null, busy = false;  // wanted: front or answer
 
   const say = (text) => { find("target-state").textContent = text; };
 
@@ -89,26 +89,10 @@ export function targets() {
     say(`${reached ? "" : "Out of reach. "}A cut to ${count(point.parameters.total)} parameters (${removed}), predicted error ${point.error.toPrecision(3)}.`);
   }
 
-  // One question at a time: while it is answered, only the sliders' last place is remembered.
-  async function ask() {
-    if (!whole) return;
-    changed = asking;
-    if (asking) return;
-    asking = true;
-    const mine = front, body = { target_params: Math.max(1, Math.floor(whole.parameters.total * params.value / 100)), part: part.value };
+  function question() {
+    const body = { target_params: Math.max(1, Math.floor(whole.parameters.total * params.value / 100)), part: part.value };
     if (limit.value !== "100" && whole.milliseconds) body.target_latency = { milliseconds: whole.milliseconds * limit.value / 100 };
-    say("Solving …");
-    try {
-      const found = await api("POST", path, body);
-      if (mine === front && !changed) {
-        show(found);
-        remark(found);
-      }
-    } catch (error) {
-      if (mine === front && !changed) fail(error);
-    }
-    asking = false;
-    if (changed) ask();
+    return body;
   }
 
   function chart(found) {
@@ -125,38 +109,64 @@ export function targets() {
     find("front-rows").replaceChildren(...found.points.map((point) => line(shape(point), count(point.parameters.total), ms(point.milliseconds), point.error.toPrecision(3), score(point.score, units))));
   }
 
-  async function begin() {
-    const mine = ++front;
-    whole = null;
-    say("Solving …");
-    try {
-      const found = await api("GET", `${path}?${new URLSearchParams({ by: by.value, part: part.value })}`);
-      if (mine !== front) return;
-      whole = found.whole;
-      find("target-ms-field").hidden = find("front-by-field").hidden = whole.milliseconds === null;
-      label();
-      chart(found);
-      await ask();
-    } catch (error) {
-      if (mine !== front) return;
-      drawn?.close();
-      drawn = null;
-      find("front-rows").replaceChildren();
-      fail(error);
+  function begin(found) {
+    whole = found.whole;
+    find("target-ms-field").hidden = find("front-by-field").hidden = whole.milliseconds === null;
+    label();
+    chart(found);
+    wanted = "answer";
+  }
+
+  function clear() {
+    drawn?.close();
+    drawn = null;
+    find("front-rows").replaceChildren();
+  }
+
+  // One question at a time: while it is answered, only what was chosen last is remembered. An answer to what is not chosen any more,
+  // or for a part of the page that was replaced, is dropped.
+  async function work() {
+    if (busy) return;
+    busy = true;
+    while (wanted && place.isConnected) {
+      const isFront = wanted === "front", dropped = () => wanted || !place.isConnected;
+      wanted = null;
+      say("Solving …");
+      try {
+        const found = await (isFront ? api("GET", `${path}?${new URLSearchParams({ by: by.value, part: part.value })}`) : api("POST", path, question()));
+        if (dropped()) continue;
+        if (isFront) begin(found);
+        else {
+          show(found);
+          remark(found);
+        }
+      } catch (error) {
+        if (dropped()) continue;
+        if (isFront) clear();
+        fail(error);
+      }
     }
+    busy = false;
+  }
+
+  function ask(what) {
+    if (what === "front") whole = null;
+    wanted = what;
+    work();
   }
 
   for (const slider of [params, limit]) {
     slider.addEventListener("input", label);
-    slider.addEventListener("change", () => (whole ? ask() : begin()));
+    // While the front loads, its own answer is to the sliders' last place. If it failed, it is asked for again.
+    slider.addEventListener("change", () => { if (whole || !busy) ask(whole ? "answer" : "front"); });
   }
-  for (const choice of [by, part]) choice.addEventListener("change", begin);
+  for (const choice of [by, part]) choice.addEventListener("change", () => ask("front"));
   find("target-form").addEventListener("submit", (event) => event.preventDefault());
   label();
   watched = new IntersectionObserver((seen) => {
     if (!seen.some((one) => one.isIntersecting)) return;
     watched.disconnect();
-    begin();
+    ask("front");
   });
   watched.observe(place);
 }
