@@ -179,7 +179,7 @@ NoTables = _problem(409, "no_tables", "NoTables",
     "Submit a job with the recipe's `prune.search`, for example solver: its tables are kept until it is deleted.")
 NoAnswer = _problem(422, "no_answer", "NoAnswer",
     "The solver had found no widths when its time was over.",
-    "Name fewer targets, or only widths in the axes of the job's recipe; a job's own solver has no such limit.")
+    "Name fewer targets, or only widths in the axes of the job's recipe; a job's own solver has 300 seconds.")
 NoSolver = _problem(501, "no_solver", "NoSolver",
     "The service cannot solve for targets: scipy is not installed beside it.",
     "Whoever runs the service installs `lathe[api]`.")
