@@ -31,13 +31,13 @@ def target(  # noqa: PLR0913 (Typer makes an option of each)
     speed_up: Annotated[float | None, typer.Option(help="In place of it: times as fast as the whole model.")] = None,
     by: Annotated[By | None, typer.Option(help="Without a target: what the front is listed by (parameters).")] = None,
     table: Annotated[
-        str | None, typer.Option("--device-table", metavar="ID", help="The device table; by default the job's worker's.")
+        str | None, typer.Option("--device-table", metavar="ID", help="The device table; else the one most like the job's.")
     ] = None,
     part: Annotated[str, typer.Option(help="Of several datasets, the one whose model is cut.")] = "",
 ) -> None:
     """Say what a finished job's model would come to at other targets, by its error tables: nothing is trained.
 
-    The job's recipe needs prune.search: solver. Without a target: the cuts that err least, from mild to deep.
+    The job's recipe needs prune.search, any of them. Without a target: the cuts that err least, from mild to deep.
     """
     if latency is not None and speed_up is not None:
         raise typer.BadParameter("name one of the two", param_hint="--latency, --speed-up")

@@ -25,7 +25,7 @@ class TargetQuestion(Config):
     target_latency: TargetLatency | None = None
     """As a device table predicts it."""
     device_table: Annotated[str | None, Field(min_length=1, max_length=40)] = None
-    """Id of the device table that predicts milliseconds; null: the newest of the job's worker."""
+    """Id of the table that predicts milliseconds; null: of the job's processor and threads, the most like its machine."""
     part: Annotated[PartName, Field(description="Of several datasets, the one whose model is cut.")] = ""
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from compression.schema.target_answer import By, TargetAnswer, TargetFront, Targ
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/targets", tags=["jobs"])
 ASKING: dict[int | str, dict[str, Any]] = problems(NoTables, NoAnswer, NoSolver, TooManyTargets, CompressionError)
-Table = Annotated[str | None, Query(min_length=1, max_length=40, description="Id of the device table; null: the worker's.")]
+Table = Annotated[str | None, Query(min_length=1, max_length=40, description="Id of the device table.")]
 Part = Annotated[PartName, Field(description="Of several datasets, the one whose model is cut.")]
 
 

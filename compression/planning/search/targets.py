@@ -37,7 +37,7 @@ from compression.schema.target_answer import (
 
 MILDEST, DEEPEST = 0.95, 0.1
 """Shares of the whole model that the points of a front keep, the first and the last."""
-NO_TABLE = "There is no device table of the job's worker: name one by device_table, or leave milliseconds out."
+NO_TABLE = "No device table is of the job's processor and threads: name one by device_table, or leave milliseconds out."
 
 
 @dataclass(frozen=True)
