@@ -2,28 +2,36 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.pages.conftest import Window, World
 from tests.support.solved_tables import store_tables
 
 
-def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World) -> None:
+@pytest.fixture(scope="module")
+def solved(world: World) -> str:
+    """Return the id of a finished job that has tables."""
     job = world.jobs["narrow"]
-    page = window.go(f"/jobs/{job}")
-    expect(page.locator("#targets")).to_have_count(0)  # its recipe searched for nothing
     store_tables(world.service, job)
+    return job
+
+
+def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World, solved: str) -> None:
+    page = window.go(f"/jobs/{world.jobs['succeeded']}")
+    expect(page.locator("#targets")).to_have_count(0)  # its recipe searched for nothing
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/targets" in request.url else None)
     page.set_viewport_size({"width": 1000, "height": 300})
-    page.reload()
+    window.go(f"/jobs/{solved}")
     expect(page.locator("#target-form")).to_be_attached()
+    expect(page.locator("#target-params")).to_have_attribute("aria-valuetext", "50 %")  # its script has run
     assert not [url for url in asked if url.partition("?")[0].endswith("/targets")]  # nothing is solved for who does not look
     page.locator("#target-form").scroll_into_view_if_needed()
     cut = page.get_by_role("region", name="The predicted cut")
     parameters = cut.get_by_role("row").filter(has_text="Parameters")
     expect(parameters).to_contain_text(re.compile(r"−[5-9]\d\.\d %"))
-    before = parameters.inner_text()
+    before = parameters.text_content() or ""
     expect(page.locator("#target-remarks")).to_contain_text("No milliseconds: ")
     expect(page.locator("#target-ms-field")).to_be_hidden()
     slider = page.get_by_label("Parameters, at most")
@@ -41,13 +49,14 @@ def test_a_slider_asks_what_another_target_comes_to(window: Window, world: World
     window.accessible_everywhere()
     refusal = {"code": "too_many_targets", "cause": "too many questions wait", "remedy": "Repeat it."}
     page.route("**/targets", lambda route: route.fulfill(status=429, json=refusal))
+    window.dropped = True  # the browser writes the refusal into its console by itself
     slider.press("ArrowLeft")
     expect(state).to_have_text("too many questions wait. Repeat it.")
     expect(cut).to_be_hidden()  # it answers where the slider was before
     expect(page.locator("#messages .message")).to_have_count(0)
 
 
-def test_a_key_for_reading_may_ask(reading_window: Window, world: World) -> None:
-    page = reading_window.go(f"/jobs/{world.jobs['narrow']}")
+def test_a_key_for_reading_may_ask(reading_window: Window, solved: str) -> None:
+    page = reading_window.go(f"/jobs/{solved}")
     page.locator("#target-form").scroll_into_view_if_needed()
     expect(page.get_by_role("region", name="The predicted cut")).to_contain_text("Predicted error")
