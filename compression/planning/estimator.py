@@ -356,9 +356,14 @@ def added_stages(recipe: Recipe) -> list[str]:
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
     """Return the bytes of an ONNX artifact's weights by scheme. Tables are int8 in all schemes."""
+    return round(exact_bytes(parameters, quantize))
+
+
+def exact_bytes(parameters: Parameters, quantize: Quantize | None) -> float:
+    """Return these bytes as the sum of those of the artifact's parts."""
     if quantize is None:
         return HELD_BYTES * parameters.total
     if not SCHEMES[quantize.assumed].grouped:
-        return round(INT8_OVERHEAD * parameters.total)
+        return INT8_OVERHEAD * parameters.total
     # Half a byte each, and one float32 scale per group.
-    return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
+    return INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other)

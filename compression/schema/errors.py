@@ -61,14 +61,20 @@ class UnsupportedShape(CompressionError):
 
 
 class TargetOutOfReach(CompressionError):
-    """No widths of this model meet the targets. `nearest`: what comes nearest, as the solver returns solutions."""
+    """No widths of this model meet the targets.
+
+    `nearest`: what comes nearest, as the solver returns solutions. `proven`: whether none do, or only none that was looked at.
+    """
 
     code = "target_out_of_reach"
     remedy = "Choose a milder target, or name more axes in prune.axes."
 
-    def __init__(self, cause: str, *, nearest: object = None, param: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, cause: str, *, nearest: object = None, proven: bool = True, param: str | None = None, remedy: str | None = None
+    ) -> None:
         super().__init__(cause, param=param, remedy=remedy)
         self.nearest = nearest
+        self.proven = proven
 
 
 class UnsupportedTask(CompressionError):

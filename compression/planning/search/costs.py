@@ -7,7 +7,7 @@ from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.network_shapes import multiply_adds as operations_of, network_parameters
 from compression.models.architectures.shapes import Count, allowed, parameters_at
 from compression.planning.device_times import ShapeTimes
-from compression.planning.estimator import artifact_bytes
+from compression.planning.estimator import exact_bytes
 from compression.planning.search.space import Cost
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
@@ -39,13 +39,13 @@ def multiply_adds(most: float, network: NetworkFacts) -> Cost:
 
 
 def stored_bytes(most: float, parameters_at: Callable[[Shape], Parameters], quantize: Quantize | None) -> Cost:
-    """Return the bytes of an artifact's weights as a cost, as forecasts count them."""
+    """Return the bytes of an artifact's weights as a cost, as forecasts count them, but not rounded: of parts they add up."""
 
     def of_layer(layer: LayerFacts, widths: Widths) -> float:
         count = layer.parameters(widths)
-        return artifact_bytes(Parameters(total=count, embedding=0, other=count), quantize)
+        return exact_bytes(Parameters(total=count, embedding=0, other=count), quantize)
 
-    return Cost("bytes", most, lambda shape: artifact_bytes(parameters_at(shape), quantize), of_layer)
+    return Cost("bytes", most, lambda shape: exact_bytes(parameters_at(shape), quantize), of_layer)
 
 
 def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | None:

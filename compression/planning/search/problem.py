@@ -41,6 +41,7 @@ class Limit:
     terms: tuple[Term, ...]
     fixed: float = 0.0  #: what is spent whatever is chosen
     firm: bool = False  #: not even the nearest point to a target out of reach is above it
+    excludes: Picks | None = None  #: of a limit that says nothing but that these are not taken: each counts 1 where it is
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Solution:
 
 class OutOfTime(Exception):
     """The solver had found no solution when its time was over."""
+
+
+class NoCombination(ValueError):
+    """No combination of the options exists."""
 
 
 def out_of_reach_cause(

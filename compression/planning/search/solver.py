@@ -16,7 +16,7 @@ from math import inf, prod
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from compression.planning.search.problem import Limit, OutOfTime, Problem, Solution, Term, out_of_reach_cause
+from compression.planning.search.problem import Limit, NoCombination, OutOfTime, Problem, Solution, Term, out_of_reach_cause
 from compression.schema.errors import TargetOutOfReach
 
 TRIES = 4
@@ -36,7 +36,7 @@ def solve(problem: Problem, until: float | None = None) -> Solution:
     """Return what errs least within all limits. until: end of the time for it, by time.monotonic, with a gap of GAP; None:
     SECONDS from now, and no gap.
 
-    Raises TargetOutOfReach with the nearest point, ValueError if no combination of options exists, and OutOfTime.
+    Raises TargetOutOfReach with the nearest point, NoCombination and OutOfTime.
     """
     effort, tight = _Effort.of(until), problem
     for _ in range(TRIES):
@@ -86,7 +86,7 @@ def unit_of(limit: Limit) -> float:
 def nearest(problem: Problem, until: float | None = None) -> Solution:
     """Return what exceeds the limits by the smallest share, and of such what errs least. until: as of `solve`.
 
-    Raises ValueError if no combination of options exists, and OutOfTime.
+    Raises NoCombination and OutOfTime.
     """
     return _nearest(problem, _Effort.of(until))
 
@@ -94,7 +94,7 @@ def nearest(problem: Problem, until: float | None = None) -> Solution:
 def _nearest(problem: Problem, effort: _Effort) -> Solution:
     found = _Program(problem, loose=True).solution(effort)
     if found is None:
-        raise ValueError("no combination of the options exists")
+        raise NoCombination("no combination of the options exists")
     costs = problem.costs_of(found.picks)
     excess = [(costs[limit.name] - limit.most) / unit_of(limit) for limit in problem.limits if not limit.firm]
     over = max([0.0, *excess])

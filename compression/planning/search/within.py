@@ -8,14 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from compression.planning.search.problem import Limit, Picks, Problem, Solution, Term, out_of_reach_cause
+from compression.planning.search.problem import (
+    Limit,
+    NoCombination,
+    OutOfTime,
+    Picks,
+    Problem,
+    Solution,
+    Term,
+    out_of_reach_cause,
+)
 from compression.planning.search.solver import solve
-from compression.planning.search.space import Cost, SearchSpace
+from compression.planning.search.space import ROUNDED, Cost, SearchSpace
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.report.measurements import Shape
 
 ROUNDS = 16
 """Solutions that are checked, at most."""
+LAST_DIGITS = 1e-12
+"""Share of a cost by which the order of its sums may change it. Of whole numbers below 1e12 it is no difference."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Found:
 
     def within(self, costs: Sequence[Cost]) -> bool:
         """Return whether no cost is above its limit."""
-        return all(self.costs[cost.name] <= cost.most for cost in costs)
+        return all(self.costs[cost.name] <= _eased(cost.most) for cost in costs)
 
 
 Solve = Callable[[Problem], Solution]
@@ -45,16 +56,17 @@ def solve_within(space: SearchSpace, costs: Sequence[Cost], solve: Solve = solve
     solve: the search that chooses; by default the solver, with its own limit of time. Raises TargetOutOfReach, whose `nearest`
     is what comes nearest, OutOfTime if nothing was found before, and what the search raises.
     """
-    rounds = _Rounds(space, costs, {cost.name: space.limit(cost) for cost in costs})
+    limits = (space.limit(cost) for cost in costs)
+    rounds = _Rounds(space, costs, {limit.name: replace(limit, most=_eased(limit.most)) for limit in limits})
     for _ in range(ROUNDS):
         try:
             solved, reached = solve(rounds.problem()), True
         except TargetOutOfReach as problem:
             solved, reached = cast(Solution, problem.nearest), False
-        except ValueError:  # no combination is left
+        except (NoCombination, OutOfTime) as problem:  # of the first, nothing else is left
             if not rounds.tried:
                 raise
-            return rounds.best(proven=False, all_tried=True)
+            return rounds.best(proven=False, all_tried=isinstance(problem, NoCombination))
         found = rounds.check(solved)
         if reached and found.within(costs):
             return rounds.best(proven=found.proven and rounds.as_asked)
@@ -74,23 +86,27 @@ class _Rounds:
     tightens: bool = True  #: until that leaves nothing
 
     def __post_init__(self) -> None:
-        self.most = {name: limit.most for name, limit in self.limits.items()}  #: of each limit, if it is not tightened
+        self.asked = {name: limit.most for name, limit in self.limits.items()}  #: the targets
+        self.most = dict(self.asked)  #: of each limit, if it is not tightened
         self.plain = Problem(self.space.choices, self.space.error, ())
 
     @property
     def as_asked(self) -> bool:
         """Return whether the limits of the round are the targets."""
-        return all(self.limits[cost.name].most == cost.most for cost in self.costs)
+        return all(limit.most == self.asked[name] for name, limit in self.limits.items())
 
     @property
     def loosened(self) -> bool:
         """Return whether the sum of a cost is known to overcount it: then more may be within the targets than sums say."""
-        return any(self.most[cost.name] > cost.most for cost in self.costs)
+        return self.most != self.asked
 
     def problem(self) -> Problem:
         """Return the problem of the round: what was tried is no part of it."""
         last = len(self.plain.choices) - 1
-        excluded = (Limit(f"tried {at}", last, self._same(found), firm=True) for at, found in enumerate(self.tried))
+        excluded = (
+            Limit(f"tried {at}", last, self._same(found), firm=True, excludes=found.picks)
+            for at, found in enumerate(self.tried)
+        )
         return replace(self.plain, limits=(*self.space.structure, *excluded, *self.limits.values()))
 
     def check(self, solved: Solution) -> Found:
@@ -105,7 +121,7 @@ class _Rounds:
     def tighten(self, found: Found) -> bool:
         """Tighten the limits by as much as the costs of what was found are above the targets."""
         for cost in self.costs:
-            if self.tightens and found.costs[cost.name] > cost.most > 0:
+            if self.tightens and found.costs[cost.name] > _eased(cost.most) > 0:
                 limit = self.limits[cost.name]
                 self.limits[cost.name] = replace(limit, most=limit.most * cost.most / found.costs[cost.name])
         return True
@@ -115,8 +131,8 @@ class _Rounds:
         self.tightens = False
         for cost in self.costs:
             real = found.costs[cost.name]
-            if 0 < real < solved.costs[cost.name]:
-                self.most[cost.name] = max(self.most[cost.name], cost.most * solved.costs[cost.name] / real)
+            if 0 < real < solved.costs[cost.name] * (1 - ROUNDED):
+                self.most[cost.name] = max(self.most[cost.name], self.asked[cost.name] * solved.costs[cost.name] / real)
         before = self.limits
         self.limits = {name: replace(limit, most=self.most[name]) for name, limit in before.items()}
         return self.limits != before
@@ -132,12 +148,14 @@ class _Rounds:
         def over(found: Found) -> float:
             return max((found.costs[cost.name] - cost.most) / (abs(cost.most) or 1.0) for cost in self.costs)
 
-        nearest = min(self.tried, key=lambda found: (over(found), found.error))
+        least = min(map(over, self.tried))
+        alike = [found for found in self.tried if over(found) <= least + ROUNDED * (1 + abs(least))]
+        nearest = min(alike, key=lambda found: found.error)
         verdict = "cannot be reached" if all_tried else f"is met by none of the {len(self.tried)} cuts that were looked at"
         asked = {cost.name: cost.most for cost in self.costs}
         cause = out_of_reach_cause(asked, nearest.costs, shape=nearest.shape.short, verdict=verdict)
         key = next(cost.key for cost in self.costs if nearest.costs[cost.name] > cost.most)
-        raise TargetOutOfReach(cause, nearest=nearest, param=f"recipe.prune.{key}" if key else None)
+        raise TargetOutOfReach(cause, nearest=nearest, proven=all_tried, param=f"recipe.prune.{key}" if key else None)
 
     def _same(self, found: Found) -> tuple[Term, ...]:
         """Return terms that count the choices of which an option is taken again."""
@@ -145,3 +163,8 @@ class _Rounds:
             Term((one.name,), tuple(float(option == found.picks[one.name]) for option in range(one.options)))
             for one in self.plain.choices
         )
+
+
+def _eased(most: float) -> float:
+    """Return a limit that a cost is not above by its last digits alone."""
+    return most + LAST_DIGITS * abs(most)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from compression.planning.search.problem import Choice, Limit, Picks, Problem, Solution, Term
+from compression.planning.search.problem import Choice, Limit, OutOfTime, Picks, Problem, Solution, Term
+from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost
 from compression.planning.search.within import ROUNDS, solve_within
 from compression.schema.errors import TargetOutOfReach
@@ -97,3 +98,48 @@ def test_what_the_solver_had_no_time_to_prove_is_not_proven() -> None:
 
     found = solve_within(MadeSpace((20, 9, 8), (20, 9, 8)), [COST], hurried)
     assert (found.proven, found.gap) == (False, 0.25)
+
+
+@pytest.mark.parametrize(("real", "reached"), [((20, 12, 8), False), ((20, 9, 8), True)])
+def test_a_later_round_that_is_out_of_time_leaves_what_was_found_before(real: Any, reached: bool) -> None:
+    """By sums all are above the target: the first round ends with the nearest, at its real cost within the target or not."""
+    asked = []
+
+    def hurried(problem: Problem) -> Solution:
+        asked.append(problem)
+        if len(asked) > 1:
+            raise OutOfTime
+        picks = {"a": 1}
+        raise TargetOutOfReach("by sums", nearest=Solution(picks, 1.0, {"parameters": 13.0}))
+
+    if reached:
+        assert solve_within(MadeSpace((20, 13, 14), real), [COST], hurried).picks == {"a": 1}
+    else:
+        with pytest.raises(TargetOutOfReach, match="none of the 1 cuts") as caught:
+            solve_within(MadeSpace((20, 13, 14), real), [COST], hurried)
+        assert not caught.value.proven
+    assert len(asked) == 2
+
+
+def test_without_anything_found_before_the_time_is_over() -> None:
+    def late(problem: Problem) -> Solution:
+        raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        solve_within(MadeSpace((20, 9), (20, 9)), [COST], late)
+
+
+def test_the_last_digits_of_a_sum_are_no_difference() -> None:
+    asked = []
+
+    def counted(problem: Problem) -> Solution:
+        asked.append(problem)
+        return solve(problem)
+
+    above = 12 * (1 + 1e-15)
+    with pytest.raises(TargetOutOfReach, match="cannot be reached") as caught:
+        solve_within(MadeSpace((20, above, above), (20, 12, 12)), [COST], counted)
+    assert (len(asked), caught.value.proven) == (1, True)
+    exactly = MOST * (1 + 2e-16)
+    found = solve_within(MadeSpace((20, exactly, 8), (20, exactly, 8)), [COST])
+    assert (found.picks, found.proven) == ({"a": 1}, True)
