@@ -1,6 +1,8 @@
 """The exact way through all widths comes to what the program does, and in the time of an answer where the program does not."""
 
+import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from compression.models.architectures.shapes import parameters_at
 from compression.planning.search import costs
 from compression.planning.search.alike_layers import solve_alike
-from compression.planning.search.problem import Problem, Term
+from compression.planning.search.problem import Choice, Limit, Picks, Problem, Solution, Term
 from compression.planning.search.solver import solve
 from compression.planning.search.spaces import space_of
+from compression.planning.search.within import solve_within
 from compression.schema.error_tables import ErrorTables, LayerErrors
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.report.measurements import Shape
@@ -50,6 +53,61 @@ def test_what_is_out_of_reach_has_the_same_nearest_point() -> None:
     assert own.value.cause == program.value.cause
     assert own.value.nearest.costs == pytest.approx(program.value.nearest.costs)  # type: ignore[attr-defined]
     assert sum(own.value.nearest.picks[name] for name in layers) == len(layers) - 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("share", [0.7, 0.4, 0.01])
+def test_what_is_excluded_is_passed_over_without_a_program(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is found is excluded in turn, as `solve_within` does; each time the program comes to the same."""
+    asked, layers = problem(("ffn", "layers"), share)
+    monkeypatch.setattr("compression.planning.search.alike_layers.solve", lambda *_: pytest.fail("a program was solved"))
+    for _ in range(8):
+        found, program = outcome(solve_alike, asked, layers), outcome(lambda asked, _: solve(asked), asked, layers)
+        assert (found[0], found[1]) == (program[0], pytest.approx(program[1]))
+        picks = found[2]
+        same = tuple(
+            Term((one.name,), tuple(float(at == picks[one.name]) for at in range(one.options))) for one in asked.choices
+        )
+        limit = Limit("tried", len(asked.choices) - 1, same, firm=True, excludes=picks)
+        asked = replace(asked, limits=(*asked.limits, limit))
+
+
+def outcome(solve: Any, asked: Problem, layers: list[str]) -> tuple[bool, float, Picks]:
+    """Return whether the limits are met, the error, and what is taken."""
+    try:
+        found, reached = solve(asked, layers), True
+    except TargetOutOfReach as problem:
+        found, reached = problem.nearest, False
+    return reached, found.error, found.picks
+
+
+def test_a_real_cost_above_its_sum_is_solved_without_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    space: Any = space_of(of_encoder(), BERT, SHAPE, prune(axes=("hidden", "ffn", "layers")))
+    layers, asked = [choice.name for choice in space.layer_choices], []
+    plain = space.cost_of
+    monkeypatch.setattr(space, "cost_of", lambda cost, picks: 1.05 * plain(cost, picks))
+    monkeypatch.setattr("compression.planning.search.alike_layers.solve", lambda *_: pytest.fail("a program was solved"))
+
+    def solved(problem: Problem) -> Solution:
+        asked.append(problem)
+        return solve_alike(problem, layers)
+
+    found = solve_within(space, [costs.parameters(0.6 * count(SHAPE), count)], solved)
+    assert found.costs["parameters"] <= 0.6 * count(SHAPE)
+    assert len(asked) > 1
+
+
+def test_a_model_of_many_layers_is_gone_through_in_a_moment() -> None:
+    draw, count = random.Random(0), 32
+    layers = [f"layer {number}" for number in range(count)]
+    choices = (Choice("hidden", 128), Choice("ffn", 16), *(Choice(name, 2) for name in layers))
+    error = [Term((name,), (0.0, draw.random())) for name in layers]
+    error += [Term((one.name,), tuple(0.1 * option for option in range(one.options))) for one in choices[:2]]
+    each = tuple(value for a in range(128) for b in range(16) for value in ((200.0 - a) * (20 - b), 0.0))
+    limit = Limit("parameters", 0.5 * 32 * 4000.0, tuple(Term(("hidden", "ffn", name), each) for name in layers))
+    asked, began = Problem(choices, tuple(error), (limit,)), time.process_time()
+    found = solve_alike(asked, layers, time.monotonic() + 1.5)
+    assert time.process_time() - began < 0.1  # some 0.01 on a calm machine
+    assert asked.allows(found.picks)
 
 
 def test_layers_that_cost_differently_are_left_to_the_program() -> None:
