@@ -20,9 +20,9 @@ def search(problem: Problem, trials: Trials, seed: int) -> None:
     draw = random.Random(seed)
     first = solve(problem)
     proposed = [dict(first.picks)]
-    trials.gap = first.gap if trials.exact else None
-    trials.predict(proposed[0])
+    trials.predict(proposed[0], final=True)
     if trials.exact:
+        trials.gap = first.gap
         return
     for _ in range(trials.budget.evaluations):
         terms = tuple(_weighed(term, draw.lognormvariate(0.0, SPREAD)) for term in problem.error)

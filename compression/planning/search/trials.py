@@ -80,10 +80,12 @@ class Trials:
         if self.seconds >= self.budget.seconds:
             raise BudgetSpent
 
-    def predict(self, picks: Picks) -> Trial:
-        """Evaluate picks. Raises BudgetSpent if no evaluation or no time is left; the first one is always evaluated."""
+    def predict(self, picks: Picks, *, final: bool = False) -> Trial:
+        """Evaluate picks. Raises BudgetSpent if no evaluation or no time is left, unless this is the first, or `final`: what
+        the search comes to.
+        """
         self.beat()
-        if self._tried and self.is_spent:
+        if self._tried and self.is_spent and not final:
             raise BudgetSpent
         error = self._evaluate(picks) if self.problem.error_of(picks) < inf else inf
         found = self._judged(Trial(dict(picks), error, {}, allowed=False, seconds=0.0))
@@ -131,13 +133,16 @@ def run_search(
     *,
     earlier: SearchResult | None = None,
     beat: Callable[[], None] = lambda: None,
+    always: bool = False,
 ) -> SearchResult:
     """Run a search within a budget, which includes what was tried earlier under other limits. Raises TargetOutOfReach if the
     search finds that nothing is within the limits, and what `beat` raises.
+
+    always: even if the budget was spent under other limits, for a search whose answer to them is none to these.
     """
     trials = Trials(problem, budget, evaluate, earlier=earlier, beat=beat)
     with suppress(BudgetSpent):
-        if earlier is None or not trials.is_spent:
+        if always or earlier is None or not trials.is_spent:
             search(problem, trials, seed + len(trials.tried))
     seconds = trials.seconds
     allowed = [trial for trial in trials.tried if trial.allowed]

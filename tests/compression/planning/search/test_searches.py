@@ -12,9 +12,10 @@ import pytest
 
 from compression.planning.search import trials as trials_module
 from compression.planning.search.comparison import ComparedSearch, search_of
-from compression.planning.search.problem import Choice, Limit, Picks, Problem, Term
+from compression.planning.search.problem import Choice, Limit, OutOfTime, Picks, Problem, Term
 from compression.planning.search.solver import solve
 from compression.planning.search.trials import SearchResult, Trials, run_search
+from compression.planning.search.within import solve_within
 from compression.pruning.width_environment import WidthEnvironment
 from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.recipe.prune import Prune, SearchBudget
@@ -22,6 +23,7 @@ from compression.schema.report.search import SearchOutcome, winner
 from compression.schema.searches import SEARCHES, installed_searches
 from compression.system.interrupts import Pause
 from tests.compression.planning.search.made_problems import chain
+from tests.compression.planning.search.test_within import COST, MadeSpace
 
 BUDGET = SearchBudget(evaluations=48, seconds=120)
 
@@ -110,6 +112,26 @@ def test_limits_that_become_tighter_share_one_budget(name: str) -> None:
         assert (search.taken, found.error) == ((name, best) if own else ("solver", pytest.approx(solve(limited).error)))
 
 
+@pytest.mark.parametrize("budget", [SearchBudget(evaluations=1, seconds=60), SearchBudget(evaluations=9, seconds=1e-9)])
+def test_the_solver_is_compared_on_the_problem_whose_cut_is_returned(budget: SearchBudget) -> None:
+    """Sums let the second through, which is really above the target; the last is found in a later round."""
+    search = ComparedSearch("tpe", budget, 0)
+    found = solve_within(MadeSpace((20, 9, 8), (20, 12, 8)), [COST], search)
+    taken, comparison = search.of(found.picks)
+    assert comparison is not None
+    assert (found.picks, taken, comparison.chosen.error) == ({"a": 2}, "solver", None)
+    assert (comparison.solver.error, comparison.solver.evaluations, comparison.solver.proven) == (2.0, 2, True)
+    assert comparison.won == ("tie" if comparison.solver.late else "solver")
+
+
+def test_a_comparison_outlives_a_round_that_finds_nothing() -> None:
+    """Of the two, the first is above the target and the second too: the last round is out of reach."""
+    search = ComparedSearch("tpe", SearchBudget(evaluations=4, seconds=60), 0)
+    with pytest.raises(TargetOutOfReach):
+        solve_within(MadeSpace((9, 8), (20, 19)), [COST], search)
+    assert search.comparison is not None
+
+
 def test_a_solution_that_is_late_is_taken_and_does_not_win(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, now = chain(1), [0.0]
     monkeypatch.setattr(trials_module, "perf_counter", lambda: now[0])
@@ -131,9 +153,12 @@ def test_a_solution_that_is_late_is_taken_and_does_not_win(monkeypatch: pytest.M
     assert search.comparison.won == "tie"  # of nothing with nothing
 
 
-def test_a_bound_that_an_agent_misses_by_its_tolerance_is_not_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("raised", [TargetOutOfReach("nothing"), OutOfTime()])
+def test_a_bound_or_a_time_that_an_agent_misses_leaves_the_solvers_cut(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
     def gives_up(problem: Problem, trials: Trials, seed: int) -> None:
-        raise TargetOutOfReach("nothing")
+        raise raised
 
     monkeypatch.setattr("compression.pruning.width_agent.search", gives_up)
     problem, search = chain(1), ComparedSearch("rl", BUDGET, 0)
