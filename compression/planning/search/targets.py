@@ -83,8 +83,10 @@ class Answerer:
             try:
                 limit = replace(cost, most=most * share)
                 found = solve_within(self.space, [limit], self._solve(time.monotonic() + seconds / FRONT_POINTS))
-            except TargetOutOfReach:
-                break  # deeper ones are out of reach, too
+            except TargetOutOfReach as problem:
+                if problem.proven:
+                    break  # deeper ones are out of reach, too
+                continue
             except OutOfTime:
                 continue
             point, reason = self._point(found)

@@ -8,8 +8,10 @@ import pytest
 from compression.planning.search.score_prediction import fit_power, predict_score
 from compression.planning.search.solver_process import reply
 from compression.planning.search.solver_request import SolverReply, SolverRequest
+from compression.planning.search.within import solve_within
+from compression.schema.errors import TargetOutOfReach
 from compression.schema.solved_search import CutOutcome, SolvedSearch, TablesCheckpoint
-from compression.schema.target_answer import PredictedScore, ScoreFacts, TargetQuestion
+from compression.schema.target_answer import FRONT_POINTS, PredictedScore, ScoreFacts, TargetQuestion
 from compression.system.sealed_folder import seal, unseal_text
 from tests.client.figures import row
 from tests.support.device_tables import made_table
@@ -109,6 +111,25 @@ def test_a_front_goes_from_mild_to_deep() -> None:
     assert timed is not None
     times = [point.milliseconds for point in timed.points]
     assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_front_goes_on_past_a_point_that_is_not_proven_to_be_out_of_reach(
+    proven: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def some(space: Any, limits: Any, solve: Any) -> Any:
+        asked.append(limits)
+        if len(asked) == 2:
+            raise TargetOutOfReach("nothing", proven=proven)
+        return solve_within(space, limits, solve)
+
+    monkeypatch.setattr("compression.planning.search.targets.solve_within", some)
+    front = ask("parameters").front
+    assert front is not None
+    assert len(asked) == (2 if proven else FRONT_POINTS)
+    assert (len(front.points) > 1) == (not proven)
 
 
 def test_what_is_not_solved_in_its_time_is_late() -> None:
