@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
+from compression.engine.stages.signs_of_life import solver_of
 from compression.evaluation.validate import logits, validate
 from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
@@ -64,11 +65,11 @@ def error_weights(
     plain = space_of({})
     problem = Problem(plain.choices, plain.error, ())
     found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
+    solver = solver_of(context)
     for seed in range(CANDIDATES):
-        context.check_pause()
         weights = drawn_weights(tables, seed)
         try:
-            solved = solve_within(space_of(weights), limits)
+            solved = solve_within(space_of(weights), limits, solver)
         except (TargetOutOfReach, OutOfTime):
             if seed == 0:  # else it is one draw less
                 raise

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from compression.engine.context import StageContext
 from compression.engine.stages.prune import counter
+from compression.engine.stages.signs_of_life import solver_of
 from compression.engine.stages.solved_widths import latency_limit
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
@@ -14,6 +15,7 @@ from compression.planning.search.reach import blank_tables
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import solve_within
 from compression.planning.search_rules import check_search
+from compression.schema.errors import TargetOutOfReach
 from compression.schema.events import Event
 
 
@@ -36,4 +38,8 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
     latency = yield from latency_limit(context, prune.target_latency, whole, quantize.assumed if quantize is not None else None)
     limits = [*costs.size_limits(prune, count(shape), count, network), latency.cost]
     with suppress(OutOfTime):  # the solver will say, with tables
-        solve_within(space_of(blank_tables(whole, prune, network), kind, whole, prune, network), limits)
+        try:
+            solve_within(space_of(blank_tables(whole, prune, network), kind, whole, prune, network), limits, solver_of(context))
+        except TargetOutOfReach as problem:
+            if problem.proven:  # else a cut that was not looked at may do
+                raise

@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from compression.engine import heartbeat
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.latency_target import measured_latency
+from compression.engine.stages.signs_of_life import beat_of
 from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
@@ -145,14 +145,9 @@ def _too_long() -> UnsupportedShape:
 
 
 def _search(context: StageContext, settings: Prune) -> ComparedSearch:
-    """Return the recipe's search, which a pause ends. It may be minutes without an event, so it sends signs of life."""
+    """Return the recipe's search, which a pause ends, with signs of life."""
     assert settings.search is not None, "only a recipe that searches asks"  # noqa: S101
-
-    def beat() -> None:
-        context.check_pause()
-        heartbeat.beat()
-
-    return ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed, beat=beat)
+    return ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed, beat=beat_of(context))
 
 
 def _solved(
@@ -163,14 +158,15 @@ def _solved(
     """
     found = solve_within(space, limits, search)
     told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in asked)
-    of = f"prune.search {search.name}" if search.taken == search.name else f"The solver, not prune.search {search.name},"
+    taken, comparison = search.of(found.picks)
+    of = f"prune.search {search.name}" if taken == search.name else f"The solver, not prune.search {search.name},"
     chose = f"{of} chose {found.shape.short}: {told}; predicted error {found.error:.4g}"
     unproven = ", not proven to be the least" + (f": another may err up to {found.gap:.1%} less" if found.gap else "")
     context.notes.append(f"{chose}{'' if found.proven else unproven}.")
-    context.result.search = search.comparison
-    if search.comparison is not None:
-        context.notes.append(search.comparison.told)
-        yield Log(message=search.comparison.told)
+    context.result.search = comparison
+    if comparison is not None:
+        context.notes.append(comparison.told)
+        yield Log(message=comparison.told)
     return found
 
 
@@ -249,4 +245,5 @@ def _timed(
     assert best is not None  # noqa: S101 (the first round ends with one, or raises)
     missed = " None was fast enough: the fastest was taken." if best[0] > 1 else ""
     context.notes.append(f"Timed with drawn weights: {'; '.join(timed)}.{missed}")
+    context.result.search = search.of(best[1].picks)[1]
     return best[1]

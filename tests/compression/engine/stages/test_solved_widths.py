@@ -125,8 +125,12 @@ def test_a_later_job_reads_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
     list(prune(first))
     again.checkpointer.resume = tmp_path / "one"
     list(prune(again))
-    assert any("seconds were spared" in note for note in again.notes)
+    used, computed = again.result.tables, first.result.tables
+    assert used is not None
+    assert computed is not None
+    assert any(f"{used.spared:.1f} seconds were spared" in note for note in again.notes)
     assert not any("seconds were spared" in note for note in first.notes)
+    assert (used.seconds, computed.spared) == (computed.seconds, None)
     assert adapter_of(again.model).shape_of(again.model.config) != adapter_of(first.model).shape_of(first.model.config)
     written = (tmp_path / "two" / FOLDER / "orders.safetensors").read_bytes()
     assert written == (tmp_path / "one" / FOLDER / "orders.safetensors").read_bytes()
@@ -305,11 +309,11 @@ def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkey
 def test_a_draw_without_a_solution_is_one_draw_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def some(space: Any, limits: Any) -> Any:
+    def some(space: Any, limits: Any, solve: Any) -> Any:
         asked.append(space)
         if len(asked) == 2:
             raise TargetOutOfReach("nothing")
-        return solve_within(space, limits)
+        return solve_within(space, limits, solve)
 
     monkeypatch.setattr("compression.engine.stages.error_weights.solve_within", some)
     state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
