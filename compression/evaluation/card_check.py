@@ -48,12 +48,14 @@ class CardCheck:
         return opened
 
     def compare(self, found: Floats) -> None:
-        """Raise NotOnCard if the GPU's answers are not those of the CPU."""
+        """Raise NotOnCard if the GPU's answers are not those of the CPU, or the CPU's are no numbers to compare with."""
+        if not np.isfinite(self.expected).all():
+            raise NotOnCard("its answers on the CPU, with which those of the GPU are compared, are not all finite")
         if found.shape != self.expected.shape or not np.isfinite(found).all():
             raise NotOnCard(f"its answers there are no numbers of the shape {self.expected.shape}")
         off, scale = found - self.expected, float(np.abs(self.expected).max())
         difference, largest = float(np.sqrt(np.square(off, dtype=np.float64).mean())), float(np.abs(off).max())
-        if difference > self.tolerance * scale or largest > PEAK * self.tolerance * scale:
+        if not (difference <= self.tolerance * scale and largest <= PEAK * self.tolerance * scale):
             raise NotOnCard(
                 f"its logits there differ by {difference:.2g} (root mean square; allowed {self.tolerance * scale:.2g}) and "
                 f"{largest:.2g} (the farthest; allowed {PEAK * self.tolerance * scale:.2g})"

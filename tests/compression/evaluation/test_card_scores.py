@@ -161,6 +161,14 @@ def test_one_answer_far_off_and_one_that_is_no_number_are_found() -> None:
             check.compare(other)
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf])
+def test_nothing_is_compared_with_answers_of_the_cpu_that_are_no_numbers(lost: float) -> None:
+    expected = np.ones((4, 3), np.float32)
+    expected[1, 1] = lost
+    with pytest.raises(NotOnCard, match="answers on the CPU"):
+        CardCheck([], expected, EXACT).compare(np.ones((4, 3), np.float32))
+
+
 def test_memory_that_runs_out_in_the_middle_leaves_the_score_to_the_cpu(
     tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
