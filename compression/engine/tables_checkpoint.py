@@ -6,6 +6,7 @@ that the service stored when a `tables_saved` event told of them. What is not wr
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from compression.models.tensors import Tensors
 from compression.schema.error_tables import ErrorTables
 from compression.schema.events import TablesSaved
+from compression.schema.recipe.prune import Prune
 from compression.schema.solved_search import SolvedSearch, TablesCheckpoint
 from compression.schema.tables_files import ORDERS, SOLVED, TABLES
 from compression.system import durable_files
@@ -71,8 +73,16 @@ def tables_saved(folder: Path, part: str, tables: ErrorTables) -> TablesSaved:
     return TablesSaved(part=part, seconds=tables.seconds, files=tuple(files))
 
 
-def copy_tables(earlier: Path, folder: Path, part: str) -> None:
-    """Copy an earlier job's tables to this one's checkpoints, for those who go on from them."""
+def copy_tables(earlier: Path, folder: Path, part: str, settings: Prune | None = None) -> None:
+    """Copy an earlier job's tables to this one's checkpoints, for those who go on from them.
+
+    settings: of an attempt that goes on from `earlier`: what a search with the same ones had stored is copied too, for those
+    who ask before this attempt has searched.
+    """
+    before, names = earlier / FOLDER / part, [STATE, ORDERS]
+    with suppress(UnusableCheckpoint):
+        if settings is not None and stored_search(earlier, None, part)[1].prune == settings:
+            names.append(SOLVED)
     with durable_files.folder(folder / FOLDER / part) as place:
-        for name in (STATE, ORDERS):
-            shutil.copyfile(earlier / FOLDER / part / name, place / name)
+        for name in names:
+            shutil.copyfile(before / name, place / name)

@@ -40,13 +40,13 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
                 yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
             continue
         if place != folder:
-            copy_tables(place, folder, part)
+            copy_tables(place, folder, part, context.recipe.prune if place == earlier else None)
         started = time.monotonic()
         yield from _reported(context, inputs.collect(context.model, names_of(readers_of(context.model))))
         seconds = max(tables.seconds - (time.monotonic() - started), 0.0)  # the cuts need what layers read
         spared = f"The error tables are those of an earlier attempt or job: {seconds:.1f} seconds were spared."
         context.notes.append(spared)
-        context.result.tables = _used(tables, reused=True)
+        context.result.tables = _used(tables, spared=seconds)
         yield Log(message=spared)
         yield tables_saved(folder, part, tables)
         return tables, orders
@@ -56,7 +56,7 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
         f"Error tables of {len(tables.groups)} groups from {tables.rows} calibration rows took {tables.seconds:.1f} seconds."
     )
     context.notes.append(found)
-    context.result.tables = _used(tables, reused=False)
+    context.result.tables = _used(tables)
     yield Log(message=found)
     yield tables_saved(folder, part, tables)
     return tables, orders
@@ -81,5 +81,6 @@ def _reported(context: StageContext, ticks: Generator[None, None, Result]) -> Ge
     return each.result
 
 
-def _used(tables: ErrorTables, *, reused: bool) -> TablesUsed:
-    return TablesUsed(groups=len(tables.groups), rows=tables.rows, seconds=tables.seconds, reused=reused)
+def _used(tables: ErrorTables, spared: float | None = None) -> TablesUsed:
+    own = {"groups": len(tables.groups), "rows": tables.rows, "seconds": tables.seconds}
+    return TablesUsed(**own, reused=spared is not None, spared=spared)

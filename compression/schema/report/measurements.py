@@ -375,7 +375,7 @@ class Row(Config):
     search: Annotated[SearchComparison | None, Field(exclude_if=lambda value: value is None)] = None
     """Of a cut whose widths a search other than the solver chose: how both did; of several datasets in their rows."""
     tables: Annotated[TablesUsed | None, Field(exclude_if=lambda value: value is None)] = None
-    """Of a cut that a search chose: the error tables, and whether computing them was spared."""
+    """Of a cut that a search chose: the error tables, and what of computing them was spared."""
     # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 

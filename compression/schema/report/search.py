@@ -50,7 +50,8 @@ class TablesUsed(Config):
     groups: int
     rows: Annotated[int, Field(description="Calibration rows that they are of.")]
     seconds: Annotated[float, Field(description="What computing them took, then.")]
-    reused: Annotated[bool, Field(description="Whether an earlier attempt or job had computed them: the seconds were spared.")]
+    reused: Annotated[bool, Field(description="Whether an earlier attempt or job had computed them.")]
+    spared: Annotated[float | None, Field(description="Of the seconds, if reused: cuts read calibration rows anyway.")] = None
 
 
 TIE = "tie"

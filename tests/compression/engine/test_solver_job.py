@@ -49,6 +49,7 @@ def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_ano
     assert SPARED in notes_of(report)
     spared = report.rows[-1].tables
     assert (report.rows[0].tables, spared.reused, spared.seconds > 0, spared.rows) == (None, True, True, 64)
+    assert 0 <= spared.spared < spared.seconds  # what layers read is collected again
     before, after = report.rows[0].parameters.total, report.rows[-1].parameters.total
     assert after <= 0.8 * before
     assert all("error" in group for group in report.pruning["ffn"]["groups"].values())

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from compression.engine.stages import error_tables, solved_widths
-from compression.engine.tables_checkpoint import read_tables, write_tables
+from compression.engine.tables_checkpoint import FOLDER, read_tables, write_tables
 from compression.pruning import layer_inputs
+from compression.schema.tables_files import SOLVED
 from compression.system.progress import run_silently
 from compression.system.sealed_folder import UnusableCheckpoint
 from tests.compression.engine.stages.test_solved_widths import encoder_state, map_state
@@ -56,6 +57,21 @@ def test_a_search_times_no_blocks(tmp_path: Path) -> None:
 
     state.timed_beside = timed
     list(prune(state))
+
+
+@pytest.mark.parametrize(("goes_on", "target"), [(True, 0.3), (True, 0.4), (False, 0.3)])
+def test_answers_of_an_earlier_attempt_hold_until_this_one_has_searched(tmp_path: Path, goes_on: bool, target: float) -> None:
+    first, again = encoder_state(tmp_path / "one", target_params=0.3), encoder_state(tmp_path / "two", target_params=target)
+    list(prune(first))
+    if goes_on:
+        again.checkpointer.resume = tmp_path / "one"
+    else:
+        again.known_tables = (tmp_path / "one",)
+    again.begin("pruned")
+    run_silently(error_tables.error_tables(again))
+    assert (tmp_path / "two" / FOLDER / SOLVED).is_file() == (
+        goes_on and target == 0.3
+    )  # another job's answers are not this one's
 
 
 @pytest.mark.parametrize("change", [lambda order: order[:-1], lambda order: order.clone().fill_(0), lambda order: order + 1])
