@@ -215,6 +215,16 @@ def test_milliseconds_and_bytes_are_limits_as_the_device_table_and_the_forecast_
     assert costs.milliseconds(1.0, times, "weight-only-int4") is None
 
 
+@pytest.mark.parametrize("scheme", [{}, {"scheme": "weight-only-int4"}])
+def test_bytes_of_quantized_artifacts_are_the_sums_of_their_parts(scheme: dict[str, Any]) -> None:
+    space = space_of(of_encoder(), BERT, SHAPE, prune(axes=("ffn", "layers")))
+    stored = costs.stored_bytes(1, lambda shape: parameters_at(BERT, shape, rows=66, outputs=2), Quantize(**scheme))
+    problem = problem_of(space, [stored])
+    for ffn, gone in product(range(problem.options["ffn"]), (0, 1)):
+        picks = {**dict.fromkeys(problem.options, 0), "ffn": ffn, space.layer_choices[0].name: gone}
+        assert problem.costs_of(picks)["bytes"] == pytest.approx(space.cost_of(stored, picks), rel=1e-12)
+
+
 def test_milliseconds_of_a_network_are_those_of_its_layers_that_stay() -> None:
     facts = network()
     whole = whole_shape(facts)
