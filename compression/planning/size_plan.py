@@ -36,12 +36,12 @@ class FullTraining:
 
     def fitted(self, step_seconds: float | None, left: float) -> "FullTraining":
         """Return as much of it as seconds that are left allow, one epoch of each phase at least. step_seconds: None is not
-        known: all of it.
+        known, since there was no time to train any size: that least.
         """
         whole = self.seconds(step_seconds or 0.0)
-        if whole <= left or not whole:
+        if step_seconds is not None and whole <= left:
             return self
-        share = max(left, 0.0) / whole
+        share = max(left, 0.0) / whole if whole else 0.0
         general = max(int(share * self.general_epochs), 1) if self.general_epochs else 0
         return replace(self, epochs=max(int(share * self.epochs), 1), general_epochs=general)
 

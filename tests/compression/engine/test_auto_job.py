@@ -178,6 +178,7 @@ def test_without_time_the_first_size_is_distilled_for_an_epoch_and_the_report_sa
     report = report_of(compress(spec_of(encoder, reviews, recipe=recipe, targets={"retention": 2.0}), tmp_path))
     (full,) = report.sizes.tried
     assert (full.kind, full.chosen) == ("full", True)
+    assert (full.epochs, full.general_epochs) == (1, 1)
     assert report.sizes.minutes > report.sizes.budget_minutes
     assert "0 sizes were distilled shortly; what is left of auto.budget_minutes" in report.sizes.why
     assert "That misses the target" in report.sizes.why

@@ -100,11 +100,12 @@ def test_a_full_distillation_is_fitted_into_the_time_that_is_left() -> None:
     asked = FullTraining.of(Distill(epochs=8, general=General(epochs=4)), 10, 20)
     assert asked.seconds(1.0) == 160
     assert asked.fitted(1.0, 200) == asked
-    assert asked.fitted(None, -1) == asked
+    assert asked.fitted(1.0, 160) == asked
     half = asked.fitted(1.0, 80)
     assert (half.epochs, half.general_epochs, half.steps) == (4, 2, 40)
-    least = asked.fitted(1.0, -5)
-    assert (least.epochs, least.general_epochs) == (1, 1)
+    for step, left in ((1.0, -5.0), (0.0, -5.0), (None, -5.0), (None, 5.0)):  # None: there was no time to try any size
+        least = asked.fitted(step, left)
+        assert (least.epochs, least.general_epochs) == (1, 1)
     assert FullTraining.of(Distill(epochs=8), 10, 20).fitted(1.0, 40).general_epochs == 0
 
 
