@@ -78,9 +78,11 @@ def seconds_left(context: StageContext, record: SizeSearch, ships: int) -> float
 
 def asked_training(context: StageContext, distill: Distill) -> FullTraining:
     """Return the full distillation that the recipe asks for."""
-    rows = context.rows["train"]
-    texts = rows if context.unlabelled is None else context.unlabelled
-    steps, general = (steps_an_epoch(len(each), context.recipe.train) for each in (rows, texts))
+    rows = len(context.rows["train"])
+    texts = rows if context.unlabelled is None else len(context.unlabelled)
+    if distill.augment is not None:
+        rows *= 1 + distill.augment.rows  # the general phase is on train's own
+    steps, general = (steps_an_epoch(each, context.recipe.train) for each in (rows, texts))
     return FullTraining.of(distill, steps, general)
 
 
@@ -106,14 +108,18 @@ def original_score(context: StageContext) -> Validation:
     return validate(context.prepared.to(context.device), context.rows["validation"], context.parts)
 
 
-def step_seconds(record: SizeSearch) -> float | None:
-    """Return what a step took in the last training that is done, with all that belongs to it; None before the first."""
+def step_seconds(record: SizeSearch, asked: FullTraining, cost: float) -> float | None:
+    """Return what a step takes by the last training that is done, with all that belongs to it; None before the first.
+
+    asked: the recipe's full distillation; cost: of the size that is to be trained. A larger one than the last takes longer in
+    proportion, and a smaller one is not expected to take less: the teacher stays.
+    """
     done = [one for one in record.tried if one.kept is not None]
     if not done:
         return None
     last = done[-1]
-    general = last.general_epochs * (last.steps // max(last.epochs, 1))  # about as many steps a pass
-    return (last.seconds or 0.0) / max(last.steps + general, 1)
+    steps = last.steps + last.general_epochs * asked.general_steps
+    return (last.seconds or 0.0) / max(steps, 1) * max(cost / max(last.cost, 1e-9), 1.0)
 
 
 def original_curve(context: StageContext) -> tuple[KeptAfter, ...]:

@@ -190,6 +190,7 @@ class SizeRounds:
     def chosen(self, share: float, why: str) -> SizeSearch:
         """Return the record with the choice of a share."""
         fit, size = fit_sizes(self.record.tried), self.solver.at(share)
+        cost = self.solver.share_of(size)
         target, expected = self.record.retention, fit.kept_at(size.error)
         told = (
             f"expected to keep {expected:.2%} ± {fit.margin:.2%} of the original's score" if self.record.tried else "not tried"
@@ -200,8 +201,8 @@ class SizeRounds:
             else " None is expected to keep that; it is the mildest."
         )
         sentence = (
-            f"Size: {self.solver.share_of(size):.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told} after "
-            f"{self._full_steps:,} steps; the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."
+            f"Size: {cost:.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told} after "
+            f"{self._full_steps(cost):,} steps; the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."
         )
         full = self.solver.size(share, kind="full", steps=0, epochs=0, chosen=True)
         known = {"tried": (*self.record.tried, full), "why": sentence, "minutes": self.context.clock.seconds / 60}
@@ -213,11 +214,10 @@ class SizeRounds:
         named = bool(self.context.models.teachers)  # who may read other tokens, of all rows
         return ShortTraining.of(self.auto.steps, rows, train.batch * train.accumulate, all_rows=named)
 
-    @property
-    def _full_steps(self) -> int:
-        """Return the steps of the full distillation that the time still allows."""
-        left = seconds_left(self.context, self.record, SHIPS_AFTER_CUT)
-        return asked_training(self.context, self.distill).fitted(step_seconds(self.record), left).steps
+    def _full_steps(self, cost: float) -> int:
+        """Return the steps of the full distillation that the time still allows. cost: of the size."""
+        left, asked = seconds_left(self.context, self.record, SHIPS_AFTER_CUT), asked_training(self.context, self.distill)
+        return asked.fitted(step_seconds(self.record, asked, cost), left).steps
 
     def _put(self, tried: list[SizeTried]) -> None:
         self.record = self.record.model_copy(update={"tried": tuple(tried)})
@@ -235,7 +235,8 @@ class SizeRounds:
         if any(abs(one.share - share) < ALIKE for one in done):
             return f"{len(done)} sizes were distilled shortly, and a further one would be as large as one of them"
         longest = max((one.seconds or 0.0 for one in done), default=0.0)
-        whole = asked_training(self.context, self.distill).seconds(step_seconds(self.record) or 0.0)
+        asked, cost = asked_training(self.context, self.distill), self.solver.share_of(self.solver.at(share))
+        whole = asked.seconds(step_seconds(self.record, asked, cost) or 0.0)
         if seconds_left(self.context, self.record, SHIPS_AFTER_CUT) < longest + whole:
             return f"{len(done)} sizes were distilled shortly; what is left of auto.budget_minutes is needed for the full one"
         return None
@@ -259,13 +260,14 @@ class SizeRounds:
         remember()
         outcome = yield from self._distill(trial, asked, rows, phase_of(number), training)
         self._put([*self.record.tried[:-1], trained(trial, size, outcome, self.original, timing.seconds)])
-        tried, gain = expect(self.record.tried, self._full_steps, [original_curve(context)])
+        steps = self._full_steps(size.cost)
+        tried, gain = expect(self.record.tried, steps, [original_curve(context)])
         self.record = self.record.model_copy(update={"tried": tuple(tried), "gain": gain})
         done = tried[-1]
         told = (
             f"Size {number}: {done.cost:.1%} of the {UNITS[self.record.objective]} ({done.shape.short}, predicted error "
             f"{done.error:.4g}) keeps {done.kept or 0:.2%} after {done.steps:,} steps, and is expected to keep "
-            f"{done.expected or 0:.2%} after {self._full_steps:,}."
+            f"{done.expected or 0:.2%} after {steps:,}."
         )
         context.notes.append(told)
         yield Log(message=told)

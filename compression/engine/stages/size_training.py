@@ -141,14 +141,14 @@ class SizedTraining:
         """Distill the last size of the record; return the record with what came of it."""
         context, size = self.context, record.tried[-1]
         if not size.epochs:
-            left = seconds_left(context, record, SHIPS_AFTER)
-            full = asked_training(context, self.settings).fitted(step_seconds(record), left)
+            left, asked = seconds_left(context, record, SHIPS_AFTER), asked_training(context, self.settings)
+            full = asked.fitted(step_seconds(record, asked, size.cost), left)
             own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
             size = size.model_copy(update=own)
         general = self.settings.general
         if general is not None:
             general = general.model_copy(update={"epochs": size.general_epochs})
-        asked = self.settings.model_copy(update={"epochs": size.epochs, "general": general})
+        fitted = self.settings.model_copy(update={"epochs": size.epochs, "general": general})
         timing, training = RunningTime(context.clock, size.seconds or 0.0), NamedTraining(suffix_of(number))
         training.again = True
         if self.best is not None:
@@ -161,7 +161,7 @@ class SizedTraining:
         training.after_epoch = remember
         remember()
         outcome = yield from self.distilled(
-            replace(context, originals=list(context.originals), saves_ends=True), asked, training
+            replace(context, originals=list(context.originals), saves_ends=True), fitted, training
         )
         return with_last(record, trained(context, size, outcome, self.original, timing.seconds))
 
@@ -239,7 +239,8 @@ class SizedTraining:
         if isinf(steps):
             more = "more steps are not expected to change that: it takes more rows of train, or a lower target"
         else:
-            minutes = (steps - size.steps) * (step_seconds(record) or 0.0) / 60
+            asked = asked_training(self.context, self.settings)
+            minutes = (steps - size.steps) * (step_seconds(record, asked, size.cost) or 0.0) / 60
             more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
         return f"{told} That misses the target; {more}."
 
