@@ -10,6 +10,7 @@ from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.job_data import JobData
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ShippedArtifact
+from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.events import Event
@@ -47,6 +48,10 @@ class ModelBackend(Protocol):
     @property
     def budget(self) -> Budget:
         """What is left of the limits on training."""
+
+    @property
+    def clock(self) -> StageClock:
+        """What the dataset has taken."""
 
     @property
     def result(self) -> StageResult:

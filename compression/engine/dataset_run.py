@@ -28,6 +28,7 @@ from compression.engine.shipping import (
     measure_latency,
     ship,
 )
+from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
 from compression.engine.stages.prune import aimed
@@ -71,16 +72,14 @@ SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the
 
 @dataclass
 class DatasetRun:
-    """A dataset, the state of its model between stages, and its own rows so far. kind: of the artifact that ships and is
-    measured after each stage. draws: by stage, the artifact's scores on resamples of the rows.
-    """
+    """A dataset, the state of its model between stages, and its own rows so far."""
 
     data: JobData
     state: StageContext
-    kind: Kind
+    kind: Kind  #: of the artifact that ships and is measured after each stage
     fingerprints: Fingerprints = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    draws: dict[Stage, SplitDraws] = field(default_factory=dict)
+    draws: dict[Stage, SplitDraws] = field(default_factory=dict)  #: by stage, the artifact's scores on resamples of the rows
     suffix: ClassVar[str] = ""
     on_disk: ClassVar[bool] = False
 
@@ -159,6 +158,11 @@ class DatasetRun:
         return self.state.budget
 
     @property
+    def clock(self) -> StageClock:
+        """What the dataset has taken."""
+        return self.state.clock
+
+    @property
     def simulation(self) -> Simulation | None:
         """The quantization that the current model simulates."""
         return simulation_of(self.state.model)
@@ -191,7 +195,7 @@ class DatasetRun:
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, sizes=done.sizes, smoothed=smoothed)
-        self.state.budget.spent = done.spent
+        self.state.budget.spent, self.state.clock.shipped = done.spent, done.ship_seconds
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
     def restore(self) -> Iterator[Event]:

@@ -179,7 +179,8 @@ class Job:
         part = yield from self.enter(asked)
 
         def finish(shipped: ShippedArtifact, model: PreTrainedModel) -> Sequence[Row]:
-            part.rows.append(self._row(part, stage, shipped, model, time.monotonic() - started))
+            seconds = time.monotonic() - started + part.clock.carried
+            part.rows.append(self._row(part, stage, shipped, model, seconds))
             return part.rows
 
         made = yield from part.run(stage, finish)
@@ -198,6 +199,7 @@ class Job:
             sensitivity=part.result.sensitivity,
             sizes=part.result.sizes,
             spent=part.budget.spent,
+            ship_seconds=part.clock.shipped,
             draws=part.draws,
         )
         return facts, (yield from part.save(self.checkpointer.folder, facts))

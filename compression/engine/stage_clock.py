@@ -11,22 +11,22 @@ class StageClock:
 
     earlier: float = 0.0  #: of the finished stages
     now: Callable[[], float] = time.monotonic
-    shipped: float | None = None  #: of the last export with its measurement; None: not in this attempt
+    shipped: float | None = None  #: of the last export with its measurement, also of an earlier attempt; None: of none
     _began: float | None = None
-    _carried: float = field(default=0.0)
+    carried: float = field(default=0.0, init=False)  #: what earlier attempts had taken of the current stage
 
     def __post_init__(self) -> None:
         self._began = self.now()
 
     def begin(self, earlier: float) -> None:
         """Begin a stage. earlier: seconds of those before it."""
-        self.earlier, self._began, self._carried = earlier, self.now(), 0.0
+        self.earlier, self._began, self.carried = earlier, self.now(), 0.0
 
     def carry(self, seconds: float) -> None:
         """Add what an earlier attempt had taken. seconds: of the job until its save."""
-        self._carried = max(seconds - self.earlier, 0.0)
+        self.carried = max(seconds - self.earlier, 0.0)
 
     @property
     def seconds(self) -> float:
         """Return the seconds so far."""
-        return self.earlier + self._carried + self.now() - (self._began or 0.0)
+        return self.earlier + self.carried + self.now() - (self._began or 0.0)

@@ -25,6 +25,7 @@ from compression.engine.paired_test import original_of
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.scoring_limits import scoring_limits
 from compression.engine.shipping import MeasuredArtifact
+from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.prune import plan_shape, taken
 from compression.engine.stages.registry import planned
@@ -114,6 +115,7 @@ class OnDiskRun:
     rows: list[Row] = field(default_factory=list)
     draws: dict[Stage, SplitDraws] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    clock: StageClock = field(default_factory=StageClock)
     tracker: ProgressTracker = field(default_factory=lambda: ProgressTracker([]))
     pause_asked: Callable[[], bool] = never
     simulation: ClassVar[Simulation | None] = None  # checkpoints have no model

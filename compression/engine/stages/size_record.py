@@ -41,9 +41,6 @@ SIZES = "sizes"  #: key under which a training's save has the record
 
 def begin_record(context: StageContext, auto: Auto, original: Validation, whole: int) -> SizeSearch:
     """Return the record of a search that begins. original: of the uncompressed model; whole: its parameters."""
-    shipped = context.clock.shipped
-    if shipped is None:  # by an earlier attempt: its whole stage took no less
-        shipped = context.before[-1].seconds if context.before else 0.0
     return SizeSearch(
         retention=context.targets.retention,
         objective=auto.objective,
@@ -51,7 +48,7 @@ def begin_record(context: StageContext, auto: Auto, original: Validation, whole:
         minutes=context.clock.seconds / 60,
         original=original.value,
         whole=whole,
-        ship_seconds=shipped,
+        ship_seconds=context.clock.shipped or 0.0,
     )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.context import StageContext
 from compression.engine.pipeline import compress
-from compression.engine.stages import size_training
+from compression.engine.stage_clock import StageClock
+from compression.engine.stages import size_rounds, size_training
 from compression.schema.events import Event, Log, StageFinished, StageStarted, TablesSaved, TrainingSaved
 from compression.schema.report.report import Report
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.solved_search import SolvedSearch
-from compression.system.sealed_folder import unseal
+from compression.system.sealed_folder import STATE, unseal
 from compression.training.save import FOLDER
 from tests.support.engine_jobs import RECIPE, events, fork, report_of, spec_of, write_spec
 
@@ -145,9 +148,29 @@ def first_misses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return iter(())
 
 
+def test_after_a_kill_exports_take_what_the_last_one_took(
+    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in ("baseline", "quantized"):
+        shutil.copytree(whole[0] / "out" / "checkpoints" / stage, tmp_path / "kept" / stage)
+    known: list[float | None] = []
+
+    def began(context: StageContext, *_: object) -> SizeSearch:
+        known.append(context.clock.shipped)
+        raise StopAsyncIteration
+
+    monkeypatch.setattr(size_rounds, "begin_record", began)
+    spec = spec_of(encoder, reviews, recipe=AUTO, targets={"retention": 0.9}, resume="kept")
+    with pytest.raises(StopAsyncIteration):
+        list(compress(spec, tmp_path))
+    kept = StageCheckpoint.model_validate_json(unseal(tmp_path / "kept" / "quantized" / STATE))
+    assert known == [kept.ship_seconds]
+    assert 0 < kept.ship_seconds < kept.rows[-1].seconds
+
+
 @pytest.mark.usefixtures("first_misses")
 def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_kill(
-    tmp_path: Path, encoder: Path, reviews: Path
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = {**AUTO, "auto": {**AUTO["auto"], "rounds": 1}, "prune": {**AUTO["prune"], "axes": ["ffn"]}}
     changes = {"recipe": recipe, "targets": {"retention": 0.6}, "save_seconds": 0}
@@ -158,10 +181,13 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
         if isinstance(event, TrainingSaved) and event.phase == phase:
             break
     job.close()
+    plain = StageClock.carry
+    monkeypatch.setattr(StageClock, "carry", lambda clock, seconds: plain(clock, seconds + 1000))
     report = report_of(compress(spec_of(encoder, reviews, **changes, resume="kept", output="again"), tmp_path))
     first, *others = [one for one in report.sizes.tried if one.kind == "full"]
     (chosen,) = [one for one in others if one.chosen]
     assert (first.kept, first.chosen) == (0.33, False)
+    assert report.rows[-1].seconds > 1000  # the earlier attempt's too
     assert chosen.parameters > first.parameters == report.rows[-2].parameters.total
     assert chosen.kept >= 0.6
     assert report.rows[-1].parameters.total == chosen.parameters
