@@ -1,6 +1,7 @@
 """Standard errors of the engine's own validation scores and losses; `scoring` has those of reported scores."""
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,17 +41,26 @@ def kept_error(model: nn.Module, original: nn.Module, rows: Examples, parts: int
     if len(members) < 2:
         return 0.0
     shares = []
-    packed = rows.task.packed
-    answers = None if packed is not None else (logits(model, rows, parts), logits(original, rows, parts))
-    for one in members:
-        some = rows.at(_numbers(~one))
-        if answers is None:
-            assert packed is not None  # noqa: S101
-            shares.append(math.exp(packed.loss(original, some, parts) - packed.loss(model, some, parts)))
-            continue
-        after, before = (rows.task.score(found[~one], some) for found in answers)
-        shares.append(after / before if before > 0 else 0.0)
+    if rows.task.packed is not None:
+        after, before = (_losses_without(members, each, rows, parts) for each in (model, original))
+        shares = np.exp(before - after).tolist()
+    else:
+        answers = [logits(each, rows, parts) for each in (model, original)]
+        for one in members:
+            some = rows.at(_numbers(~one))
+            kept, whole = (rows.task.score(found[~one], some) for found in answers)
+            shares.append(kept / whole if whole > 0 else 0.0)
     return math.sqrt((len(members) - 1) * float(np.var(shares)))
+
+
+def _losses_without(members: list[torch.Tensor], model: nn.Module, rows: Examples, parts: int) -> np.ndarray:
+    """Return a language model's mean loss on all rows but those of each group, by one pass over each group."""
+    packed = rows.task.packed
+    assert packed is not None  # noqa: S101
+    groups = [rows.at(_numbers(one)) for one in members]
+    counts = np.array([packed.count(one) for one in groups], dtype=float)
+    losses = counts * [packed.loss(model, one, parts) for one in groups]
+    return cast(np.ndarray, (losses.sum() - losses) / (counts.sum() - counts))
 
 
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:

@@ -3,18 +3,25 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import BertForSequenceClassification
 
-from compression.evaluation.standard_error import group_losses, standard_error
+from compression.evaluation import standard_error as standard_errors
+from compression.evaluation.standard_error import group_losses, kept_error, standard_error
 from compression.evaluation.validate import validate
+from compression.modalities.registry import task_of
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.modalities.text.causal_lm.packed_language_model import PackedTexts
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.training.config import TrainingConfig
 from compression.training.trainer import train
 from tests.compression.training.test_trainer import finish, loss_of
-from tests.support import toy_tasks as toys
+from tests.support import tiny_language as language, toy_tasks as toys
 from tests.support.tiny_bert import encoded, sentences
+from tests.support.tiny_language import TEXTS
 
 
 def test_of_accuracy_it_is_what_the_formula_says(model: BertForSequenceClassification) -> None:
@@ -41,6 +48,28 @@ def test_a_model_that_is_too_sure_of_itself_has_the_loss_of_what_it_knows(model:
         plain.append(-validate(model, rows).negative_loss)
     assert plain[1] > 1.2 * plain[0]
     assert group_losses(model, rows).mean().item() < 1.05 * plain[0]
+
+
+def test_a_language_model_is_asked_of_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, texts = task_of("causal-lm"), [f"{text} {number}" for number in range(12) for text in TEXTS]
+    rows = PackedDataset.of(texts, language.tokenizer(bos=True), 24, task)
+    torch.manual_seed(0)
+    original, other = language.model("llama"), language.model("llama", initializer_range=0.05)
+    packed, members = task.packed, standard_errors._members(rows)
+    without = [rows.at(standard_errors._numbers(~one)) for one in members]
+    shares = [math.exp(packed.loss(original, some) - packed.loss(other, some)) for some in without]
+    expected = math.sqrt((len(members) - 1) * float(np.var(shares)))
+    asked: list[int] = []
+    plain = PackedTexts.loss
+
+    def loss(own: PackedTexts, model: nn.Module, some: PackedDataset, parts: int = 1) -> float:
+        asked.append(len(some))
+        return plain(own, model, some, parts)
+
+    monkeypatch.setattr(PackedTexts, "loss", loss)
+    assert kept_error(other, original, rows) == pytest.approx(expected, rel=1e-3)
+    assert expected > 0
+    assert sum(asked) == 2 * len(rows)
 
 
 @pytest.mark.parametrize("task", toys.TASKS)
