@@ -55,15 +55,16 @@ def distilled(
     made: Sequence[Any] = ()
     saved = context.saved(PHASE + training.suffix)
     if settings.general is not None and saved is None:
-        yield from general(context, settings, training.suffix, training.beside)
+        yield from general(context, settings, training)
     if settings.augment is not None and context.augmenter is not None:
         augmented = yield from augment_rows(context, settings.augment, context.augmenter)
         rows, made = augmented.rows, augmented.made
     yield from context.tracker.emit_boundary(ASK, done=False)
     outputs = yield from ensemble_outputs(context, settings, rows, made)
     guide = outputs.guide.to(context.device).eval().requires_grad_(False)
-    if asks_in_half(context, settings):
-        context.notes.append("Teachers are asked in bfloat16, which this device multiplies many times as fast as float32.")
+    half = "Teachers are asked in bfloat16, which this device multiplies many times as fast as float32."
+    if asks_in_half(context, settings) and half not in context.notes:
+        context.notes.append(half)
     # All outputs that can be precomputed are computed before the teacher may be quantized.
     precompute = objective_for(context, settings, outputs, rows)
     objective = yield from context.tracker.relay(ASK, portion_of(precompute, outputs.asked, outputs.asked + 1))
@@ -80,7 +81,7 @@ def distilled(
         objective.close()
     if is_held and training.again:
         restore_teacher(context, guide)
-    context.note_training("Distillation", outcome, settings.epochs)
+    context.note_training(training.told("Distillation"), outcome, settings.epochs)
     context.notes.extend(notes)
     note(context, reason)  # if this attempt resumed from a save, the notes are those of the earlier one
     return outcome

@@ -13,12 +13,12 @@ from compression.distillation.objective import AnyTeacher, DistillationObjective
 from compression.distillation.teacher import Teacher, request_features
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms, objective_hooks
+from compression.engine.stages.task_training import NamedTraining
 from compression.engine.stages.teacher_ensemble import rows_of
 from compression.engine.stages.teacher_precision import asks_in_half
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
-from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
@@ -26,16 +26,16 @@ from compression.system.progress import count_rows
 ASK, PHASE = "ask of unlabelled text", "general"
 
 
-def general(context: StageContext, settings: Distill, suffix: str = "", beside: Tensors | None = None) -> Iterator[Event]:
+def general(context: StageContext, settings: Distill, training: NamedTraining | None = None) -> Iterator[Event]:
     """Train the student on hidden states, attention and embeddings of the unlabelled texts, or of train's if there are none.
-    Epochs are judged by the same loss on validation's texts; their labels are not read. suffix: of the phases' names; beside:
-    extra tensors of its saves.
+    Epochs are judged by the same loss on validation's texts; their labels are not read. training: of several, which one.
     """
-    asked = settings.general
+    asked, training = settings.general, training or NamedTraining()
     assert asked is not None, "the caller has looked"  # noqa: S101
     student_rows, teacher_rows = _texts(context)
     checked = rows_of(context, context.models.base, context.rows["train"], ())[1]
-    yield from context.tracker.emit_boundary(ASK + suffix, done=False)
+    asking, phase = ASK + training.suffix, PHASE + training.suffix
+    yield from context.tracker.emit_boundary(asking, done=False)
     models, seed = context.models, context.recipe.train.seed
     model = models.opened(models.base, seed) if asked.teacher == "base" else context.prepared
     model = model.to(context.device).requires_grad_(False)
@@ -45,7 +45,7 @@ def general(context: StageContext, settings: Distill, suffix: str = "", beside: 
     judge = _teacher(context, model, checked, comparison)
     asked_of = max(teacher.asks + judge.asks, 1)
     for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
-        yield from context.tracker.emit(ASK + suffix, tick)
+        yield from context.tracker.emit(asking, tick)
     objective = DistillationObjective(
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
@@ -53,8 +53,7 @@ def general(context: StageContext, settings: Distill, suffix: str = "", beside: 
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
     hooks = objective_hooks(objective)
     validate = partial(_validate, context, objective, judge)
-    phase = PHASE + suffix
-    ticks = context.train(phase, plan, objective, hooks, rows=student_rows, judge=validate, beside=beside)
+    ticks = context.train(phase, plan, objective, hooks, rows=student_rows, judge=validate, beside=training.beside)
     outcome = yield from context.tracker.relay(phase, log_terms(ticks, objective, context.processes.size))
     teacher.close()
     judge.close()
@@ -63,11 +62,11 @@ def general(context: StageContext, settings: Distill, suffix: str = "", beside: 
         texts = f"train's {len(student_rows)} texts, since the data has no unlabelled ones"
     if context.task.packed is not None:
         texts = f"train's texts, in {len(student_rows)} rows"
-    context.notes.append(
+    told = (
         f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
     )
-    context.notes.extend((*comparison.notes(), *outcome.remarks))
+    context.notes.extend(training.told(one) for one in (told, *comparison.notes(), *outcome.remarks))
 
 
 def _teacher(

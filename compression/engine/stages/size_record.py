@@ -1,8 +1,8 @@
 """The record of a search for a size: in the saves of its trainings, and of what the job's time still allows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,10 +13,14 @@ from compression.evaluation.validate import Validation, validate
 from compression.models.tensors import Tensors
 from compression.planning.preparation import steps_an_epoch
 from compression.planning.size_plan import FullTraining
+from compression.schema.events import Event
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import KeptAfter, SizeSearch, SizeTried
+from compression.system.progress import Returning
 from compression.training.config import TrainingOutcome
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -68,6 +72,15 @@ def write_record(context: StageContext, record: SizeSearch, beside: Tensors) -> 
     beside[SIZES] = torch.tensor(list(now.model_dump_json().encode()), dtype=torch.uint8)
 
 
+def remembering(training: Generator[Event, None, Found], remember: Callable[[], None]) -> Generator[Event, None, Found]:
+    """Relay a training of any phases, and remember before it and after each of its events how long it has taken."""
+    remember()
+    for event in (each := Returning(training)):
+        yield event
+        remember()
+    return each.result
+
+
 def seconds_left(context: StageContext, record: SizeSearch, ships: int) -> float:
     """Return what is left of the budget beside so many exports."""
     return 60 * record.budget_minutes - context.clock.seconds - ships * record.ship_seconds
@@ -84,15 +97,17 @@ def asked_training(context: StageContext, distill: Distill) -> FullTraining:
 
 
 def trained(
-    context: StageContext, size: SizeTried, outcome: TrainingOutcome, original: Validation, seconds: float
+    context: StageContext, size: SizeTried, outcome: TrainingOutcome, original: Validation, timing: RunningTime
 ) -> SizeTried:
-    """Return a size with what came of its training: of the context's model. original: of the uncompressed model."""
+    """Return a size with what came of its training: of the context's model. original: of the uncompressed model; timing: of the
+    training, to which judging it belongs.
+    """
     best = outcome.best
     steps = size.steps // max(size.epochs, 1)
     curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
     found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
     found["kept_error"] = kept_error(context.model, context.prepared, context.rows["validation"], context.parts)
-    return size.model_copy(update=found | {"seconds": seconds})
+    return size.model_copy(update=found | {"seconds": timing.seconds})
 
 
 def kept_share(found: Validation, original: Validation) -> float:

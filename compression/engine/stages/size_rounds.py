@@ -23,6 +23,7 @@ from compression.engine.stages.size_record import (
     begin_record,
     original_curve,
     original_score,
+    remembering,
     saved_record,
     seconds_left,
     step_seconds,
@@ -256,10 +257,9 @@ class SizeRounds:
             self._put([*self.record.tried[:-1], size.model_copy(update={"seconds": timing.seconds})])
             write_record(context, self.record, training.beside)
 
-        training = NamedTraining(after_epoch=remember)
-        remember()
-        outcome = yield from self._distill(trial, asked, rows, phase_of(number), training)
-        self._put([*self.record.tried[:-1], trained(trial, size, outcome, self.original, timing.seconds)])
+        training = NamedTraining()
+        outcome = yield from remembering(self._distill(trial, asked, rows, phase_of(number), training), remember)
+        self._put([*self.record.tried[:-1], trained(trial, size, outcome, self.original, timing)])
         steps = self._full_steps(size.cost)
         tried, gain = expect(self.record.tried, steps, [original_curve(context)])
         self.record = self.record.model_copy(update={"tried": tuple(tried), "gain": gain})

@@ -23,6 +23,7 @@ from compression.engine.stages.size_record import (
     asked_training,
     original_curve,
     original_score,
+    remembering,
     saved_record,
     seconds_left,
     step_seconds,
@@ -158,12 +159,9 @@ class SizedTraining:
             running = size.model_copy(update={"seconds": timing.seconds})
             write_record(context, with_last(record, running), training.beside)
 
-        training.after_epoch = remember
-        remember()
-        outcome = yield from self.distilled(
-            replace(context, originals=list(context.originals), saves_ends=True), fitted, training
-        )
-        return with_last(record, trained(context, size, outcome, self.original, timing.seconds))
+        there = replace(context, originals=list(context.originals), saves_ends=True)
+        outcome = yield from remembering(self.distilled(there, fitted, training), remember)
+        return with_last(record, trained(context, size, outcome, self.original, timing))
 
     def _take_best(self, record: SizeSearch) -> None:
         """Keep the model that has just been trained, if it is preferred to the best one before."""

@@ -1,6 +1,6 @@
 """Trains the current model on the task by a distillation objective: fully, or shortly to try a size."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -19,10 +19,6 @@ PHASE = "distill"
 LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
 
 
-def nothing() -> None:
-    """Do nothing after an epoch."""
-
-
 @dataclass
 class NamedTraining:
     """Which one of a stage's trainings, if there are several, and what its saves store."""
@@ -30,7 +26,10 @@ class NamedTraining:
     suffix: str = ""  #: of the names of its phases
     beside: Tensors = field(default_factory=dict)  #: extra tensors of its saves, with their values then
     again: bool = False  #: whether the teacher runs again after it
-    after_epoch: Callable[[], None] = nothing
+
+    def told(self, note: str) -> str:
+        """Return a note of this training, which says of which one it is."""
+        return f"Distilled {self.suffix.removeprefix(', ')}: {note}" if self.suffix else note
 
 
 def train_task(
@@ -53,7 +52,6 @@ def train_task(
         # At its end training restores the best epoch's weights, the learned weights of the terms included.
         objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
         kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
-        training.after_epoch()
 
     hooks = objective_hooks(objective, objective.before_step)
     ticks = context.train(phase, plan, objective, hooks, rows=rows, beside=kept)
@@ -63,4 +61,4 @@ def train_task(
         last = kept[LAST].tolist() if LAST in kept else first.values()
         changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))
         notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
-    return outcome, tuple(notes)
+    return outcome, tuple(training.told(one) for one in notes)
