@@ -5,7 +5,7 @@ losses have fallen so far, and the next size is solved for by the fit over the p
 stage: its saves have the record of the rounds before, so an attempt that was killed in it goes on there.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ from compression.planning.size_fit import expect, fit_sizes, smallest_share
 from compression.planning.size_plan import SHIPS_AFTER_CUT, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import TargetOutOfReach
+from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -105,7 +105,7 @@ def size_rounds(
     else:
         outcomes = _judged_before(context)
     search = search.model_copy(update={"weights": record.weights})
-    solver = solver_of(tables, search, cost)
+    solver = solver_of(context, tables, search, cost)
     known: dict[str, Any] = {
         "before": before,
         "whole": search.whole,
@@ -162,6 +162,16 @@ def _first_share(search: SolvedSearch, cost: SizeCost) -> float:
     return cost.cost.of_shape(alike) / cost.whole
 
 
+def best_share(tried: Sequence[SizeTried], retention: float) -> float:
+    """Return the share of the smallest size that is expected to keep the target, of those that were distilled shortly; that of
+    what is expected to keep most if none is.
+    """
+    fit = fit_sizes(tried)
+    if kept := [one for one in tried if fit.keeps(one.error, retention)]:
+        return min(kept, key=lambda one: one.cost).share
+    return max(tried, key=lambda one: fit.kept_at(one.error)).share
+
+
 @dataclass
 class SizeRounds:
     """The rounds of one search. original: the uncompressed model's score; record: what is known so far."""
@@ -180,13 +190,26 @@ class SizeRounds:
         """Do the rounds; return the share to go on with, and why no further one was done. first: share of the first size."""
         while True:
             if not self.record.tried or self.record.tried[-1].kept is not None:
-                share = self._next_share() if self.record.tried else first
-                if (why := self._why_over(share)) is not None:
+                share, why = self._next(first)
+                if why is not None:
                     return share, why
                 short = self._short
                 size = self.solver.size(share, kind="short", steps=short.steps, epochs=short.epochs)
                 self._put([*self.record.tried, size])
             yield from self._train(len(self.record.tried))
+
+    def _next(self, first: float) -> tuple[float, str | None]:
+        """Return the share of the next round; or that to go on with, and why no further one is done. first: of the first size.
+        Raises UnsupportedShape if the solver had not the time for any.
+        """
+        done = self.record.tried
+        try:
+            share = self._next_share() if done else first
+            return share, self._why_over(share)
+        except UnsupportedShape as problem:
+            if not done:
+                raise
+            return best_share(done, self.record.retention), f"{len(done)} sizes were distilled shortly; then {problem}"
 
     def chosen(self, share: float, why: str) -> SizeSearch:
         """Return the record with the choice of a share."""

@@ -1,10 +1,11 @@
 """Solves for widths by a share of the whole model's parameters, or predicted milliseconds, for the search for a size."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel
 
+from compression.engine import heartbeat
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.tables_checkpoint import read_tables, stored_search
@@ -31,6 +32,10 @@ MILDEST = 0.95
 """Share of the uncut model's cost that the mildest cut may have, at most."""
 
 
+def nothing() -> None:
+    """Do nothing before a solution."""
+
+
 @dataclass(frozen=True)
 class SizeCost:
     """What is made small, and what the whole model has of it."""
@@ -51,13 +56,15 @@ class SizeSolver:
     cost: SizeCost
     uncut: Shape  #: before the cut of widths, with the tokens that stay
     count: Count  #: of parameters at a shape
+    before_solving: Callable[[], None] = nothing
     _known: dict[float, Found] = field(default_factory=dict)
 
     def at(self, share: float) -> Found:
         """Return what errs least within a share of the whole model's cost, or what comes nearest to it. Raises UnsupportedShape
-        if the solver finds nothing in its time.
+        if the solver finds nothing in its time, and Pause before it begins.
         """
         if share not in self._known:
+            self.before_solving()
             try:
                 self._known[share] = solve_within(self.space, [self.cost.limit(share)])
             except TargetOutOfReach as problem:
@@ -127,11 +134,16 @@ def facts_of(context: StageContext, settings: Prune, **known: object) -> SolvedS
     )
 
 
-def solver_of(tables: ErrorTables, facts: SolvedSearch, cost: SizeCost) -> SizeSolver:
-    """Return the solver by tables, and by what their errors count."""
+def solver_of(context: StageContext, tables: ErrorTables, facts: SolvedSearch, cost: SizeCost) -> SizeSolver:
+    """Return the solver by tables, and by what their errors count. Before each solution it looks for a pause."""
+
+    def looks_up() -> None:
+        context.check_pause()
+        heartbeat.beat()
+
     family = ARCHITECTURE_SPECS[facts.family]
     space = space_of(tables, family, facts.whole, facts.prune, facts.network, facts.weights)
-    return SizeSolver(space, cost, facts.whole, count_of(facts))
+    return SizeSolver(space, cost, facts.whole, count_of(facts), looks_up)
 
 
 def stored_solver(context: StageContext) -> Generator[Event, None, tuple[SizeSolver, SolvedSearch, ErrorTables, Tensors]]:
@@ -143,7 +155,7 @@ def stored_solver(context: StageContext) -> Generator[Event, None, tuple[SizeSol
     folder, facts = stored_search(place.folder, place.resume, place.part)
     tables, orders = read_tables(folder, place.part, facts.digest)
     cost = yield from size_cost(context, facts, auto.objective)
-    return solver_of(tables, facts, cost), facts, tables, orders
+    return solver_of(context, tables, facts, cost), facts, tables, orders
 
 
 def cut_of(

@@ -1,14 +1,23 @@
-"""How long a full distillation of a size takes, by the trainings of others."""
+"""What a search for a size knows of its trainings: how long others take by them, and which size they speak for."""
+
+from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression.engine.stages.size_record import asked_training, step_seconds
+from compression.engine.stages.size_record import asked_training, remembering, step_seconds
+from compression.engine.stages.size_rounds import SizeRounds, best_share
+from compression.engine.stages.size_solver import SizeSolver
 from compression.planning.size_plan import FullTraining
+from compression.schema.errors import UnsupportedShape
+from compression.schema.events import Event, Log
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill, General
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.system.interrupts import Pause
+from compression.system.progress import Returning
 from tests.client.figures import row
 from tests.support.tiny_bert import state_of
 
@@ -24,6 +33,52 @@ def size(**own: object) -> SizeTried:
 def record(*tried: SizeTried) -> SizeSearch:
     given = {"objective": "parameters", "budget_minutes": 1.0, "minutes": 0.0, "original": 0.9, "whole": 1}
     return SizeSearch.model_validate({"retention": 0.99, "tried": tried, **given})
+
+
+def test_a_training_of_any_phase_is_remembered_with_its_time_so_far() -> None:
+    seconds, seen = iter(range(10)), list[int]()
+
+    def training() -> Generator[Event, None, str]:
+        for _ in range(3):
+            seen.append(remembered[-1])
+            yield Log(message="A step.")
+        return "done"
+
+    remembered: list[int] = []
+    each = Returning(remembering(training(), lambda: remembered.append(next(seconds))))
+    assert len(list(each)) == 3
+    assert each.result == "done"
+    assert seen == [0, 1, 2]  # what saves would store
+
+
+class Stuck:
+    """A solver that has no time for other shares than those that it has solved for."""
+
+    mildest = 0.95
+
+    def error_at(self, share: float) -> float:
+        raise UnsupportedShape(f"no widths for {share:.1%} were found in time")
+
+
+def test_if_the_solver_has_no_time_the_best_of_the_rounds_is_taken() -> None:
+    large, small = size(share=0.6, cost=0.6, error=1.0, expected=0.995), size(share=0.5, error=2.0, expected=0.99)
+    assert best_share([large, small, size(share=0.3, cost=0.3, error=4.0, expected=0.9)], 0.99) == 0.5
+    assert best_share([large, small], 0.999) == 0.6
+    none: Any = None
+    rounds = SizeRounds(none, none, none, none, {}, none, record(large, small), cast(Any, Stuck()))
+    share, why = rounds._next(0.4)
+    assert share == 0.5
+    assert why is not None
+    assert "no widths for" in why
+
+
+def test_before_each_solution_there_is_a_look_for_a_pause() -> None:
+    def pause() -> None:
+        raise Pause
+
+    none: Any = None
+    with pytest.raises(Pause):
+        SizeSolver(none, none, none, none, pause).at(0.5)
 
 
 def test_a_step_of_a_larger_size_takes_longer_than_one_of_the_last_that_was_trained() -> None:
