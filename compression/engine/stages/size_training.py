@@ -38,7 +38,7 @@ from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_sav
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, fit_sizes, smallest_share, steps_needed
-from compression.schema.errors import UnsupportedShape
+from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
@@ -53,6 +53,13 @@ APART = 0.05
 SHIPS_AFTER = 2
 """Exports with their measurements that follow: of the distilled model, and of its further forms."""
 BEST = "best."  #: prefix of the names of the best model's weights in a save
+NOT_CUT = (UnusableCheckpoint, UnsupportedShape, TargetOutOfReach, MissingResource)
+"""What keeps another size from being cut, but not the job from going on with those that are trained."""
+UNTRAINED = {
+    **dict.fromkeys(("score", "kept", "kept_error", "seconds")),
+    **dict.fromkeys(("steps", "epochs", "general_epochs"), 0),
+    "curve": (),
+}
 Distilled = Callable[[StageContext, Distill, NamedTraining], Generator[Event, None, TrainingOutcome]]
 
 
@@ -86,30 +93,29 @@ class SizedTraining:
 
     def run(self) -> Iterator[Event]:
         """Train until time is over, or no other size is worth it."""
-        number, record = self._found()
-        if number:
-            yield from self._go_on(record)
-        while True:
+        number, record, why = yield from self._begin()
+        while why is None or self.best is None:
             record = yield from self._train(number, record)
             self._take_best(record)
-            try:
-                record, why = yield from self._other_size(number, record)
-            except (UnusableCheckpoint, UnsupportedShape) as problem:
-                why = f"no other size was cut: {problem}"
-                yield Log(level="warning", message=f"{why}."[:4000])
-            if why is not None:
-                break
+            if why is None:
+                try:
+                    record, why = yield from self._other_size(number, record)
+                except NOT_CUT as problem:
+                    why = yield from warned("no other size was cut", problem)
             number += 1
-        assert self.best is not None  # noqa: S101 (a size was trained)
         place, self.context.model = self.best
         self.context.model.to(self.original_device)
         tried = tuple(one.model_copy(update={"chosen": at == place}) for at, one in enumerate(record.tried))
-        told = f"{record.why} {self._outcome(tried[place], record)} {why[0].upper()}{why[1:]}."
+        told = f"{record.why} {self._outcome(place, record)} {why[0].upper()}{why[1:]}."
         found = {"tried": tried, "why": told, "minutes": self.context.clock.seconds / 60}
         self.context.result.sizes = record.model_copy(update=found)
         self.context.notes.append(told)
         if place != fully(record)[0]:
-            yield from self._describe(tried[place])
+            try:
+                yield from self._describe(tried[place])
+            except NOT_CUT as problem:
+                why = yield from warned("The widths that are told of the cut are those of the first size", problem)
+                self.context.notes.append(f"{why}.")
 
     @property
     def original_device(self) -> torch.device:
@@ -127,8 +133,24 @@ class SizedTraining:
         assert self.context.result.sizes is not None, "the cut has left it"  # noqa: S101
         return 0, self.context.result.sizes
 
+    def _begin(self) -> Generator[Event, None, tuple[int, SizeSearch, str | None]]:
+        """Return the number of the training to go on with, the record, and why no other size is trained, or None. If the sizes
+        of an earlier attempt cannot be cut again, its best one is taken, or if that is no more there, the first one trained.
+        """
+        number, record = self._found()
+        try:
+            if number:
+                yield from self._go_on(record)
+        except NOT_CUT as problem:
+            why = yield from warned("no other size was cut", problem)
+            first = fully(record)[0]
+            again = (*record.tried[:first], record.tried[first].model_copy(update=UNTRAINED))
+            tried = again if self.best is None else record.tried[:-1]
+            return 0, record.model_copy(update={"tried": tried}), why
+        return number, record, None
+
     def _go_on(self, record: SizeSearch) -> Iterator[Event]:
-        """Restore the best model of an earlier attempt, and the other size that it trained."""
+        """Restore the best model of an earlier attempt, and the other size that it trained. Raises NOT_CUT."""
         done = [at for at in fully(record) if record.tried[at].kept is not None]
         place = min(done, key=lambda at: preference(record, at))
         model = self.context.model if place == done[0] else (yield from self._cut(record.tried[place]))
@@ -171,7 +193,7 @@ class SizedTraining:
 
     def _other_size(self, number: int, record: SizeSearch) -> Generator[Event, None, tuple[SizeSearch, str | None]]:
         """Cut another size, if one is worth the time that is left; return the record with it, or why not. number: of the
-        training before. Raises UnusableCheckpoint.
+        training before. Raises NOT_CUT.
         """
         context, last = self.context, record.tried[-1]
         if number >= MOST_OTHERS:
@@ -193,7 +215,7 @@ class SizedTraining:
         return record.model_copy(update={"tried": (*record.tried, size)}), None
 
     def _cut(self, size: SizeTried) -> Generator[Event, None, PreTrainedModel]:
-        """Cut a size anew from the model before the cut. Raises UnusableCheckpoint."""
+        """Cut a size anew from the model before the cut. Raises NOT_CUT."""
         context, settings = self.context, self.context.recipe.prune
         assert settings is not None, "auto needs it"  # noqa: S101
         _, _, _, orders = yield from stored_solver(context)
@@ -207,7 +229,9 @@ class SizedTraining:
         return cut_of(there, uncut, unit_scores(there, settings), orders, size)
 
     def _describe(self, size: SizeTried) -> Generator[Event, None, None]:
-        """Put into the report what another size has left, in place of what the cut had, and beside the tables its error."""
+        """Put into the report what another size has left, in place of what the cut had, and beside the tables its error.
+        Raises NOT_CUT.
+        """
         context, settings = self.context, self.context.recipe.prune
         assert settings is not None, "auto needs it"  # noqa: S101
         solver, facts, tables, _ = yield from stored_solver(context)
@@ -225,12 +249,15 @@ class SizedTraining:
             again = {name: {**one, "removed": at not in kept} for at, (name, one) in enumerate(each.items())}
             context.result.pruning["layers"]["each"] = again
 
-    def _outcome(self, size: SizeTried, record: SizeSearch) -> str:
-        """Return what came of the chosen size, and if it misses the target what it would take to meet it."""
+    def _outcome(self, place: int, record: SizeSearch) -> str:
+        """Return what came of the chosen size, and if it misses the target what it would take to meet it. place: its number in
+        the record.
+        """
+        size, full = record.tried[place], fully(record)
         kept, target = size.kept or 0.0, record.retention
-        told = (
-            f"Distilled for {size.epochs} epochs, {size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation."
-        )
+        which = f"Of {len(full)} sizes that were distilled fully, number {full.index(place) + 1} goes on. " if full[1:] else ""
+        scored = f"{size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation"
+        told = f"{which}Distilled for {size.epochs} epochs, {scored}."
         if kept >= target:
             return f"{told} That meets the target."
         steps = steps_needed(kept, size.steps, target, record.gain)
@@ -241,6 +268,13 @@ class SizedTraining:
             minutes = (steps - size.steps) * (step_seconds(record, asked, size.cost) or 0.0) / 60
             more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
         return f"{told} That misses the target; {more}."
+
+
+def warned(what: str, problem: Exception) -> Generator[Event, None, str]:
+    """Log what an error has led to, and return it with the cause."""
+    why = f"{what}: {problem}"
+    yield Log(level="warning", message=f"{why}."[:4000])
+    return why
 
 
 def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | None]:

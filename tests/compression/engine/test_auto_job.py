@@ -14,6 +14,7 @@ from compression.engine.context import StageContext
 from compression.engine.pipeline import compress
 from compression.engine.stage_clock import StageClock
 from compression.engine.stages import size_rounds, size_training
+from compression.schema.errors import MissingResource
 from compression.schema.events import Event, Log, StageFinished, StageStarted, TablesSaved, TrainingSaved
 from compression.schema.report.report import Report
 from compression.schema.report.size_search import SizeSearch, SizeTried
@@ -195,6 +196,20 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
     assert "That meets the target" in report.sizes.why
     stored = SolvedSearch.model_validate_json(unseal(tmp_path / "again" / "checkpoints" / "tables" / "solved.json"))
     assert stored.error == chosen.error  # what answers to other targets rest on
+    assert "Of 2 sizes that were distilled fully, number 2 goes on" in report.sizes.why
+    told = [one.partition("Distillation: validation")[0] for one in report.rows[-1].notes if "Distillation: validation" in one]
+    assert told == ["", "Distilled size 2: "]
+    assert any(one.startswith("Distilled size 2: General phase on") for one in report.rows[-1].notes)
+
+    def fails(_: object) -> Iterator[Event]:
+        yield Log(message="A table is looked for.")
+        raise MissingResource("this worker has no table")
+
+    monkeypatch.setattr(size_training, "stored_solver", fails)  # as on another worker
+    report = report_of(compress(spec_of(encoder, reviews, **changes, resume="kept", output="third"), tmp_path))
+    (only,) = [one for one in report.sizes.tried if one.kind == "full"]
+    assert (only.chosen, only.kept, only.parameters) == (True, 0.33, report.rows[-1].parameters.total)
+    assert "No other size was cut: this worker has no table." in report.sizes.why
 
 
 def test_without_time_the_first_size_is_distilled_for_an_epoch_and_the_report_says_so(
