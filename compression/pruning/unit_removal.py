@@ -16,6 +16,8 @@ from compression.schema.error_tables import widths_of
 
 DAMPING = 0.01
 """What is added to the diagonal of the second moments, of their mean diagonal: inputs that never vary have no inverse."""
+RAISED, MOST_RAISED = 10.0, 8
+"""By what that grows while there is no triangular factor, and how often."""
 PIECES = 8
 """Removals between two widths at which the error is known; units of one removal are ranked together."""
 OUTPUTS_AT_ONCE = 4096
@@ -48,14 +50,28 @@ def gram_of(weight: Tensor) -> Tensor:
 
 def damping(moments: Tensor) -> float:
     """Return what is added to the diagonal of second moments."""
-    return DAMPING * float(moments.diagonal().mean()) or 1.0
+    usual = DAMPING * float(moments.diagonal().mean())
+    return 1.0 if usual <= 0 else usual  # below 0 only by rounding: nothing varies
 
 
-def damped(moments: Tensor) -> Tensor:
-    """Return second moments with DAMPING on their diagonal. (columns, columns) -> the same"""
+def damped(moments: Tensor, added: float | None = None) -> Tensor:
+    """Return second moments with something on their diagonal; None is DAMPING. (columns, columns) -> the same"""
     found = moments.clone()
-    found.diagonal().add_(damping(moments))
+    found.diagonal().add_(damping(moments) if added is None else added)
     return found
+
+
+def factored(moments: Tensor, added: float) -> tuple[Tensor, float]:
+    """Return the triangular factor of second moments with so much on their diagonal, and how much that was. It is more if there
+    is no factor otherwise: sums are in float32, and of inputs that hardly vary about a large mean their rounding is more than
+    what varies. (columns, columns) -> the same
+    """
+    for _ in range(MOST_RAISED):
+        found, failed = torch.linalg.cholesky_ex(damped(moments, added))
+        if not int(failed):
+            return found, added
+        added *= RAISED
+    return torch.linalg.cholesky(damped(moments, added)), added  # says what is wrong with them
 
 
 def substitutes(moments: Tensor, kept: Tensor) -> Tensor:
@@ -63,10 +79,9 @@ def substitutes(moments: Tensor, kept: Tensor) -> Tensor:
 
     moments: (columns, columns), float64; kept: (columns,), whether a column stays -> (those that go, those that stay).
     """
-    whole = damped(moments)
     stay, go = kept.nonzero().flatten(), (~kept).nonzero().flatten()
-    rows = whole[stay]
-    return torch.cholesky_solve(rows[:, go], torch.linalg.cholesky(rows[:, stay])).t()
+    rows = moments[stay]
+    return torch.cholesky_solve(rows[:, go], factored(rows[:, stay], damping(moments))[0]).t()
 
 
 def updated(weight: Tensor, replacing: Tensor, kept: Tensor) -> Tensor:
@@ -94,9 +109,9 @@ class Reader:
         own = torch.ones(len(moments), dtype=torch.bool, device=moments.device)
         own[columns.flatten()] = False
         order = torch.cat([columns.flatten(), own.nonzero().flatten()])
-        self.damping = damping(moments)
         # A unit's columns side by side, so that blocks are views.
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(moments)[order][:, order]))
+        factor, self.damping = factored(moments[order][:, order], damping(moments))
+        self.inverse = torch.cholesky_inverse(factor)
         self.rows = _rows(weights, energies, len(moments))[order]
         self.before = self.rows.clone()
 

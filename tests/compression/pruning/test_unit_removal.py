@@ -77,6 +77,19 @@ def test_a_bias_takes_up_what_never_varies() -> None:
     assert float(((change @ inputs.moments(biased=False)) * change).sum()) > 5
 
 
+def test_inputs_that_hardly_vary_about_a_large_mean_can_be_removed_though_sums_are_float32() -> None:
+    values = 100 + 1e-3 * torch.randn(2000, 24, generator=torch.Generator().manual_seed(0))
+    inputs = Inputs(values.t() @ values / len(values), values.mean(dim=0))
+    moments = inputs.moments(biased=True)
+    assert torch.linalg.cholesky_ex(damped(moments))[1] != 0, "otherwise this shows nothing"
+    reader = reader_of(torch.ones(2, 24), moments, torch.arange(24).view(12, 2))
+    order, errors = run_silently(remove_units([reader], 12))
+    assert sorted(order.tolist()) == list(range(12))
+    assert list(errors.values()) == sorted(errors.values())
+    kept = torch.arange(24) % 3 > 0
+    assert updated(torch.ones(2, 24), substitutes(moments, kept), kept).isfinite().all()
+
+
 def test_inputs_that_are_all_zero_can_be_removed() -> None:
     inputs = inputs_of(torch.zeros(10, 4).double())
     assert torch.equal(damped(inputs.second), torch.eye(4).double())
