@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from compression.modalities.scoring.base import Scorer
 from compression.modalities.scoring.paired import UnpairedRows, unpacked
-from compression.planning.quality_gate import gate_verdict, limited
+from compression.planning.quality_gate import gate_verdict, limited, unlimited
 from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws
 from compression.schema.report.gate import GateVerdict, NotPaired, PairedDrop
@@ -30,10 +30,10 @@ def original_of(rows: Sequence[Row], draws: Mapping[Stage, SplitDraws]) -> Origi
 
 def judge_artifact(gate: QualityGate, scorer: Scorer, original: Original, own: SplitDraws) -> GateVerdict:
     """Return the verdict on an artifact. own: its draws, with its figures of each row."""
-    gate = limited(gate, original.score)
+    without_limit, gate = unlimited(gate, original.score), limited(gate, original.score)
     validation = _drop(gate, scorer, original.draws.validation, own.validation, "validation")
     test = _drop(gate, scorer, original.draws.test, own.test, "test")
-    return gate_verdict(gate, original.artifact, validation, test)
+    return gate_verdict(gate, original.artifact, validation, test, without_limit=without_limit)
 
 
 def _drop(gate: QualityGate, scorer: Scorer, before: Draws | None, after: Draws | None, split: str) -> PairedDrop | NotPaired:

@@ -32,6 +32,17 @@ def limited(gate: QualityGate, original: Scored) -> QualityGate:
     return gate.model_copy(update={"max_drop": drop})
 
 
+def unlimited(gate: QualityGate, original: Scored) -> str | None:
+    """Return why a gate's retention says nothing of how much may be lost; None if it does, or if the gate names a drop."""
+    if gate.max_drop is not None:
+        return None
+    if not isinstance(original, Score):
+        return f"The original has no score on validation, so {gate.retention:.4g} of it is no limit."
+    if original.value <= 0 and not original.lower_is_better:
+        return f"The original's score on validation is {original.value:.4g}: no share of it can be kept."
+    return None
+
+
 def limit_of(gate: QualityGate) -> float:
     """Return the most that may be lost, of a gate that `limited` has settled."""
     assert gate.max_drop is not None, "it names a drop or has been limited"  # noqa: S101
@@ -59,9 +70,13 @@ def rows_needed(found: PairedDrop, gate: QualityGate) -> int | None:
     return max(math.ceil(per_root**2), found.rows + 1)
 
 
-def gate_verdict(gate: QualityGate, original: str, validation: Drop, test: Drop) -> GateVerdict:
-    """Judge an artifact by its drop on validation. Without a paired test there, the verdict is undecided."""
-    status, needed, reason = _judge(gate, validation)
+def gate_verdict(
+    gate: QualityGate, original: str, validation: Drop, test: Drop, *, without_limit: str | None = None
+) -> GateVerdict:
+    """Judge an artifact by its drop on validation. Without a paired test there, or without a limit, the verdict is undecided.
+    without_limit: why there is none.
+    """
+    status, needed, reason = _judge(gate, validation) if without_limit is None else ("undecided", None, without_limit)
     return GateVerdict(
         status=status,
         max_drop=limit_of(gate),

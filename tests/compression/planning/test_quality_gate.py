@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from compression.modalities.scoring.paired import drop_of_mean, drop_of_ratio
-from compression.planning.quality_gate import each_verdict, gate_verdict, rows_needed
+from compression.planning.quality_gate import each_verdict, gate_verdict, limited, rows_needed, unlimited
 from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.report.gate import NotPaired, PairedDrop
+from compression.schema.report.measurements import Score
 
 GATE = QualityGate(max_drop=0.01, confidence=0.95)
 NONE = NotPaired(not_paired="The artifact has no answers to the validation rows: it was not measured on them.")
@@ -33,6 +34,23 @@ def test_the_test_set_decides_nothing() -> None:
     large = share(300, 100, 10_000)
     assert gate_verdict(GATE, "", share(30, 20, 10_000), large).status == "accept"
     assert gate_verdict(GATE, "", NONE, share(30, 20, 10_000)).status == "undecided"
+
+
+def score(metric: str, value: float) -> Score:
+    return Score.model_construct(metric=metric, value=value, lower_is_better=metric == "perplexity")
+
+
+def test_a_share_of_no_score_is_no_limit() -> None:
+    gate = QualityGate(retention=0.99)
+    for value, why in ((score("matthews", -0.1), "is -0.1: no share"), (None, "has no score on validation")):
+        told = unlimited(gate, value)
+        assert why in told
+        found = gate_verdict(limited(gate, value), "", share(0, 100, 10_000), NONE, without_limit=told)
+        assert (found.status, found.rows_needed, found.reason) == ("undecided", None, told)
+    good = score("accuracy", 0.9)
+    assert unlimited(gate, good) is unlimited(GATE, None) is None
+    assert unlimited(gate, score("perplexity", 12.0)) is None
+    assert gate_verdict(limited(gate, good), "", share(0, 100, 10_000), NONE).status == "accept"
 
 
 def test_without_pairs_nothing_is_accepted() -> None:
