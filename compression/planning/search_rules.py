@@ -30,9 +30,14 @@ def check_search(
     if prune is None or prune.search is None:
         return
     scheme = recipe.quantize.assumed if recipe.quantize is not None else None
-    if prune.target_latency is not None and scheme is not None and scheme not in FORMS:
-        cause = f"device tables have no times of {scheme}, by which a search could choose widths for target_latency"
-        remedy = "Choose dynamic-int8 or static-int8, or set prune.search to null: shapes are then timed one by one."
+    by_latency = recipe.auto is not None and recipe.auto.objective == "latency"
+    if (by_latency or prune.target_latency is not None) and scheme is not None and scheme not in FORMS:
+        use = "for auto.objective: latency" if by_latency else "for target_latency"
+        cause = f"device tables have no times of {scheme}, by which a search could choose widths {use}"
+        other = (
+            "set auto.objective to parameters" if by_latency else "set prune.search to null: shapes are then timed one by one"
+        )
+        remedy = f"Choose dynamic-int8 or static-int8, or {other}."
         raise InvalidSpec(cause, param="recipe.quantize.scheme", remedy=remedy)
     if recipe.distill is not None and network is None and compares_states(recipe.distill):
         _check_compared(recipe.distill, prune)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from compression.engine.context import StageContext
 from compression.engine.stages.prune import counter
 from compression.engine.stages.signs_of_life import solver_of
+from compression.engine.stages.size_solver import latency_cost
 from compression.engine.stages.solved_widths import latency_limit
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
@@ -32,10 +33,13 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
     shape, network, count = family.shape_of(context.model.config), family.network(context.model.config), counter(context.model)
     kept = len(context.input_pruner.kept) if context.input_pruner is not None else None
     check_search(context.recipe, kind, shape, count, network, kept)
+    whole = shape.model_copy(update={"vocabulary": kept or shape.vocabulary})
+    scheme, auto = quantize.assumed if quantize is not None else None, context.recipe.auto
+    if auto is not None and auto.objective == "latency":
+        yield from latency_cost(context, whole, scheme, network)
     if prune.target_latency is None:
         return
-    whole = shape.model_copy(update={"vocabulary": kept or shape.vocabulary})
-    latency = yield from latency_limit(context, prune.target_latency, whole, quantize.assumed if quantize is not None else None)
+    latency = yield from latency_limit(context, prune.target_latency, whole, scheme)
     limits = [*costs.size_limits(prune, count(shape), count, network), latency.cost]
     with suppress(OutOfTime):  # the solver will say, with tables
         try:

@@ -25,7 +25,9 @@ from compression.schema.errors import MissingResource, TargetOutOfReach, Unsuppo
 from compression.schema.events import Event
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
 from compression.schema.report.size_search import SizeTried
+from compression.schema.schemes import Scheme
 from compression.schema.solved_search import SolvedSearch
 
 MILDEST = 0.95
@@ -102,13 +104,23 @@ def size_cost(context: StageContext, facts: SolvedSearch, objective: str) -> Gen
     if objective == "parameters":
         cost = costs.parameters(0.0, count_of(facts))
         return SizeCost(cost, cost.of_shape(facts.before))
+    return (yield from latency_cost(context, facts.whole, facts.scheme, facts.network))
+
+
+def latency_cost(
+    context: StageContext, whole: Shape, scheme: Scheme | None, network: NetworkFacts | None
+) -> Generator[Event, None, SizeCost]:
+    """Return the milliseconds that are made small. whole, network: of the uncut model, whatever the context's is by now.
+    Raises MissingResource if no device table predicts them.
+    """
     times = yield from context.device_times()
-    found = costs.milliseconds(0.0, times, facts.scheme) if times is not None else None
-    if found is None or times is None or times.milliseconds(facts.whole, facts.scheme) is None:
+    times = replace(times, network=network) if times is not None else None
+    found = costs.milliseconds(0.0, times, scheme) if times is not None else None
+    if found is None or times is None or times.milliseconds(whole, scheme) is None:
         cause = "auto.objective: latency needs a device table that has times of this model and scheme"
         remedy = "Set recipe.auto.objective to parameters, or ask for a table of the worker (docs/device-table.md)."
         raise MissingResource(cause, param="recipe.auto.objective", remedy=remedy)
-    return SizeCost(found, found.of_shape(facts.whole))
+    return SizeCost(found, found.of_shape(whole))
 
 
 def count_of(facts: SolvedSearch) -> Count:
