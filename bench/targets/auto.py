@@ -26,6 +26,11 @@ RUNS = 10
 HOLD, POOLED, SMALLER = 0.9, 0.98, 0.40
 """What is promised: the share of runs that keep RETENTION on validation, what all keep on test at least (lower bound of 95 %),
 and how much smaller each is."""
+NEAR = 0.05
+"""Share of the original's parameters: a size that missed shows that none smaller passes if it is no further below what is
+shipped. Jobs try full sizes as far apart, so a size in between was not left out."""
+CUT = ("pruned", "distilled")
+"""Stages whose artifacts the search has cut: a job that ships another one has found no size."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,32 @@ def _run(jobs: Jobs, recipe: Recipe, name: str, clock: Clock) -> Facts:
     return found
 
 
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """Return whether a job ships a model of a size that it found, and not the whole one."""
+    stage: str = record["shipped"]["stage"]
+    return stage in CUT
+
+
 def share_kept(record: Mapping[str, Any]) -> float:
     """Return the share of the original's score on validation that a job's artifact keeps."""
     share: float | None = record["shipped"]["ratios"]["retention_on_validation"]
     return 0.0 if share is None else share
+
+
+def holds_target(record: Mapping[str, Any]) -> bool:
+    """Return whether a job ships a cut model that keeps the target on validation."""
+    return is_cut(record) and share_kept(record) >= RETENTION
+
+
+def is_small(record: Mapping[str, Any]) -> bool:
+    """Return whether a job's artifact is as much smaller as is promised, or its report shows that none smaller passes."""
+    return smaller(record) >= SMALLER or none_smaller_passes(record)
+
+
+def in_time(record: Mapping[str, Any]) -> bool:
+    """Return whether a job took no longer than its budget."""
+    seconds: float = record["seconds"]
+    return seconds <= 60 * MINUTES
 
 
 def smaller(record: Mapping[str, Any]) -> float:
@@ -86,15 +113,18 @@ def smaller(record: Mapping[str, Any]) -> float:
 
 
 def none_smaller_passes(record: Mapping[str, Any]) -> bool:
-    """Return whether a job's report shows that no smaller shape passes: it tried some, and none kept the target or was expected
-    to.
+    """Return whether a job's report shows that no smaller shape passes: of the smaller ones that it tried none kept the target
+    or was expected to, and the largest of them is near to what is shipped.
     """
-    sizes = record["sizes"]
+    sizes, shipped = record["sizes"], record["shipped"]["parameters"]["total"]
     if sizes is None:
         return False
-    below = [one for one in sizes["tried"] if one["parameters"] < record["shipped"]["parameters"]["total"]]
-    best = [one["kept"] if one["kind"] == "full" else one["expected"] for one in below]
-    return any(one is not None for one in best) and all(one is None or one < RETENTION for one in best)
+    below = [(one["parameters"], one["kept"] if one["kind"] == "full" else one["expected"]) for one in sizes["tried"]]
+    missed = [(parameters, kept) for parameters, kept in below if parameters < shipped and kept is not None]
+    if not missed or any(kept >= RETENTION for _, kept in missed):
+        return False
+    apart: float = (shipped - max(missed)[0]) / sizes["whole"]
+    return apart <= NEAR
 
 
 def accepts_untested(record: Mapping[str, Any]) -> bool:
@@ -125,20 +155,26 @@ def table(records: Path) -> str:
         small = (
             "yes" if smaller(record) >= SMALLER else "none smaller passes" if none_smaller_passes(record) else told(holds=False)
         )
-        cells = (f"{share_kept(record):.1%}", gate["status"] if gate else "–", small, len(sizes["tried"]) if sizes else 0)
+        kept_there = f"{share_kept(record):.1%}{'' if is_cut(record) else ', not cut'}"
+        cells = (kept_there, gate["status"] if gate else "–", small, len(sizes["tried"]) if sizes else 0)
         shape = Shape.model_validate(shipped["shape"]).short
         lines.append(line(name, shape, size, *cells, f"{record['seconds'] / 60:.1f}"))
-    if found:
-        holds, whole = sum(share_kept(one) >= RETENTION for one in found.values()), pooled(found)
-        down = sum(smaller(one) >= SMALLER or none_smaller_passes(one) for one in found.values())
-        untested = sum(map(accepts_untested, found.values()))
-        enough, all_of = told(holds=holds >= HOLD * len(found)), len(found)
-        lines += [
-            "",
-            f"{all_of} of {RUNS} jobs. On validation {holds} of {all_of} keep {RETENTION:.0%} (nine of ten: {enough}).",
-        ]
-        bound = f"{whole.share:.2%} [{whole.low:.2%}, {whole.high:.2%}]"
-        lines.append(f"On their tests pooled they keep {bound} (at least {POOLED:.0%}: {told(holds=whole.low >= POOLED)}).")
-        lines.append(f"40 % smaller, or none smaller passes: {down} of {all_of} ({told(holds=down == all_of)}).")
-        lines.append(f"`accept` without a paired test: {untested} ({told(holds=not untested)}).")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_sums(found)] if found else lines)
+
+
+def _sums(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what the records come to. Before all jobs are there, no promise is said to be kept."""
+    each, all_of, whole = list(found.values()), len(found), pooled(found)
+
+    def verdict(*, holds: bool) -> str:
+        return "not yet" if holds and all_of < RUNS else told(holds=holds)
+
+    hold, down = sum(map(holds_target, each)), sum(map(is_small, each))
+    untested, quick = sum(map(accepts_untested, each)), sum(map(in_time, each))
+    enough = verdict(holds=hold >= HOLD * all_of)
+    yield f"{all_of} of {RUNS} jobs. On validation {hold} of {all_of} keep {RETENTION:.0%}, cut (nine of ten: {enough})."
+    bound = f"{whole.share:.2%} [{whole.low:.2%}, {whole.high:.2%}]"
+    yield f"On their tests pooled they keep {bound} (at least {POOLED:.0%}: {verdict(holds=whole.low >= POOLED)})."
+    yield f"40 % smaller, or none smaller passes: {down} of {all_of} ({verdict(holds=down == all_of)})."
+    yield f"`accept` without a paired test: {untested} ({verdict(holds=not untested)})."
+    yield f"Within {MINUTES:g} minutes: {quick} of {all_of} ({verdict(holds=quick == all_of)})."

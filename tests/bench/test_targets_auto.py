@@ -67,15 +67,17 @@ def test_the_recipe_has_the_budget_and_the_seed() -> None:
     assert (told["auto"]["budget_minutes"], told["train"]["seed"], told["prune"]["search"]) == (30.0, 31, "solver")
 
 
-def record(kept: float, small: float, wrong: int, *, status: str = "undecided", upper: float = 0.02) -> dict[str, Any]:
+def record(
+    kept: float, small: float, wrong: int, *, status: str = "undecided", upper: float = 0.02, stage: str = "distilled"
+) -> dict[str, Any]:
     wanted = [float(number % 2) for number in range(100)]
     after = [1 - one if number < wrong else one for number, one in enumerate(wanted)]
     ratios = {"retention_on_validation": kept, "parameter_reduction": small}
     parameters = {"total": round(20_000_000 * (1 - small))}
     return {
-        "shipped": {"ratios": ratios, "parameters": parameters, "shape": SHAPE.model_dump(mode="json")},
+        "shipped": {"stage": stage, "ratios": ratios, "parameters": parameters, "shape": SHAPE.model_dump(mode="json")},
         "gate": {"status": status, "max_drop": 0.01, "validation": {"upper": upper}},
-        "sizes": {"tried": []},
+        "sizes": {"tried": [], "whole": 20_000_000},
         "seconds": 1500.0,
         "answers": {"before": wanted, "after": after, "wanted": wanted},
     }
@@ -86,16 +88,26 @@ def tried(parameters: int, kept: float | None, expected: float | None) -> dict[s
 
 
 def test_what_no_smaller_shape_passes_is_shown_by_what_was_tried() -> None:
-    large = record(0.995, 0.2, 0)  # 16 million parameters
-    assert not auto.none_smaller_passes(large), "nothing smaller was tried"
-    assert auto.none_smaller_passes(
-        {**large, "sizes": {"tried": [tried(12_000_000, None, 0.97), tried(14_000_000, 0.98, None)]}}
-    )
-    assert not auto.none_smaller_passes(
-        {**large, "sizes": {"tried": [tried(12_000_000, None, 0.97), tried(14_000_000, 0.991, None)]}}
-    )
-    assert not auto.none_smaller_passes({**large, "sizes": {"tried": [tried(18_000_000, None, 0.97)]}}), "it is larger"
+    large = record(0.995, 0.2, 0)  # 16 of 20 million parameters
+
+    def shows(*sizes: dict[str, Any]) -> bool:
+        return auto.none_smaller_passes({**large, "sizes": {"tried": [*sizes], "whole": 20_000_000}})
+
+    assert not shows(), "nothing smaller was tried"
+    assert shows(tried(12_000_000, None, 0.97), tried(15_200_000, 0.98, None))
+    assert shows(tried(15_200_000, None, 0.98), tried(17_000_000, None, 0.995))
+    assert not shows(tried(12_000_000, None, 0.97), tried(15_200_000, 0.991, None))
+    assert not shows(tried(12_000_000, None, 0.991), tried(15_200_000, 0.98, None)), "a smaller one was expected to pass"
+    assert not shows(tried(12_000_000, None, 0.97)), "between 12 and 16 million nothing was tried"
+    assert not shows(tried(15_200_000, None, None)), "it was not distilled"
+    assert not shows(tried(18_000_000, None, 0.97)), "it is larger"
     assert not auto.none_smaller_passes({**large, "sizes": None})
+
+
+def test_what_is_not_cut_holds_no_target() -> None:
+    assert auto.holds_target(record(0.995, 0.2, 0))
+    assert not auto.holds_target(record(1.0, 0.0, 0, stage="quantized"))
+    assert not auto.holds_target(record(0.98, 0.2, 0))
 
 
 def test_accept_needs_a_bound_within_the_limit() -> None:
@@ -107,21 +119,47 @@ def test_accept_needs_a_bound_within_the_limit() -> None:
     assert auto.accepts_untested(unpaired)
 
 
-@pytest.mark.parametrize(("wrong", "verdict"), [(0, "yes"), (10, "**no**")])
+def summary(found: dict[str, dict[str, Any]], place: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    (place / "auto").mkdir()
+    for name, one in found.items():
+        (place / "auto" / f"{name}.json").write_text(json.dumps(one))
+    main(["auto", "--table-only", "--records", str(place)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_promises_hold_once_all_jobs_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = {f"{name}-{seed}": record(1.0, 0.5, 0) for name, seed in auto.PLAN.runs}
+    jobs["tweets-29"] |= {"seconds": 1900.0}
+    jobs["tweets-31"] = record(1.0, 0.0, 0, stage="quantized")
+    lines = summary(jobs, tmp_path, capsys)
+    (uncut,) = [line for line in lines if line.startswith("| tweets-31 ")]
+    assert uncut.split(" | ")[3] == "100.0%, not cut"
+    assert lines[-5:] == [
+        "10 of 10 jobs. On validation 9 of 10 keep 99%, cut (nine of ten: yes).",
+        lines[-4],
+        "40 % smaller, or none smaller passes: 9 of 10 (**no**).",
+        "`accept` without a paired test: 0 (yes).",
+        "Within 30 minutes: 9 of 10 (**no**).",
+    ]
+    assert lines[-4].endswith("(at least 98%: yes).")
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(0, "not yet"), (10, "**no**")])
 def test_jobs_are_counted_and_their_tests_pooled(
     wrong: int, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "auto").mkdir()
-    for name, one in {
+    found = {
         "tweets-29": record(1.0, 0.5, wrong, status="accept", upper=0.005),
         "tweets-31": record(0.995, 0.45, wrong),
         "intents-29": record(0.98, 0.3, wrong),
-    }.items():
-        (tmp_path / "auto" / f"{name}.json").write_text(json.dumps(one))
-    main(["auto", "--table-only", "--records", str(tmp_path)])
-    lines = capsys.readouterr().out.splitlines()
+    }
+    lines = summary(found, tmp_path, capsys)
     assert lines[2].startswith(f"| intents-29 | {SHAPE.short} | 14.00 M (-30.0%) | 98.0% | undecided | **no** | 0 |")
-    assert lines[-4] == "3 of 10 jobs. On validation 2 of 3 keep 99% (nine of ten: **no**)."
-    assert lines[-3].startswith(f"On their tests pooled they keep {1 - wrong / 100:.2%} [")
-    assert lines[-3].endswith(f"(at least 98%: {verdict}).")
-    assert lines[-2:] == ["40 % smaller, or none smaller passes: 2 of 3 (**no**).", "`accept` without a paired test: 0 (yes)."]
+    assert lines[-5] == "3 of 10 jobs. On validation 2 of 3 keep 99%, cut (nine of ten: **no**)."
+    assert lines[-4].startswith(f"On their tests pooled they keep {1 - wrong / 100:.2%} [")
+    assert lines[-4].endswith(f"(at least 98%: {verdict}).")
+    assert lines[-3:] == [
+        "40 % smaller, or none smaller passes: 2 of 3 (**no**).",
+        "`accept` without a paired test: 0 (not yet).",
+        "Within 30 minutes: 3 of 3 (not yet).",
+    ]
