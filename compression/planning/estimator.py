@@ -1,7 +1,7 @@
 """Rough estimates of a job's memory, disk and minutes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
@@ -148,6 +148,16 @@ class PlannedJob:
         longest = min(self.recipe.train.max_length, round(self.texts.longest_words * TOKENS_A_WORD) + 2)
         return longest if TASKS[self.data.task].sequences else 1
 
+    @property
+    def largest(self) -> "PlannedJob":
+        """Return the job as it is if it ships the largest model that it may train: a search for a size also tries mild cuts."""
+        return self if self.recipe.auto is None else replace(self, result=self.model)
+
+    @property
+    def best_bytes(self) -> int:
+        """Return the bytes of the best size so far, which a search for a size keeps while it trains another one."""
+        return HELD_BYTES * self.result.parameters.total if self.recipe.auto is not None else 0
+
     def forward(self, *models: Counted) -> float:
         """Return the operations of a pass over train: 2 per parameter and token. Training takes 3 times that."""
         return 2 * sum(each.active for each in models) * self.tokens.train
@@ -206,13 +216,13 @@ def planned_steps(job: PlannedJob) -> int:
 
 def estimate(job: PlannedJob) -> Estimate:
     """Return the sum of the costs of a job's parts, with the minutes of two cores."""
-    found = time_work(job.work, REFERENCE, limits=TimeLimits.of_recipe(job.recipe))
-    card, host = card_memory(job)
+    found, largest = time_work(job.work, REFERENCE, limits=TimeLimits.of_recipe(job.recipe)), job.largest
+    card, host = card_memory(largest)
     return Estimate(
-        memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
+        memory_bytes=round(sum(item.memory for item in largest.items) * KEPT_FREED),
         card_bytes=card,
         host_bytes_with_card=host,
-        disk_bytes=sum(item.disk for item in job.items),
+        disk_bytes=sum(item.disk for item in largest.items),
         minutes=round(found.total / 60, 1),
         training_minutes=round(found.training / 60, 1),
         work=job.work,
@@ -223,7 +233,7 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     """Yield the memory that the job needs at once, and the disk of its checkpoints."""
     model, before, after = job.model, job.model.parameters, job.result.parameters
     yield CostItem("process", memory=PROCESS_BYTES)
-    saved = saved_bytes(job.recipe.train.optimizer, max(before.total, after.total))
+    saved = saved_bytes(job.recipe.train.optimizer, max(before.total, after.total)) + job.best_bytes
     disk = 2 * saved + sent_bytes(job)  # the old one is removed once the next is written
     yield CostItem("training", memory=largest_part(job), disk=disk)
     if model.network is not None:
@@ -290,7 +300,7 @@ def _rounds(job: PlannedJob, auto: Auto) -> Work:
     passes = auto.rounds * short.steps / job.steps()
     judged = auto.rounds * short.epochs
     return job.trained(PRUNED, job.result, passes, auto.rounds * short.steps, asked=asked, judged=judged).model_copy(
-        update={"fitted": True}
+        update={"fitted": True, "least": 1 / auto.rounds}
     )
 
 
@@ -298,7 +308,7 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
     if distill is None:
         return
-    teacher, objectives, fits = job.forward(job.model), job.objectives, {"fitted": recipe.auto is not None}
+    teacher, objectives = job.forward(job.model), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
@@ -309,7 +319,7 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
     work = job.trained(DISTILLED, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)
-    yield CostItem(DISTILLED, work=work.model_copy(update=fits))
+    yield CostItem(DISTILLED, work=_fitted(work, recipe, distill.epochs))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
@@ -317,9 +327,14 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         plain, epochs = job.tokens.plain / job.tokens.train, distill.general.epochs
         steps, asked = epochs * job.steps(job.texts.rows.get("unlabelled")), plain * teacher * objectives.general.passes
         work = job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked)
-        yield CostItem(DISTILLED, work=work.model_copy(update=fits))
+        yield CostItem(DISTILLED, work=_fitted(work, recipe, epochs))
     if distill.augment:
         yield CostItem(DISTILLED, work=Work(stage=DISTILLED, seconds=augment_seconds(distill.augment, rows)))
+
+
+def _fitted(work: Work, recipe: Recipe, epochs: int) -> Work:
+    """Return the work of a full distillation, of which a search for a size does an epoch at least."""
+    return work if recipe.auto is None else work.model_copy(update={"fitted": True, "least": 1 / max(epochs, 1)})
 
 
 def _exported(job: PlannedJob) -> Iterator[CostItem]:

@@ -152,9 +152,9 @@ def shipped_bytes(job: "PlannedJob") -> int:
 
 
 def teachers_bytes(job: "PlannedJob") -> int:
-    """Return the bytes of the models in the host's memory beside the model and its teacher: originals and named teachers."""
+    """Return the bytes of models on the host beside the model and its teacher: originals, named teachers, the best size."""
     named = sum(each.parameters.total for each in job.named)
-    return HELD_BYTES * (max(job.originals - 1, 0) * job.model.parameters.total + named)
+    return HELD_BYTES * (max(job.originals - 1, 0) * job.model.parameters.total + named) + job.best_bytes
 
 
 def cut_bytes(job: "PlannedJob") -> int:

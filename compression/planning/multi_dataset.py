@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 from compression.planning.estimator import Estimate
 from compression.planning.preflight import Preflight, evaluation_settings, preflight
@@ -66,11 +67,14 @@ def preflight_several(
 
 
 def share_of(recipe: Recipe, parts: int) -> Recipe:
-    """Return the recipe for one of several datasets: with its share of the limits of all training."""
+    """Return the recipe for one of several datasets: with its share of the limits of all training, and of a search's budget."""
     train = recipe.train
     steps = None if train.max_steps is None else max(train.max_steps // parts, 1)
     minutes = None if train.max_minutes is None else train.max_minutes / parts
-    return recipe.model_copy(update={"train": train.model_copy(update={"max_steps": steps, "max_minutes": minutes})})
+    own: dict[str, Any] = {"train": train.model_copy(update={"max_steps": steps, "max_minutes": minutes})}
+    if recipe.auto is not None:
+        own["auto"] = recipe.auto.model_copy(update={"budget_minutes": recipe.auto.budget_minutes / parts})
+    return recipe.model_copy(update=own)
 
 
 def _mean(parameters: list[Parameters]) -> Parameters:

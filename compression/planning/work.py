@@ -34,6 +34,7 @@ class Work(Config):
     devices: Annotated[int, Field(description="That train together: teachers' outputs and validation are of one.")] = 1
     epochs: Annotated[float, Field(description="Expected of a fine-tuning that may end earlier or later.")] = 0.0
     fitted: Annotated[bool, Field(description="Whether it is fitted into the minutes that auto.budget_minutes leaves.")] = False
+    least: Annotated[float, Field(description="Of a fitted one: the share that is done however little is left.")] = 0.0
     part: Annotated[int, Field(description="Number of the dataset, if there are several.")] = 0
 
     def training_seconds(self, rates: Rates) -> float:
@@ -122,9 +123,14 @@ def _time_part(work: Sequence[Work], rates: Rates, limits: tuple[float, float], 
     longest = most_seconds(sum(trained))  # after which an artifact has been scored on a sample
     others = [factor[one.stage] * (min(one.scoring_seconds(rates), longest) + one.seconds) for one in work]
     fitted = sum(seconds for one, seconds in zip(work, trained, strict=True) if one.fitted)
-    left = max(budget - sum(trained) - sum(others) + fitted, 0.0)
+    least = sum(one.least * seconds for one, seconds in zip(work, trained, strict=True) if one.fitted)
+    left = max(budget - sum(trained) - sum(others) + fitted, least)
     if fitted > left:
-        trained = [seconds * left / fitted if one.fitted else seconds for one, seconds in zip(work, trained, strict=True)]
+        more = (left - least) / (fitted - least)  # of what is done only if there is time
+        trained = [
+            seconds * (one.least + more * (1 - one.least)) if one.fitted else seconds
+            for one, seconds in zip(work, trained, strict=True)
+        ]
     stages = dict.fromkeys((one.stage for one in work), 0.0)
     for one, seconds, other in zip(work, trained, others, strict=True):
         stages[one.stage] += seconds + other

@@ -31,6 +31,14 @@ def test_each_kind_of_work_has_its_rate() -> None:
     assert time_work([decoder], SIMPLE).total == pytest.approx(30)
 
 
+def test_what_is_done_in_any_case_exceeds_a_budget() -> None:
+    fitted = TAUGHT.model_copy(update={"fitted": True, "least": 0.25})
+    other = TRAINED.model_copy(update={"fitted": True, "least": 0.5})
+    for budget, taken in ((1e-6, 0.25 * 200 + 0.5 * 125), (3.0, 180 - 42 - 5), (60, 325)):
+        found = time_work([SHIPPED, fitted, other], SIMPLE, limits=TimeLimits(budget=budget))
+        assert found.training == pytest.approx(taken)
+
+
 def test_a_budget_takes_time_from_what_is_fitted_into_it_and_from_nothing_else() -> None:
     fitted = TAUGHT.model_copy(update={"fitted": True})
     whole = time_work([TRAINED, SHIPPED, fitted], SIMPLE)
