@@ -1,7 +1,6 @@
 """The input of the engine's commands: one job, or one upload to be checked."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -133,14 +132,12 @@ class Spec(Config):
     resolved: Resolved | None = None
     """What an earlier attempt decided by its table."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _auto_is_gated(cls, given: Any) -> Any:
-        recipe = given.get("recipe") if isinstance(given, Mapping) else None
-        if not (recipe.auto if isinstance(recipe, Recipe) else isinstance(recipe, Mapping) and recipe.get("auto")):
-            return given
-        targets = Targets.model_validate(given.get("targets", {}))
-        return {**given, "targets": gated(Recipe.model_validate(recipe), targets)}
+    @model_validator(mode="after")
+    def _auto_is_gated(self) -> "Spec":
+        if (targets := gated(self.recipe, self.targets)) is not self.targets:
+            self.__dict__["targets"] = targets  # specifications are frozen, but this one is only being made
+            self.__pydantic_fields_set__.add("targets")
+        return self
 
     @model_validator(mode="after")
     def _no_devices(self) -> "Spec":

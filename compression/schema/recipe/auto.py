@@ -1,5 +1,6 @@
 """The search for the size that a retention target allows: rounds of short trainings, then a full one."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -29,15 +30,24 @@ class Auto(Config):
     """Optimizer steps of a short distillation, about: it ends with a whole pass over the rows that it takes of train."""
 
 
-def hindrance(prune: Prune | None, distill: Distill | None) -> str | None:
-    """Return why a recipe's stages leave nothing to search for, with what to change; None if they do not."""
+def hindrance(prune: Prune | None, distill: Distill | None, limits: Mapping[str, float | None]) -> tuple[str, str] | None:
+    """Return the key of a recipe that leaves nothing to search for, and why, with what to change; None if no key does.
+    limits: of all training, by key of `train`.
+    """
     if prune is None or distill is None:
-        return f"auto tries sizes by cuts and distillations, and {'prune' if prune is None else 'distill'} is null"
+        key = "prune" if prune is None else "distill"
+        return key, f"auto tries sizes by cuts and distillations, and {key} is null"
     if prune.search != "solver":
-        return "auto solves for sizes: set prune.search to solver"
-    if prune.has_target:
-        return "auto finds the size: leave out prune's target_params, target_flops and target_latency"
+        return "prune.search", "auto solves for sizes: set it to solver"
+    for key in ("target_params", "target_flops", "target_latency"):
+        if getattr(prune, key) is not None:
+            return f"prune.{key}", "auto finds the size: leave it out"
     if prune.recovery is not None or prune.reconstruct:
         key = "recovery" if prune.recovery is not None else "reconstruct"
-        return f"auto distills each cut as it is: leave prune.{key} out"
+        return f"prune.{key}", "auto distills each cut as it is: leave it out"
+    if (limit := next((key for key, value in limits.items() if value is not None), None)) is not None:
+        return (
+            f"train.{limit}",
+            "the rounds of auto would use it up before the full distillation: set auto.budget_minutes instead",
+        )
     return None

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, WrapValidator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, ValidationError, WrapValidator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
@@ -178,8 +179,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _auto_can_choose(self) -> "Recipe":
-        if self.auto is not None and (why := hindrance(self.prune, self.distill)) is not None:
-            raise ValueError(why)
+        limits = {"max_steps": self.train.max_steps, "max_minutes": self.train.max_minutes}
+        if self.auto is not None and (found := hindrance(self.prune, self.distill, limits)) is not None:
+            key, why = found
+            problem = PydanticCustomError("auto", "{why}", {"why": why})
+            error = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
+            raise ValidationError.from_exception_data("Recipe", [error])  # so the message names the key, and not the recipe
         return self
 
     @property

@@ -1,18 +1,23 @@
 """What a search for a size is refused for at submit, and what is offered if it missed its target."""
 
 import pytest
+from pydantic import ValidationError
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.auto_remedies import found_beside, more_time
 from compression.planning.auto_rules import check_auto
+from compression.planning.multi_dataset import preflight_several
+from compression.planning.preflight import preflight
 from compression.schema.errors import InvalidSpec, UnreadableData
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.auto import Auto
-from compression.schema.recipe.presets import OF_IMAGES, PRESETS
+from compression.schema.recipe.presets import OF_IMAGES, PRESETS, STANDARD
+from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quality_gate import QualityGate
-from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Targets
 from compression.schema.report.measurements import Remedy
-from tests.compression.planning.test_planning import DATA
+from tests.compression.planning.test_planning import DATA, MODEL
 
 AUTO = PRESETS["auto"][0]
 
@@ -33,28 +38,111 @@ def test_a_family_without_predicted_latencies_is_searched_by_parameters_alone() 
         check_auto(fast, ARCHITECTURE_SPECS["llama"], DATA)
 
 
+GIVEN = {"model": "m", "data": {"format": "jsonl", "splits": {"train": ["a"]}}, "output": "out"}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "key"),
     [
-        {"prune": None},
-        {"distill": None},
-        {"prune": {"ratio": 0.3}},
-        {"prune": {"search": "solver", "target_params": 0.3}},
-        {"prune": {"search": "solver", "reconstruct": True}},
-        {"prune": {"search": "solver", "recovery": {"epochs": 1}}},
+        ({"prune": None}, "prune"),
+        ({"distill": None}, "distill"),
+        ({"prune": {"ratio": 0.3}}, "prune.search"),
+        ({"prune": {"search": "solver", "target_params": 0.3}}, "prune.target_params"),
+        ({"prune": {"search": "solver", "reconstruct": True}}, "prune.reconstruct"),
+        ({"prune": {"search": "solver", "recovery": {"epochs": 1}}}, "prune.recovery"),
+        ({"train": {"max_steps": 600}}, "train.max_steps"),
+        ({"train": {"max_minutes": 5}}, "train.max_minutes"),
     ],
 )
-def test_stages_that_leave_nothing_to_search_for_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="auto"):
-        Recipe.model_validate({"auto": {}, "prune": {"search": "solver"}, **change})
+def test_stages_and_limits_that_leave_nothing_to_search_for_are_refused_with_their_key(
+    change: dict[str, object], key: str
+) -> None:
+    recipe = {"auto": {}, "prune": {"search": "solver"}, **change}
+    for kind, asked, path in ((Recipe, recipe, key), (Spec, {**GIVEN, "recipe": recipe}, f"recipe.{key}")):
+        with pytest.raises(ValidationError, match="auto") as caught:
+            kind.model_validate(asked)
+        (error,) = caught.value.errors()
+        assert ".".join(map(str, error["loc"])) == path
+        assert not error["msg"].startswith("Value error")
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"recipe": {"auto": {"rounds": 0}, "prune": {"search": "solver"}}}, "recipe.auto.rounds"),
+        ({"recipe": {"auto": {}, "prune": {"search": "solver"}}, "targets": {"retention": 0}}, "targets.retention"),
+        ({"recipe": {"auto": {}, "prune": {"search": "solver"}}, "targets": None}, "targets"),
+    ],
+)
+def test_wrong_keys_of_a_specification_with_auto_have_their_whole_path(change: dict[str, object], path: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Spec.model_validate({**GIVEN, **change})
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])) == path
+
+
+def test_layers_that_are_named_are_refused_where_the_search_decides_how_many_stay() -> None:
+    axes, named = ("ffn", "layers"), ((2, 3), (1, 1))
+    prune, distill = (
+        AUTO.prune.model_copy(update={"axes": axes}),
+        AUTO.distill.model_copy(update={"hidden": 1.0, "layers": named}),
+    )
+    with pytest.raises(InvalidSpec, match="decides how many layers stay") as caught:
+        preflight(MODEL, DATA, AUTO.model_copy(update={"prune": prune, "distill": distill}), Evaluate())
+    assert caught.value.param == "recipe.distill.layers"
+
+
+def test_what_is_searched_by_latency_needs_a_scheme_that_is_timed() -> None:
+    recipe = AUTO.model_copy(update={"auto": Auto(objective="latency"), "quantize": Quantize(scheme="weight-only-int8")})
+    with pytest.raises(InvalidSpec, match=r"auto\.objective: latency") as caught:
+        preflight(MODEL, DATA, recipe, Evaluate())
+    assert caught.value.param == "recipe.quantize.scheme"
+
+
+def test_targets_that_the_search_does_not_read_are_named() -> None:
+    plain = preflight(MODEL, DATA, AUTO, Evaluate(), targets=Targets(retention=0.98)).warnings
+    assert not [one for one in plain if "targets.retention (98.00%) alone" in one]
+    given = Targets(retention=0.98, parameters=5e6, score=74.3, speed_up=3.0)
+    (told,) = [one for one in preflight(MODEL, DATA, AUTO, Evaluate(), targets=given).warnings if "alone" in one]
+    assert "targets.retention (98.00%) alone" in told
+    assert all(f"'targets.{key}'" in told for key in ("parameters", "score", "speed_up"))
+    assert not [one for one in preflight(MODEL, DATA, STANDARD, Evaluate(), targets=given).warnings if "alone" in one]
+
+
+def test_the_memory_is_that_of_the_mildest_cut_beside_the_best_one() -> None:
+    recipe = AUTO.model_copy(update={"prepare": Prepare(epochs=0)})
+    plain = recipe.model_copy(update={"auto": None, "prune": Prune(ratio=0.01, search="solver")})
+    cut = plain.model_copy(update={"prune": AUTO.prune})
+    found, mild, small = (preflight(MODEL, DATA, one, Evaluate()).estimate for one in (recipe, plain, cut))
+    assert found.memory_bytes > mild.memory_bytes > small.memory_bytes
+    assert found.card_bytes >= mild.card_bytes > small.card_bytes
+    assert found.host_bytes_with_card > mild.host_bytes_with_card
+    assert found.disk_bytes > mild.disk_bytes
+
+
+def test_a_round_and_an_epoch_that_exceed_the_budget_are_forecast_and_told() -> None:
+    rows = {"train": 40_000, "validation": 4_000, "unlabelled": 400_000}
+    data = DATA.model_copy(update={"rows": rows, "unlabelled_words": 9.5})
+    recipe = AUTO.model_copy(update={"prepare": Prepare(epochs=0), "auto": Auto(budget_minutes=1e5)})
+    ample = preflight(MODEL, data, recipe, Evaluate())
+    budget = ample.estimate.minutes - ample.estimate.training_minutes + 1  # what else is done leaves a minute
+    found = preflight(MODEL, data, recipe.model_copy(update={"auto": Auto(budget_minutes=budget)}), Evaluate())
+    assert budget + 5 < found.estimate.minutes < ample.estimate.minutes
+    (told,) = [one for one in found.warnings if "it takes longer than that" in one]
+    assert f"about {found.estimate.minutes:.0f} minutes" in told
+    several = preflight_several(
+        MODEL, {"a": data, "b": data}, recipe.model_copy(update={"auto": Auto(budget_minutes=2 * budget)}), Evaluate()
+    )
+    assert several.estimate.minutes == pytest.approx(2 * found.estimate.minutes, abs=0.2)
+    assert [one for one in several.warnings if "it takes longer than that" in one] == [told]
 
 
 def test_both_presets_can_be_searched_and_their_specification_has_a_gate() -> None:
     for recipe in (AUTO, OF_IMAGES["auto"]):
         assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-    given = {"model": "m", "data": {"format": "jsonl", "splits": {"train": ["a"]}}, "output": "out"}
+    given = GIVEN
     spec = Spec.model_validate({**given, "recipe": AUTO.model_dump(mode="json"), "targets": {"retention": 0.98}})
     assert spec.targets.quality_gate == QualityGate(retention=0.98, max_drop=None)
+    assert "max_drop" not in spec.model_dump(mode="json")["targets"]["quality_gate"]  # older clients read a number alone
     assert Spec.model_validate(spec.model_dump(mode="json")) == spec
     own = Targets(quality_gate=QualityGate(max_drop=0.01))
     assert Spec.model_validate({**given, "recipe": AUTO, "targets": own}).targets == own
