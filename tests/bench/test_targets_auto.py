@@ -10,7 +10,6 @@ import pytest
 from bench.targets import auto, auto_sets
 from bench.targets.__main__ import main
 from bench.targets.steps import Place
-from compression.schema.recipe.presets import PRESETS
 from tests.compression.planning.search.test_spaces import SHAPE
 
 
@@ -55,13 +54,6 @@ def test_there_are_ten_jobs_of_eight_sets() -> None:
     assert {name for name, _ in auto.PLAN.runs} == {*auto_sets.FOUND, *auto_sets.MADE, *auto_sets.KNOWN}
 
 
-@pytest.mark.skipif(auto.RECIPE in PRESETS, reason="this version has the recipe")
-def test_without_the_recipe_nothing_is_run(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no recipe auto"):
-        main(["auto", "--records", str(tmp_path), "--folder", str(tmp_path)])
-
-
-@pytest.mark.skipif(auto.RECIPE not in PRESETS, reason="this version has no recipe auto")
 def test_the_recipe_has_the_budget_and_the_seed() -> None:
     told = auto.PLAN.at(31).model_dump(mode="json")
     assert (told["auto"]["budget_minutes"], told["train"]["seed"], told["prune"]["search"]) == (30.0, 31, "solver")

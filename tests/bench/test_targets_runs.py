@@ -17,7 +17,6 @@ from compression.export.device_table.measuring import conditions
 from compression.export.device_table.plan import quick_plan
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.support import tiny_language
@@ -157,7 +156,6 @@ def test_a_decoder_is_cut_by_both_sides_on_the_same_tokens(place: Place, monkeyp
     assert "nats a token (below: " in decoder.table(place.records)
 
 
-@pytest.mark.skipif(auto.RECIPE not in PRESETS, reason="this version has no recipe auto")
 def test_a_job_of_auto_leaves_what_it_tried_and_what_it_ships(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_sets, "prepare", lambda _, where: prepared(where, "demo", 128))
     tuned = {"epochs": 2, "rate": 3e-3}
