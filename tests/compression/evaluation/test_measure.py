@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -195,9 +196,11 @@ def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: Shipment) -> None:
+def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    empty = shutil.copytree(tiny_shipment.folder(tiny_shipment.int8), tmp_path / "empty")
+    (empty / "model.onnx").unlink()
     with pytest.raises(ChildFailed, match=r"model\.onnx"):
-        list(child_lines("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60))
+        list(child_lines("measure", spec(tiny_shipment, folder=str(empty)), timeout=60))
     started = time.monotonic()
     with pytest.raises(ChildFailed, match="longer"):
         list(child_lines("measure", spec(tiny_shipment), timeout=0.1))
@@ -261,8 +264,9 @@ def test_validation_outlives_a_test_split_that_failed(
     folder = tiny_shipment.folder(tiny_shipment.int8)
     runner, scorer = open_artifact("onnx", folder, threads=1), scorer_of("text-classification", Evaluate(), asked.labels)
     alone = scorer.open_split(runner, scorer.reader(folder), read_rows(rows), seed=3).answer(lambda _: None)
-    assert (found.validation, found.draws.validation) == (alone.score, alone.draws)
-    assert alone.score.rows == 7
+    score = alone.score.model_copy(update={"runtime": runner.name, "device": "cpu"})
+    assert (found.validation, found.draws.validation) == (score, alone.draws)
+    assert score.rows == 7
     assert found.score.metrics == tiny_shipment.int8.score.metrics
     assert (found.draws.test.rows, found.draws.test.seed) == (len(tiny_shipment.rows), 3)
     steps = [one for one in told if isinstance(one, Step)]
@@ -271,14 +275,14 @@ def test_validation_outlives_a_test_split_that_failed(
     between, scored = [one for one in told if isinstance(one, Measured)][-2:]
     assert scored == found.model_copy(update={"operators": None}), "what counting operators costs cannot lose a score"
     assert found.operators is not None
-    assert between.validation == alone.score
+    assert between.validation == score
     assert isinstance(between.score, NotMeasured)
     # The process ends after it has told of validation.
     line = tmp_path / "line"
     line.write_text(between.model_dump_json() + "\n")
     says(f"cat {line}\nexit 3", tmp_path, monkeypatch)
     late = run_silently(measure_artifact(asked))
-    assert (late.validation, late.draws.validation, late.draws.test) == (alone.score, alone.draws, None)
+    assert (late.validation, late.draws.validation, late.draws.test) == (score, alone.draws, None)
     assert "ended with 3" in late.score.not_measured
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext, unpredicted
-from compression.engine.stages.prune import _saved, _scores
+from compression.engine.stages.prune import _saved, unit_scores
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
 from compression.models.adapters.registry import ENCODER_ADAPTERS
@@ -169,7 +169,7 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
 def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> None:
     settings = Prune(calibration_rows=16)
     state = state_of(deep(), Recipe(prune=settings, train=TRAIN))
-    progress = PruneProgress(_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
+    progress = PruneProgress(unit_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
         state.checkpointer = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
