@@ -153,9 +153,9 @@ def test_checkpoints_are_scored_too(changes: dict[str, Any], language: tuple[int
     model, result = (Counted(SHAPE.model_copy(update={"ffn": ffn}), MODEL.parameters, tied=True) for ffn in (1536, 704))
     for is_language, counts in ((True, language), (False, others)):
         found = artifacts(model, result, recipe, language=is_language)
-        models = [one for _, one in found]
+        models = [one for _, one, _ in found]
         assert (models.count(model), models.count(result)) == counts
-        assert [stage for stage, _ in found if stage != EXPORT] == list(wanted(dict(recipe)))
+        assert [stage for stage, *_ in found if stage != EXPORT] == list(wanted(dict(recipe)))
 
 
 def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
