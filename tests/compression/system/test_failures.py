@@ -116,7 +116,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def wide_spec(place: Path, wide: tuple[Path, Path], **changes: Any) -> Path:
     splits = {name: [str(wide[1] / f"{name}.jsonl")] for name in ("train", "validation", "test")}
-    recipe = {**SHORT, "prepare": {"epochs": 1, "rate": 1e-4}, "prune": None, "train": {"batch": 64, "max_length": 256}}
+    train = {"batch": 64, "max_length": 256, "checkpointing": "off"}  # "auto" would look at what the machine has free
+    recipe = {**SHORT, "prepare": {"epochs": 1, "rate": 1e-4}, "prune": None, "train": train}
     return write_spec(place, *wide, data={"format": "jsonl", "splits": splits}, recipe=recipe, **changes)
 
 
