@@ -65,7 +65,7 @@ def error_weights(
     plain = space_of({})
     problem = Problem(plain.choices, plain.error, ())
     found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
-    solver = solver_of(context)
+    solver = solver_of(context, plain.layer_choices)
     for seed in range(CANDIDATES):
         weights = drawn_weights(tables, seed)
         try:

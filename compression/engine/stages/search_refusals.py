@@ -43,7 +43,8 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
     limits = [*costs.size_limits(prune, count(shape), count, network), latency.cost]
     with suppress(OutOfTime):  # the solver will say, with tables
         try:
-            solve_within(space_of(blank_tables(whole, prune, network), kind, whole, prune, network), limits, solver_of(context))
+            space = space_of(blank_tables(whole, prune, network), kind, whole, prune, network)
+            solve_within(space, limits, solver_of(context, space.layer_choices))
         except TargetOutOfReach as problem:
             if problem.proven:  # else a cut that was not looked at may do
                 raise

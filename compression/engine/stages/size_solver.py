@@ -1,12 +1,12 @@
 """Solves for widths by a share of the whole model's parameters, or predicted milliseconds, for the search for a size."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel
 
-from compression.engine import heartbeat
 from compression.engine.context import StageContext
+from compression.engine.stages import signs_of_life
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.tables_checkpoint import read_tables, stored_search
 from compression.models.adapters.registry import adapter_of
@@ -14,7 +14,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import Count
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
-from compression.planning.search.problem import OutOfTime
+from compression.planning.search.problem import OutOfTime, Solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
@@ -32,10 +32,6 @@ from compression.schema.solved_search import SolvedSearch
 
 MILDEST = 0.95
 """Share of the uncut model's cost that the mildest cut may have, at most."""
-
-
-def nothing() -> None:
-    """Do nothing before a solution."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,16 @@ class SizeSolver:
     cost: SizeCost
     uncut: Shape  #: before the cut of widths, with the tokens that stay
     count: Count  #: of parameters at a shape
-    before_solving: Callable[[], None] = nothing
+    solve: Solve
     _known: dict[float, Found] = field(default_factory=dict)
 
     def at(self, share: float) -> Found:
         """Return what errs least within a share of the whole model's cost, or what comes nearest to it. Raises UnsupportedShape
-        if the solver finds nothing in its time, and Pause before it begins.
+        if the solver finds nothing in its time, and Pause.
         """
         if share not in self._known:
-            self.before_solving()
             try:
-                self._known[share] = solve_within(self.space, [self.cost.limit(share)])
+                self._known[share] = solve_within(self.space, [self.cost.limit(share)], self.solve)
             except TargetOutOfReach as problem:
                 if not isinstance(problem.nearest, Found):
                     raise
@@ -147,15 +142,11 @@ def facts_of(context: StageContext, settings: Prune, **known: object) -> SolvedS
 
 
 def solver_of(context: StageContext, tables: ErrorTables, facts: SolvedSearch, cost: SizeCost) -> SizeSolver:
-    """Return the solver by tables, and by what their errors count. Before each solution it looks for a pause."""
-
-    def looks_up() -> None:
-        context.check_pause()
-        heartbeat.beat()
-
+    """Return the solver by tables, and by what their errors count. It raises Pause."""
     family = ARCHITECTURE_SPECS[facts.family]
     space = space_of(tables, family, facts.whole, facts.prune, facts.network, facts.weights)
-    return SizeSolver(space, cost, facts.whole, count_of(facts), looks_up)
+    solve = signs_of_life.solver_of(context, space.layer_choices)
+    return SizeSolver(space, cost, facts.whole, count_of(facts), solve)
 
 
 def stored_solver(context: StageContext) -> Generator[Event, None, tuple[SizeSolver, SolvedSearch, ErrorTables, Tensors]]:

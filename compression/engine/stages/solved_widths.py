@@ -11,7 +11,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.latency_target import measured_latency
-from compression.engine.stages.signs_of_life import beat_of
+from compression.engine.stages.signs_of_life import beat_of, solver_of
 from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
@@ -85,10 +85,10 @@ def solved_widths(
 
     space_with = partial(space_of, tables, kind, whole, settings, network)
     every = limits if latency is None else [*limits, latency.cost]
-    search = _search(context, settings)
     try:
         weights, outcomes = yield from error_weights(context, tables, space_with, every, cut)
         space = space_with(weights)
+        search = _search(context, settings, space)
         if latency is None:
             chosen = yield from _solved(context, search, space, limits, limits)
         else:
@@ -144,10 +144,11 @@ def _too_long() -> UnsupportedShape:
     return UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
 
 
-def _search(context: StageContext, settings: Prune) -> ComparedSearch:
-    """Return the recipe's search, which a pause ends, with signs of life."""
+def _search(context: StageContext, settings: Prune, space: SearchSpace) -> ComparedSearch:
+    """Return the recipe's search in a space, which a pause ends, with signs of life."""
     assert settings.search is not None, "only a recipe that searches asks"  # noqa: S101
-    return ComparedSearch(settings.search, settings.search_budget, context.recipe.train.seed, beat=beat_of(context))
+    seed, solve = context.recipe.train.seed, solver_of(context, space.layer_choices)
+    return ComparedSearch(settings.search, settings.search_budget, seed, beat=beat_of(context), solve=solve)
 
 
 def _solved(

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import cast
 
-from compression.planning.search.problem import OutOfTime, Picks, Problem, Solution
+from compression.planning.search.problem import OutOfTime, Picks, Problem, Solution, Solve
 from compression.planning.search.solver import solve
-from compression.planning.search.trials import Evaluate, Search, SearchResult, run_search
+from compression.planning.search.trials import Evaluate, Search, SearchResult, Trials, searched
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.prune import SearchBudget
 from compression.schema.report.search import EQUAL, SearchComparison, SearchOutcome, winner
@@ -37,8 +37,10 @@ class ComparedSearch:
         seed: int,
         evaluate: Evaluate | None = None,
         beat: Callable[[], None] = lambda: None,
+        solve: Solve = solve,
     ) -> None:
-        """evaluate: predicts the error of picks; None: the tables' sum. beat: as of `Trials`."""
+        """evaluate: predicts the error of picks; None: the tables' sum. beat, solve: as of `Trials`."""
+        self.solve = solve
         self.name, self.budget, self.seed, self.evaluate, self.beat = name, budget, seed, evaluate, beat
         self.comparison: SearchComparison | None = None  #: of the last problem that has a solution; None for the solver itself
         self.results: dict[str, SearchResult] = {}  #: by the name of the search, all that it tried
@@ -52,7 +54,7 @@ class ComparedSearch:
     def __call__(self, problem: Problem) -> Solution:
         """Return what the search found, or what the solver found if the search found nothing within the limits.
 
-        Raises TargetOutOfReach if there is nothing, OutOfTime of the solver, MissingResource, and what `beat` raises.
+        Raises TargetOutOfReach if there is nothing, MissingResource, and what `solve` and `beat` raise.
         """
         found = self._solved(problem)
         self._told[tuple(sorted(found.picks.items()))] = self.taken, self.comparison
@@ -73,7 +75,7 @@ class ComparedSearch:
             chosen, beside = outcome(self.name, found, self.budget), outcome(SOLVER, solver, self.budget)
             self.comparison = SearchComparison(chosen=chosen, solver=beside, won=winner(chosen, beside))
         if best is None:  # its prediction says that there is no such cut
-            return solve(problem)
+            return self.solve(problem)
         if solver.gap is None:
             return Solution(best.picks, best.error, best.costs, proven=False)
         least = solver.tried[-1].error * (1 - solver.gap)  # the solver's answer to this problem
@@ -82,8 +84,8 @@ class ComparedSearch:
 
     def _run(self, name: str, problem: Problem) -> SearchResult:
         earlier = self.results.get(name)
-        known = {"earlier": earlier, "beat": self.beat, "always": name == SOLVER}
-        found = run_search(search_of(name), problem, self.budget, self.seed, self.evaluate, **known)  # type: ignore[arg-type]
+        trials = Trials(problem, self.budget, self.evaluate, earlier=earlier, beat=self.beat, solve=self.solve)
+        found = searched(search_of(name), trials, self.seed, always=name == SOLVER)
         self.results[name] = found
         return found
 

@@ -1,6 +1,6 @@
 """A choice among widths as data: what can be chosen, what that errs and what it costs. Pure data, torch-free."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -85,6 +85,10 @@ class Solution:
     costs: Mapping[str, float]
     proven: bool = True  #: whether no other solution errs less by more than the solver's gap
     gap: float = 0.0  #: the share of its error by which another may err less, at most
+
+
+Solve = Callable[[Problem], Solution]
+"""Returns what errs little within all limits. Raises TargetOutOfReach with the nearest solution."""
 
 
 class OutOfTime(Exception):

@@ -8,7 +8,6 @@ import random
 from dataclasses import replace
 
 from compression.planning.search.problem import Problem, Term
-from compression.planning.search.solver import solve
 from compression.planning.search.trials import Trials
 
 SPREAD = 0.7
@@ -16,9 +15,10 @@ SPREAD = 0.7
 
 
 def search(problem: Problem, trials: Trials, seed: int) -> None:
-    """Evaluate the solution; of corrected predictions, further ones too. Raises TargetOutOfReach and BudgetSpent."""
+    """Evaluate the solution; of corrected predictions, further ones too. Raises what the solver raises, and
+    BudgetSpent."""
     draw = random.Random(seed)
-    first = solve(problem)
+    first = trials.solve(problem)
     proposed = [dict(first.picks)]
     trials.predict(proposed[0], final=True)
     if trials.exact:
@@ -26,7 +26,7 @@ def search(problem: Problem, trials: Trials, seed: int) -> None:
         return
     for _ in range(trials.budget.evaluations):
         terms = tuple(_weighed(term, draw.lognormvariate(0.0, SPREAD)) for term in problem.error)
-        picks = dict(solve(replace(problem, error=terms)).picks)
+        picks = dict(trials.solve(replace(problem, error=terms)).picks)
         if picks not in proposed:
             proposed.append(picks)
             trials.predict(picks)

@@ -12,11 +12,11 @@ from compression.models.architectures.shapes import allowed
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.alike_layers import solve_alike
-from compression.planning.search.problem import OutOfTime
+from compression.planning.search.problem import OutOfTime, Solve
 from compression.planning.search.score_prediction import predict_score
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.spaces import space_of
-from compression.planning.search.within import Found, Solve, solve_within
+from compression.planning.search.within import Found, solve_within
 from compression.schema.device_table import DeviceTable
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import InvalidSpec, MissingResource, TargetOutOfReach

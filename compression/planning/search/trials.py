@@ -12,7 +12,8 @@ from math import inf
 from time import perf_counter
 from typing import Protocol
 
-from compression.planning.search.problem import Picks, Problem
+from compression.planning.search.problem import Picks, Problem, Solve
+from compression.planning.search.solver import solve
 from compression.schema.recipe.prune import SearchBudget
 
 Evaluate = Callable[[Picks], float]
@@ -45,13 +46,14 @@ class Trials:
         *,
         earlier: "SearchResult | None" = None,
         beat: Callable[[], None] = lambda: None,
+        solve: Solve = solve,
     ) -> None:
         """evaluate: predicts the error of picks; None: the tables' sum, for which the solver's first answer is the best.
 
         earlier: what came of the same search under other limits: its trials count in the budget and are judged by these limits.
-        beat: called again and again; what it raises ends the search.
+        beat: called again and again; what it raises ends the search. solve: the exact solver, for a search that asks it.
         """
-        self.problem, self.budget, self.beat = problem, budget, beat
+        self.problem, self.budget, self.beat, self.solve = problem, budget, beat, solve
         self.exact = evaluate is None
         self.gap: float | None = None
         """The share of its best error by which another may err less, as predicted; set by a search that knows it."""
@@ -125,26 +127,22 @@ class SearchResult:
 
 
 def run_search(
-    search: Search,
-    problem: Problem,
-    budget: SearchBudget,
-    seed: int,
-    evaluate: Evaluate | None = None,
-    *,
-    earlier: SearchResult | None = None,
-    beat: Callable[[], None] = lambda: None,
-    always: bool = False,
+    search: Search, problem: Problem, budget: SearchBudget, seed: int, evaluate: Evaluate | None = None
 ) -> SearchResult:
-    """Run a search within a budget, which includes what was tried earlier under other limits. Raises TargetOutOfReach if the
-    search finds that nothing is within the limits, and what `beat` raises.
+    """Run a search within a budget. Raises TargetOutOfReach if it finds that nothing is within the limits."""
+    return searched(search, Trials(problem, budget, evaluate), seed)
+
+
+def searched(search: Search, trials: Trials, seed: int, *, always: bool = False) -> SearchResult:
+    """Run a search within what is left of the budget of its trials. Raises TargetOutOfReach if the search finds that nothing is
+    within the limits, and what `beat` and `solve` raise.
 
     always: even if the budget was spent under other limits, for a search whose answer to them is none to these.
     """
-    trials = Trials(problem, budget, evaluate, earlier=earlier, beat=beat)
     with suppress(BudgetSpent):
-        if always or earlier is None or not trials.is_spent:
-            search(problem, trials, seed + len(trials.tried))
-    seconds = trials.seconds
+        if always or not trials.tried or not trials.is_spent:
+            search(trials.problem, trials, seed + len(trials.tried))
+    seconds, budget = trials.seconds, trials.budget
     allowed = [trial for trial in trials.tried if trial.allowed]
     # What was known only after the budget's time counts if there is nothing else.
     best = min(allowed, key=lambda trial: (trial.seconds > budget.seconds, trial.error), default=None)

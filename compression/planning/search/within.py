@@ -4,7 +4,7 @@ Where sums are the costs, the first answer stands. Else a limit is tightened by 
 nothing, the solver goes on from the limits as asked, without what was tried, and with those loosened that sums overcount.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -15,6 +15,7 @@ from compression.planning.search.problem import (
     Picks,
     Problem,
     Solution,
+    Solve,
     Term,
     out_of_reach_cause,
 )
@@ -44,10 +45,6 @@ class Found:
     def within(self, costs: Sequence[Cost]) -> bool:
         """Return whether no cost is above its limit."""
         return all(self.costs[cost.name] <= _eased(cost.most) for cost in costs)
-
-
-Solve = Callable[[Problem], Solution]
-"""Returns what errs little within all limits. Raises TargetOutOfReach with the nearest solution."""
 
 
 def solve_within(space: SearchSpace, costs: Sequence[Cost], solve: Solve = solve) -> Found:

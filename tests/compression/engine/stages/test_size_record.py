@@ -8,7 +8,6 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.stages.size_record import asked_training, remembering, step_seconds
 from compression.engine.stages.size_rounds import SizeRounds, best_share
-from compression.engine.stages.size_solver import SizeSolver
 from compression.planning.size_plan import FullTraining
 from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
@@ -16,7 +15,6 @@ from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill, General
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.schema.report.size_search import SizeSearch, SizeTried
-from compression.system.interrupts import Pause
 from compression.system.progress import Returning
 from tests.client.figures import row
 from tests.support.tiny_bert import state_of
@@ -70,15 +68,6 @@ def test_if_the_solver_has_no_time_the_best_of_the_rounds_is_taken() -> None:
     assert share == 0.5
     assert why is not None
     assert "no widths for" in why
-
-
-def test_before_each_solution_there_is_a_look_for_a_pause() -> None:
-    def pause() -> None:
-        raise Pause
-
-    none: Any = None
-    with pytest.raises(Pause):
-        SizeSolver(none, none, none, none, pause).at(0.5)
 
 
 def test_a_step_of_a_larger_size_takes_longer_than_one_of_the_last_that_was_trained() -> None:

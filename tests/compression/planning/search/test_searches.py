@@ -258,11 +258,10 @@ def test_a_compared_search_returns_its_own_best_and_tells_the_solver_beside_it(n
     assert found.error * (1 - found.gap) == pytest.approx(solve(problem).error)
 
 
-def test_a_solver_whose_time_was_over_says_so_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_solver_whose_time_was_over_says_so_in_the_report() -> None:
     problem = chain(1)
     hurried = replace(solve(problem), proven=False, gap=0.2)
-    monkeypatch.setattr("compression.planning.search.solver_search.solve", lambda _: hurried)
-    search = ComparedSearch("nsga2", BUDGET, 0)
+    search = ComparedSearch("nsga2", BUDGET, 0, solve=lambda _: hurried)
     found = search(problem)
     assert search.comparison is not None
     assert search.comparison.solver.proven is False
