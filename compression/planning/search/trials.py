@@ -32,6 +32,7 @@ class Trial:
     error: float  #: predicted; inf if there is no such combination
     costs: Mapping[str, float]  #: by the names of the limits
     allowed: bool  #: whether the combination exists and all costs are within their limits
+    excluded: bool  #: whether an earlier round has looked at it, and its real costs were not
     seconds: float  #: from the beginning of the search until it was known
 
 
@@ -90,15 +91,18 @@ class Trials:
         if self._tried and self.is_spent and not final:
             raise BudgetSpent
         error = self._evaluate(picks) if self.problem.error_of(picks) < inf else inf
-        found = self._judged(Trial(dict(picks), error, {}, allowed=False, seconds=0.0))
+        found = self._judged(Trial(dict(picks), error, {}, allowed=False, excluded=False, seconds=0.0))
         found = replace(found, seconds=self.seconds)
         self._tried.append(found)
         return found
 
     def _judged(self, trial: Trial) -> Trial:
         """Return a trial with its costs by the problem's limits, and whether it is within them."""
-        allowed = trial.error < inf and self.problem.allows(trial.picks)
-        return replace(trial, costs=self.problem.costs_of(trial.picks), allowed=allowed)
+        costs = self.problem.costs_of(trial.picks)
+        over = [limit for limit in self.problem.limits if costs[limit.name] > limit.most]
+        allowed = trial.error < inf and all(limit.excludes is not None for limit in over)
+        excluded = any(limit.excludes is not None for limit in over)
+        return replace(trial, costs=costs, allowed=allowed, excluded=excluded)
 
 
 class Search(Protocol):
@@ -143,7 +147,7 @@ def searched(search: Search, trials: Trials, seed: int, *, always: bool = False)
         if always or not trials.tried or not trials.is_spent:
             search(trials.problem, trials, seed + len(trials.tried))
     seconds, budget = trials.seconds, trials.budget
-    allowed = [trial for trial in trials.tried if trial.allowed]
+    allowed = [trial for trial in trials.tried if trial.allowed and not trial.excluded]
     # What was known only after the budget's time counts if there is nothing else.
     best = min(allowed, key=lambda trial: (trial.seconds > budget.seconds, trial.error), default=None)
     return SearchResult(best, trials.tried, seconds, trials.gap)

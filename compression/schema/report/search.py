@@ -11,9 +11,9 @@ class SearchOutcome(Config):
     """What a search found, and what that took."""
 
     search: Annotated[str, Field(description="solver, tpe, nsga2 or rl.")]
-    error: Annotated[float | None, Field(description="Predicted error of its best cut; null: none was within the limits.")]
+    error: Annotated[float | None, Field(description="Predicted error of its best cut; null: it found none.")]
     evaluations: Annotated[int, Field(description="Predictions of a cut's error and costs.")]
-    allowed: Annotated[int, Field(description="Of these, how many were within all limits.")]
+    allowed: Annotated[int, Field(description="Of these, how many were within all limits, as sums count the costs.")]
     seconds: float
     proven: bool | None = None
     """Whether no cut within the limits has a lower predicted error: only the solver knows, if its time sufficed. null: not
@@ -23,7 +23,8 @@ class SearchOutcome(Config):
     @property
     def told(self) -> str:
         """Return the outcome as one clause."""
-        found = "nothing within the limits" if self.error is None else f"a predicted error of {self.error:.4g}"
+        nothing = f"nothing within the limits{' but cuts that really cost more' if self.allowed else ''}"
+        found = nothing if self.error is None else f"a predicted error of {self.error:.4g}"
         if self.proven is False:
             found += " (its time was over before it had proved that none is lower)"
         found += ", after its time," if self.late else ""

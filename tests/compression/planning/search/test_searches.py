@@ -124,6 +124,17 @@ def test_the_solver_is_compared_on_the_problem_whose_cut_is_returned(budget: Sea
     assert comparison.won == ("tie" if comparison.solver.late else "solver")
 
 
+def test_cuts_that_earlier_rounds_looked_at_are_within_the_limits_and_no_longer_taken() -> None:
+    """By sums all are within the target, really the last alone: in the second round it is what is left."""
+    search = ComparedSearch("tpe", SearchBudget(evaluations=1, seconds=60), 0)
+    solve_within(MadeSpace((9, 9, 9), (20, 20, 8)), [COST], search)
+    assert search.comparison is not None
+    chosen = search.comparison.chosen
+    assert (chosen.evaluations, chosen.allowed, chosen.error) == (1, 1, None)
+    assert "tpe nothing within the limits but cuts that really cost more in 1 evaluations" in chosen.told
+    assert "nothing within the limits in" in chosen.model_copy(update={"allowed": 0}).told
+
+
 def test_a_comparison_outlives_a_round_that_finds_nothing() -> None:
     """Of the two, the first is above the target and the second too: the last round is out of reach."""
     search = ComparedSearch("tpe", SearchBudget(evaluations=4, seconds=60), 0)
