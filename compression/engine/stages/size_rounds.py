@@ -216,17 +216,18 @@ class SizeRounds:
         fit, size = fit_sizes(self.record.tried), self.solver.at(share)
         cost = self.solver.share_of(size)
         target, expected = self.record.retention, fit.kept_at(size.error)
-        told = (
-            f"expected to keep {expected:.2%} ± {fit.margin:.2%} of the original's score" if self.record.tried else "not tried"
-        )
+        told = "not tried"
+        if self.record.tried:
+            kept = f"{expected:.2%} ± {fit.margin:.2%} of the original's score"
+            told = f"expected to keep {kept} after {self._full_steps(cost):,} steps"
         met = (
             ""
             if fit.keeps(size.error, target) or not self.record.tried
             else " None is expected to keep that; it is the mildest."
         )
         sentence = (
-            f"Size: {cost:.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told} after "
-            f"{self._full_steps(cost):,} steps; the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."
+            f"Size: {cost:.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told}; "
+            f"the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."
         )
         full = self.solver.size(share, kind="full", steps=0, epochs=0, chosen=True)
         known = {"tried": (*self.record.tried, full), "why": sentence, "minutes": self.context.clock.seconds / 60}
@@ -256,7 +257,7 @@ class SizeRounds:
         done = self.record.tried
         if len(done) >= self.auto.rounds:
             return f"{len(done)} sizes were distilled shortly, as many as auto.rounds allows"
-        if any(abs(one.share - share) < ALIKE for one in done):
+        if any(abs(one.share - share) < ALIKE or self.solver.is_at(share, one) for one in done):
             return f"{len(done)} sizes were distilled shortly, and a further one would be as large as one of them"
         longest = max((one.seconds or 0.0 for one in done), default=0.0)
         asked, cost = asked_training(self.context, self.distill), self.solver.share_of(self.solver.at(share))

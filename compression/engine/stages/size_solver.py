@@ -86,7 +86,13 @@ class SizeSolver:
         """Return the solution for a share as a size that is tried. own: further fields."""
         found = self.at(share)
         facts = {"share": share, "shape": found.shape, "layers": found.layers, "error": found.error}
-        return SizeTried.model_validate({**facts, "parameters": self.count(found.shape), "cost": self.share_of(found), **own})
+        parameters = round(self.space.cost_of(costs.parameters(0.0, self.count), found.picks))  # of the layers that stay
+        return SizeTried.model_validate({**facts, "parameters": parameters, "cost": self.share_of(found), **own})
+
+    def is_at(self, share: float, size: SizeTried) -> bool:
+        """Return whether a size that was tried is the solution for a share."""
+        found = self.at(share)
+        return (found.shape, found.layers) == (size.shape, size.layers)
 
     @property
     def mildest(self) -> float:

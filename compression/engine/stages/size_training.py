@@ -282,14 +282,17 @@ def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | 
     below those that met it. Or return why none is.
     """
     done = [record.tried[at] for at in fully(record)]
-    met = [one.share for one in done if (one.kept or 0.0) >= record.retention]
-    missed = [one.share for one in done if (one.kept or 0.0) < record.retention]
+    # Widths go in steps, so that a size costs less than its share allows; at the deepest cut it costs more.
+    met = [min(one.share, one.cost) for one in done if (one.kept or 0.0) >= record.retention]
+    missed = [max(one.share, one.cost) for one in done if (one.kept or 0.0) < record.retention]
     low = max(missed) + APART if missed else min(one.share for one in record.tried) / 2
     high = min(met) - APART if met else solver.mildest
     if low > high:
         return high, "no size lies between those that were tried" if met else "no milder cut is left"
     fit = fit_sizes(record.tried)
     share = smallest_share(fit, record.retention, solver.error_at, low, high)
+    if any(solver.is_at(share, one) for one in done):
+        return share, "the next size would be one of these"
     if met and not fit.keeps(solver.error_at(share), record.retention):
         return share, "no smaller size is expected to keep the target"
     return share, None

@@ -20,7 +20,7 @@ class SizeTried(Config):
 
     kind: Literal["short", "full"]
     share: Annotated[float, Field(description="The most parameters (or milliseconds) that were allowed, of the whole model's.")]
-    shape: Shape
+    shape: Annotated[Shape, Field(description="Of a network also with the groups of the residual blocks that go.")]
     layers: Annotated[tuple[int, ...], Field(description="Numbers of the layers, or residual blocks, that stay.")]
     parameters: int
     cost: Annotated[float, Field(description="Parameters, or predicted milliseconds, as share of the whole model's.")]

@@ -1,0 +1,91 @@
+"""A size is what the solver takes for a share: the same for several shares, with the parameters of the blocks that stay."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from compression.engine.stage_clock import StageClock
+from compression.engine.stages.size_rounds import SizeRounds
+from compression.engine.stages.size_solver import SizeCost, SizeSolver
+from compression.engine.stages.size_training import another_share
+from compression.models.architectures.families import NETWORK
+from compression.models.architectures.network_shapes import network_parameters, whole_shape
+from compression.planning.search import costs
+from compression.planning.search.problem import Problem, Solution, Solve
+from compression.planning.search.solver import solve
+from compression.planning.search.space import Cost
+from compression.planning.search.spaces import space_of
+from compression.schema.recipe.auto import Auto
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.size_search import SizeTried
+from compression.system.interrupts import Pause
+from tests.compression.engine.stages.test_size_record import record
+from tests.compression.planning.search.test_spaces import network, of_network
+
+FACTS = network()
+WHOLE = whole_shape(FACTS)
+
+
+def count(shape: Shape) -> int:
+    return network_parameters(FACTS, shape)
+
+
+def solver_by(cost: Cost, *axes: str, solve: Solve = solve, **weights: float) -> SizeSolver:
+    prune = Prune.model_validate({"search": "solver", "axes": axes, "multiple": 1})
+    space = space_of(of_network(FACTS), NETWORK, WHOLE, prune, FACTS, weights)
+    whole = space.cost_of(cost, {choice.name: 0 for choice in space.choices})
+    return SizeSolver(space, SizeCost(cost, whole), WHOLE, count, solve)
+
+
+def tried(solver: SizeSolver, share: float, **own: Any) -> SizeTried:
+    return solver.size(share, **{"kind": "full", "steps": 9, "epochs": 1, **own})
+
+
+def test_parameters_are_those_of_the_blocks_that_stay_whatever_is_made_small() -> None:
+    largest = min(FACTS.blocks, key=lambda block: FACTS.parameters(WHOLE.widths, [block.name]))
+    others = {block.name: 1e6 for block in FACTS.blocks if block is not largest}
+    found = tried(solver_by(costs.multiply_adds(0.0, FACTS), "layers", **others), 0.8)
+    gone = [block.name for at, block in enumerate(FACTS.blocks) if at not in found.layers]
+    assert gone == [largest.name]
+    assert found.parameters == FACTS.parameters(WHOLE.widths, gone)
+    assert found.parameters != count(found.shape), "otherwise this shows nothing"
+
+
+def test_a_pause_ends_a_solution() -> None:
+    def paused(_: Problem) -> Solution:
+        raise Pause
+
+    with pytest.raises(Pause):
+        solver_by(costs.parameters(0.0, count), "channels", solve=paused).at(0.5)
+
+
+def test_a_size_that_was_distilled_is_not_distilled_again() -> None:
+    """Below the deepest cut every share leads to that; what misses the target is followed by one that differs."""
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    deepest = tried(solver, 0.1, kept=0.999, kept_error=0.0)
+    assert deepest.cost > 0.1
+    assert another_share(record(deepest), solver) == (pytest.approx(0.05), "the next size would be one of these")
+    missed = deepest.model_copy(update={"kept": 0.5})
+    share, why = another_share(record(missed), solver)
+    assert why is None
+    assert solver.share_of(solver.at(share)) > deepest.cost
+
+
+def test_a_round_that_would_try_the_same_size_is_not_done() -> None:
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    known = record(tried(solver, 0.1, kind="short", expected=0.999))
+    none: Any = None
+    rounds = SizeRounds(none, Auto(), none, none, {}, none, known, solver)
+    share, why = rounds._next(0.1)
+    assert share == pytest.approx(0.05)
+    assert why is not None
+    assert "as large as one of them" in why
+
+
+def test_a_size_without_rounds_names_no_steps() -> None:
+    none: Any = None
+    state: Any = SimpleNamespace(clock=StageClock())
+    rounds = SizeRounds(state, Auto(), none, none, {}, none, record(), solver_by(costs.parameters(0.0, count), "channels"))
+    assert "not tried; the target is 99.00%. There is no time." in rounds.chosen(0.7, "there is no time").why
