@@ -17,7 +17,7 @@ LEAST_LOST = 1e-3
 """Shares lost that are smaller than this say nothing of how losses fall."""
 
 MOST_SCALED = 10.0
-"""The most that expected losses are scaled up by, after a full training."""
+"""The most that expected losses are scaled up or down by, after a full training."""
 HALVINGS = 6
 """Of the range of shares, each with one solution: 1.5 % of it is left."""
 
@@ -75,7 +75,7 @@ def expect(tried: Sequence[SizeTried], steps: int, curves: Sequence[Sequence[Kep
     if full and found:
         fit = fit_sizes(found)
         ratios = [(1 - (one.kept or 0.0)) / max(1 - fit.kept_at(one.error), LEAST_LOST) for one in full]
-        scale = min(max(fmean(ratios), 0.0), MOST_SCALED)
+        scale = min(max(fmean(ratios), 1 / MOST_SCALED), MOST_SCALED)  # one that lost nothing does not say that none does
         found = [one.model_copy(update={"expected": 1 - scale * (1 - (one.expected or 0.0))}) for one in found]
     known = iter(found)
     return [next(known) if one in short else one for one in tried], gain
