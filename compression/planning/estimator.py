@@ -31,6 +31,7 @@ from compression.planning.table_work import (
     calibration_share,
     filed_bytes,
     search_seconds,
+    solver_seconds,
     table_flops,
 )
 from compression.planning.teacher_cost import TeacherCosts
@@ -282,8 +283,10 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         rows = job.texts.rows["train"]
         tokens = job.tokens.train / max(rows, 1)
         positions = calibrated_rows(prune, rows, tokens) * (tokens if job.model.network is None else MOST_POSITIONS)
-        done = job.forward(job.model) * calibration_share(prune, rows, tokens, job.model) + table_flops(job.model, positions)
-        solved = Work(stage=PRUNED, float32_flops=done, seconds=search_seconds(prune))
+        seen = calibration_share(prune, rows, tokens, job.model, recipe.auto)
+        done = job.forward(job.model) * seen + table_flops(job.model, positions, recipe.auto)
+        searched = search_seconds(prune) + solver_seconds(job.model, prune, recipe.auto)
+        solved = Work(stage=PRUNED, float32_flops=done, seconds=searched)
         yield CostItem(PRUNED, disk=filed_bytes(job.model), work=solved)
     if recipe.auto is not None:
         yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
