@@ -89,7 +89,7 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
         if left == 1:
             yield f"The ratio {prune.deepest:g} rounds to no change of shape."
-        if family.decodes:
+        if family.decodes and job.recipe.auto is None:  # there the ratio is of the first size that is tried
             yield from _too_deep(prune, left)
     if prune and distill is None and prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
@@ -115,7 +115,8 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
     steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
     recovery = prune.recovery or Recovery()
     own = recovery.model_dump(mode="json", exclude_defaults=True)
-    keys = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
+    one_cut = {"search": None} if prune.search is not None else {}
+    keys = json.dumps({**one_cut, "steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
     yield (
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
         f"training that learns the baseline's answers. Put this into prune: {keys}"

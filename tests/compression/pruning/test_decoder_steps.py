@@ -8,6 +8,7 @@ from compression.models.architectures.decoder_configs import check_decoder, deco
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at, planned, steps_to
 from compression.planning.preflight import preflight
+from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.measurements import Experts, Latent, Shape
@@ -71,3 +72,13 @@ def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: flo
         divided = Recipe.model_validate({"prune": {**recipe.prune.model_dump(), **keys}})
         assert (divided.prune.steps, divided.prune.recovery) == (3, Recovery(by="teacher", epochs=3, rate=1e-4))
         assert not [one for one in preflight(model, DATA, divided, Evaluate()).warnings if "in one cut" in one]
+
+
+def test_a_deep_cut_of_a_search_is_divided_without_it_and_that_of_a_search_for_a_size_is_its_own() -> None:
+    model, prune = decoder_facts("llama", SMOLLM2), Prune(ratio=AxisRatios(ffn=0.7, layers=0.7), search="solver")
+    (said,) = [one for one in preflight(model, DATA, Recipe(prune=prune), Evaluate()).warnings if "in one cut" in one]
+    keys = json.loads(said.partition("Put this into prune: ")[2])
+    divided = Recipe.model_validate({"prune": {**prune.model_dump(), **keys}})
+    assert (divided.prune.search, divided.prune.steps) == (None, 3)
+    plan = preflight(model, DATA, Recipe(prune=prune, auto=Auto()), Evaluate())
+    assert not [one for one in plan.warnings if "in one cut" in one]
