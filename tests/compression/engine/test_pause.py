@@ -20,7 +20,7 @@ from tests.support.engine_jobs import RECIPE, events, fork, write_spec
 from tests.support.warm import Forked
 
 LONG: dict[str, Any] = {**RECIPE, "quantize": None, "distill": None, "prepare": {"epochs": 2, "rate": 3e-3}}
-LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}}
+LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 20, "rate": 1e-3}}
 """Two trainings, the second long enough to be paused in its midst."""
 
 
