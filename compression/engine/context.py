@@ -149,7 +149,7 @@ class StageContext:
     def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining:
         """Return one training of the current stage. beside: extra tensors that each save stores, with their values then."""
         given = {} if beside is None else beside
-        return ResumableTraining(self.checkpointer, phase, self.result.notes, given, save_end=self.saves_ends)
+        return ResumableTraining(self.checkpointer, phase, self.result.notes, given, self.saves_ends, self.clock)
 
     def train(
         self,

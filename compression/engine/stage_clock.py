@@ -23,8 +23,8 @@ class StageClock:
         self.earlier, self._began, self.carried = earlier, self.now(), 0.0
 
     def carry(self, seconds: float) -> None:
-        """Add what an earlier attempt had taken. seconds: of the job until its save."""
-        self.carried = max(seconds - self.earlier, 0.0)
+        """Count what an earlier attempt had taken. seconds: of the job until its save; of several saves the last one counts."""
+        self.carried = max(seconds - self.earlier, self.carried)
 
     @property
     def seconds(self) -> float:

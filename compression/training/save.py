@@ -78,6 +78,18 @@ class TrainingCheckpoint(Config):
     notes: tuple[str, ...]
     files: tuple[File, ...]
     part: str = ""
+    seconds: float = 0.0  #: of the job's dataset until then, over all attempts
+
+
+class Clock(Protocol):
+    """The time that a job's dataset has taken, over attempts."""
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+
+    def carry(self, seconds: float) -> None:
+        """Add what an earlier attempt had taken. seconds: of the job until its save."""
 
 
 class Resumable(Protocol):
@@ -228,6 +240,7 @@ class ResumableTraining:
     notes: list[str]  #: of the report row; a checkpoint stores and restores them
     beside: Tensors = field(default_factory=dict)  #: tensors to save that nothing else stores yet
     save_end: bool = False  #: whether the end of a short training is saved, too
+    clock: Clock | None = None  #: which saves store and restore
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[TrainerState, Tensors] | None]:
@@ -244,6 +257,8 @@ class ResumableTraining:
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
         self.notes[:] = found.notes
+        if self.clock is not None:
+            self.clock.carry(found.seconds)
         place = f"from step {found.where.step} of {found.total}"
         yield Log(message="Training had ended; its result is taken up." if found.where.ended else f"Training goes on {place}.")
         return found.where, tensors
@@ -284,6 +299,7 @@ class ResumableTraining:
             notes=tuple(self.notes),
             files=(),
             part=saver.part,
+            seconds=self.clock.seconds if self.clock is not None else 0.0,
         )
         yield from saver.save(facts, training.tensors() | more, beside=beside)
 

@@ -363,7 +363,7 @@ class Row(Config):
     flops: Annotated[int | NotMeasured, Field(description="Of one forward pass at the latency's shape (torch's counter).")]
     peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
     ratios: Ratios
-    seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
+    seconds: Annotated[float, Field(description="What the stage took, as far as attempts saved it, and measuring.")]
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
     gate: Annotated[GateVerdict | None, Field(exclude_if=lambda value: value is None)] = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
+from compression.engine.stage_clock import StageClock
 from compression.modalities.base import label_loss
 from compression.modalities.text.batches import Batch
 from compression.planning.memory import saved_bytes
@@ -22,7 +23,7 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.stages import Stage
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
-from compression.training.save import TrainingCheckpointer
+from compression.training.save import TrainingCheckpointer, read_training
 from compression.training.trainer import train
 from tests.compression.training import conftest
 from tests.compression.training.conftest import Listener, checkpointer, done, go_on, resumed, same, state_before, weights
@@ -136,6 +137,20 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
     list(prepare(again))
     # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
     assert "stopped at step 7 of 15" in again.notes[-1]
+
+
+def test_the_time_of_a_stage_counts_across_attempts_as_far_as_it_was_saved(tmp_path: Path, listener: Listener) -> None:
+    def clock() -> StageClock:
+        made = StageClock(now=iter(range(1000, 100_000, 5)).__next__)  # five seconds a look
+        made.begin(100.0)
+        return made
+
+    done("baseline", hear=listener.hear, checkpointer=checkpointer(tmp_path), clock=clock())
+    saved = read_training(listener.kept / "4", "same work").seconds
+    assert saved > 100
+    again = done("baseline", checkpointer=resumed(tmp_path, listener, 4), clock=clock())
+    assert again.clock.carried == saved - 100
+    assert again.clock.seconds > saved
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "linear"])
