@@ -38,8 +38,10 @@ class SizeFit:
         return max(1 + (low - 1) * error / last, 0.0) if last > 0 else low
 
     def keeps(self, error: float, target: float) -> bool:
-        """Return whether a predicted error is expected to keep the target, with the margin."""
-        return self.kept_at(error) - self.margin >= target
+        """Return whether a predicted error is expected to keep the target, with the margin; of that no more than half of what
+        the target lets go: on few rows it is larger than all of that, and then no size would be expected to keep the target.
+        """
+        return self.kept_at(error) - min(self.margin, max(1 - target, 0.0) / 2) >= target
 
 
 def fit_sizes(tried: Iterable[SizeTried]) -> SizeFit:

@@ -47,6 +47,15 @@ def test_the_margin_falls_with_the_number_of_sizes() -> None:
     assert not one.keeps(1.0, 0.984)
 
 
+def test_on_few_rows_the_margin_is_half_of_what_the_target_lets_go() -> None:
+    few = fit_sizes([size(1.0, 1.02, kept_error=0.05), size(3.0, 0.97, kept_error=0.05)])
+    assert few.margin > 0.03
+    assert few.keeps(1.0, 0.97)  # all is kept there
+    assert few.keeps(1.9, 0.97)
+    assert not few.keeps(2.1, 0.97)
+    assert not few.keeps(1.0, 2.0)
+
+
 def halved_curve() -> tuple[KeptAfter, ...]:
     return curve(0.80, 0.80 + 0.2 * (1 - 2**-0.3))
 
