@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
+ROUNDED = 1e-12
+"""Share of a sum of weights that is no difference."""
 
 
 def f1_of(right: float, predicted: float, expected: float) -> float:
@@ -56,8 +58,10 @@ def matthews(counts: Numbers) -> float:
     """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004). counts: of `label_counts`."""
     right, (predicted, expected) = counts[0].sum(), counts[1:]
     rows = expected.sum()
-    below = float(np.sqrt((rows**2 - predicted @ predicted) * (rows**2 - expected @ expected)))
-    return float(right * rows - predicted @ expected) / below if below else 0.0
+    spreads = [rows**2 - side @ side for side in (predicted, expected)]
+    if min(spreads) <= ROUNDED * rows**2:  # one label alone
+        return 0.0
+    return float(right * rows - predicted @ expected) / float(np.sqrt(spreads[0] * spreads[1]))
 
 
 def pearson(predicted: Numbers, expected: Numbers) -> float:

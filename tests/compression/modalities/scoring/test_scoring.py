@@ -37,6 +37,10 @@ def test_classification_is_as_scikit_learn_has_it() -> None:
         assert metrics.f1(counts, positive) == pytest.approx(reference.f1_score(other, two, pos_label=positive))
     assert metrics.matthews(counts) == pytest.approx(reference.matthews_corrcoef(other, two))
     assert metrics.matthews(metrics.label_counts(np.zeros(9, np.int64), np.arange(9) % 2, 2)) == 0
+    for seed in range(20):  # weights of rows, whose sums are rounded
+        weights = np.random.default_rng(seed).dirichlet(np.ones(16))
+        same = metrics.label_counts(np.zeros(16, np.int64), np.arange(16) % 2, 2, weights)
+        assert metrics.matthews(same) == metrics.matthews(same[[0, 2, 1]]) == 0
 
 
 def test_correlations_are_as_scipy_has_them() -> None:
