@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from compression.engine.stage_result import StageResult
 from compression.engine.stages.registry import planned, runner_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
@@ -30,6 +30,7 @@ from compression.schema.recipe.prune import SearchBudget
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
+from compression.schema.report.points import PointCut
 from compression.schema.report.report import Artifact, File
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
@@ -38,8 +39,8 @@ from compression.system.sealed_folder import STATE, UnusableCheckpoint, known_di
 from compression.training.budget import Spent
 
 FORMAT = 7  #: raise it if a stage computes or saves something else, so that older checkpoints must not be resumed
-SMOOTHED = "smoothed.safetensors"
-"""File of the factors that smoothing divided the model's channels by, if the model was smoothed."""
+BESIDE = {"smoothed.safetensors": "smoothed", "units.safetensors": "units"}
+"""File of a stage's further tensors → the field of its result; one without any has no file."""
 TEACHERS = "teachers"  #: folder of the further models that the stage trained, numbered from 1
 Fingerprints = Mapping[Stage, str]
 
@@ -58,6 +59,7 @@ class StageCheckpoint(Config):
     pruning: dict[str, Any] | None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     sizes: SizeSearch | None = None
+    points: tuple[PointCut, ...] = ()
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     ship_seconds: Annotated[float | None, Field(description="What the stage's export with its measurements took.")] = None
     draws: dict[Stage, SplitDraws] = Field(default_factory=dict, description="Of each stage so far; none in old checkpoints.")
@@ -104,7 +106,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     unlabelled = False
     for stage in STAGES:
         is_installed = STAGE_SPECS[stage].settings is not None
-        if is_installed and stage not in planned(spec.recipe):
+        if (is_installed or STAGE_SPECS[stage].point) and stage not in planned(spec.recipe):
             continue  # a package that the job does not use cannot break it
         runner = runner_of(stage)
         own = runner.inputs(spec, base)
@@ -126,6 +128,7 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 ADDED_KEYS: dict[str, Any] = {
     "auto": None,
+    "prune.points": 1,
     "prune.ratio.channels": None,
     "prune.target_flops": None,
     "prune.refresh_statistics": True,
@@ -145,7 +148,9 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """Return the part of a recipe that counts up to a stage. So that checkpoints stay valid, removed keys are kept, and added
     keys and those of installed packages' stages count only if they are used.
     """
-    after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
+    place = STAGES.index(stage) + 1
+    known = {STAGE_SPECS[one].recipe_key for one in STAGES[:place]}  # a point has the key of the cut
+    after = {key: None for later in STAGES[place:] if (key := STAGE_SPECS[later].recipe_key) not in known}
     found = recipe.model_copy(update=after).model_dump(mode="json")
     added = {spec.recipe_key for spec in STAGE_SPECS.values() if spec.settings is not None}
     found = {key: value for key, value in found.items() if value is not None or key not in added}
@@ -173,11 +178,11 @@ def write(
     facts: StageCheckpoint,
     teachers: Sequence[PreTrainedModel] = (),
     preprocessor: Path | None = None,
-    smoothed: Mapping[str, Tensor] | None = None,
+    result: StageResult | None = None,
 ) -> tuple[File, ...]:
     """Write `folder`/<stage>[/<part>] atomically and durably, fill in `facts.files`, and return the files. teachers: further
     models that the stage trained, saved in their own folders. preprocessor: the folder of the model's preprocessor, if not the
-    job's own. smoothed: by layer, the factors that its channels were divided by.
+    job's own. result: the stage's, for its tensors; None has none.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -185,8 +190,9 @@ def write(
             teacher.save_pretrained(place / TEACHERS / str(number))
         for path in preprocessor.iterdir() if preprocessor is not None else ():
             shutil.copyfile(path, place / path.name)
-        if smoothed:
-            save_file(dict(smoothed), place / SMOOTHED)
+        for name, key in BESIDE.items():
+            if result is not None and (tensors := getattr(result, key)):
+                save_file(dict(tensors), place / name)
         complete = facts.model_copy(update={"files": list_files(place)})
         (place / STATE).write_text(seal(complete.model_dump_json(indent=1)), encoding="utf-8")
     return list_files(folder / facts.stage / facts.part)
@@ -251,10 +257,11 @@ def _opened(place: Path, facts: StageCheckpoint) -> PreTrainedModel:
         raise UnusableCheckpoint(f"{facts.stage} cannot be opened: {problem.cause}") from problem
 
 
-def open_smoothed(folder: Path, facts: StageCheckpoint) -> dict[str, Tensor]:
-    """Read the smoothing factors of a verified checkpoint's model; empty if it was not smoothed."""
-    path = folder / facts.stage / facts.part / SMOOTHED
-    return load_file(path) if any(file.path == SMOOTHED for file in facts.files) else {}
+def open_result(folder: Path, facts: StageCheckpoint) -> StageResult:
+    """Return what a verified checkpoint's stage found out that later stages keep."""
+    place, there = folder / facts.stage / facts.part, {file.path for file in facts.files}
+    known: dict[str, Any] = {key: getattr(facts, key) for key in ("pruning", "sensitivity", "sizes", "points")}
+    return StageResult(**known | {key: load_file(place / name) for name, key in BESIDE.items() if name in there})
 
 
 def open_teachers(folder: Path, facts: StageCheckpoint) -> list[PreTrainedModel]:

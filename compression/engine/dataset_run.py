@@ -190,11 +190,11 @@ class DatasetRun:
         is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
         teacher = checkpoints.open_model(beginning, first) if is_asked else None
         originals = checkpoints.open_teachers(beginning, first) if asks_originals else []
-        smoothed, device = checkpoints.open_smoothed(folder, done), self.state.device
+        result, device = checkpoints.open_result(folder, done), self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
-        self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, sizes=done.sizes, smoothed=smoothed)
+        self.state.result = result
         self.state.budget.spent, self.state.clock.shipped = done.spent, done.ship_seconds
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
@@ -243,7 +243,7 @@ class DatasetRun:
         """Write the model, the further originals after the baseline, and the facts."""
         teachers = self.state.originals if facts.stage == BASELINE else ()
         preprocessor = self.new_preprocessor(facts.stage)
-        files = checkpoints.write(folder, self.state.model, facts, teachers, preprocessor, self.state.result.smoothed)
+        files = checkpoints.write(folder, self.state.model, facts, teachers, preprocessor, self.state.result)
         yield from self.state.tracker.emit_boundary(SHIP, done=True)
         return files
 

@@ -198,6 +198,7 @@ class Job:
             pruning=part.result.pruning,
             sensitivity=part.result.sensitivity,
             sizes=part.result.sizes,
+            points=part.result.points,
             spent=part.budget.spent,
             ship_seconds=part.clock.shipped,
             draws=part.draws,

@@ -6,6 +6,7 @@ from typing import Any
 from compression.models.tensors import Tensors
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Sensitivity
+from compression.schema.report.points import PointCut
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.search import SearchComparison, TablesUsed
 from compression.schema.report.size_search import SizeSearch
@@ -26,10 +27,13 @@ class StageResult:
     search: SearchComparison | None = None  #: how the search among widths did beside the solver; None in other stages
     tables: TablesUsed | None = None  #: the error tables that a cut was chosen by; None in other stages
     sizes: SizeSearch | None = None  #: The sizes that a recipe with `auto` tried. Later stages keep them.
+    points: tuple[PointCut, ...] = ()  #: The sizes that `prune.points` asks for, the largest first. Later stages keep them.
+    units: Tensors = field(default_factory=dict)
+    """Of several sizes: scores of the units that the model has, by which the next size is cut. Later stages keep them."""
     smoothed: Tensors = field(default_factory=dict)
     """By layer, the factors that smoothing divided the model's channels by, until a cut. Later stages keep them."""
 
     def next(self) -> "StageResult":
         """Return the result with which the next stage begins."""
-        kept = {name: getattr(self, name) for name in ("pruning", "sensitivity", "sizes", "smoothed")}
+        kept = {name: getattr(self, name) for name in ("pruning", "sensitivity", "sizes", "points", "units", "smoothed")}
         return StageResult(**kept)

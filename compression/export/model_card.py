@@ -135,7 +135,7 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
         DISTILLED: recipe.distill is not None,
     }
     own = [each for each in wanted(dict(recipe)) if STAGES.index(each) <= STAGES.index(stage)]
-    return any(trains.get(each, True) for each in own)  # an installed package's stage may train
+    return any(trains.get(each, True) for each in own)  # points do, and an installed package's stage may
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compression.planning import baseline
-from compression.planning.auto_remedies import found_beside, more_time
+from compression.planning.auto_remedies import of_sizes
 from compression.planning.on_disk import untrained
 from compression.schema.recipe.base import MOST_EPOCHS, Task
 from compression.schema.recipe.distill import Distill
@@ -25,7 +25,7 @@ from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score, of_unit
 from compression.schema.report.targets import TARGETS, spoken
 from compression.schema.schemes import SCHEMES
-from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage, wanted
+from compression.schema.stages import BASELINE, DISTILLED, POINTS, PRUNED, QUANTIZED, Stage, wanted
 from compression.schema.tasks import TASKS
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
@@ -132,9 +132,10 @@ def offered(case: Case) -> tuple[Remedy, ...]:
     """Return the remedies for missed targets that no later stage fixes, and for input ranges that outliers break."""
     if not case.before:
         return () if case.later else tuple(case.preparing)
+    if case.row.stage not in (QUANTIZED, PRUNED) and case.later & {*POINTS}:
+        return ()  # offered once, for the recommended size
     found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
-    if case.recipe.auto is not None:
-        found = [*more_time(case.recipe.auto, missed=case.keeps_too_little), *found_beside(found)]
+    found = of_sizes(case.recipe, found, missed=case.keeps_too_little)
     if case.streamed:
         found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]

@@ -1,9 +1,9 @@
-"""What is offered for a missed target if the recipe has looked for the size itself. Torch-free."""
+"""What is offered for a missed target if the recipe looks for the size itself, or makes several. Torch-free."""
 
 from collections.abc import Iterator, Sequence
 
 from compression.schema.recipe.auto import Auto
-from compression.schema.recipe.recipe import MOST_MINUTES
+from compression.schema.recipe.recipe import MOST_MINUTES, Recipe
 from compression.schema.report.measurements import Remedy
 
 OF_SIZES = ("recipe.prune",)
@@ -17,6 +17,12 @@ def more_time(auto: Auto, *, missed: bool) -> Iterator[Remedy]:
         yield Remedy(key="recipe.auto.budget_minutes", now=auto.budget_minutes, proposed=2 * auto.budget_minutes, why=why)
 
 
-def found_beside(found: Sequence[Remedy]) -> list[Remedy]:
-    """Return the remedies that do not say how much goes."""
-    return [one for one in found if not one.key.startswith(OF_SIZES)]
+def of_sizes(recipe: Recipe, found: Sequence[Remedy], *, missed: bool) -> list[Remedy]:
+    """Return the remedies that suit a recipe: those of one that looks for sizes, or makes several, do not say how much goes.
+
+    missed: whether a target of the score is.
+    """
+    if recipe.auto is None and (recipe.prune is None or recipe.prune.points == 1):
+        return [*found]
+    more = more_time(recipe.auto, missed=missed) if recipe.auto is not None else ()
+    return [*more, *(one for one in found if not one.key.startswith(OF_SIZES))]

@@ -23,6 +23,7 @@ from compression.planning.memory import (
     teachers_bytes,
 )
 from compression.planning.network_rules import pixel_bytes
+from compression.planning.point_work import point_factors, resized
 from compression.planning.rates import REFERENCE
 from compression.planning.size_plan import ShortTraining
 from compression.planning.table_work import (
@@ -151,8 +152,14 @@ class PlannedJob:
 
     @property
     def largest(self) -> "PlannedJob":
-        """Return the job as it is if it ships the largest model that it may train: a search for a size also tries mild cuts."""
-        return self if self.recipe.auto is None else replace(self, result=self.model)
+        """Return the job as if it ships the largest model that it may train: searches and several sizes have mild cuts, too."""
+        several = self.recipe.auto is not None or len(self.sizes) > 1
+        return replace(self, result=self.model) if several else self
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """Return the stages that distill a size each, and how many times as much work it is as the result."""
+        return dict(point_factors(self.recipe.prune, self.model.active, self.result.active))
 
     @property
     def best_bytes(self) -> int:
@@ -288,6 +295,9 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         searched = search_seconds(prune) + solver_seconds(job.model, prune, recipe.auto)
         solved = Work(stage=PRUNED, float32_flops=done, seconds=searched)
         yield CostItem(PRUNED, disk=filed_bytes(job.model), work=solved)
+        for stage in [*job.sizes][1:]:  # what its layers read is collected anew
+            read = job.forward(job.model) * calibration_share(prune, rows, tokens, job.model)
+            yield CostItem(stage, work=Work(stage=stage, float32_flops=read))
     if recipe.auto is not None:
         yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
     if prune.sensitivity:
@@ -311,8 +321,11 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
     if distill is None:
         return
-    teacher, objectives = job.forward(job.model), job.objectives
-    yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    teacher, objectives, sizes = job.forward(job.model), job.objectives, job.sizes
+    for stage, factor in sizes.items():
+        yield CostItem(
+            stage, disk=round(factor * (HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize)))
+        )
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
     if objectives.task and not recipe.train.varies:
@@ -321,18 +334,19 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         outputs += job.forward(*again) * (objectives.task.passes - 1)
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    work = job.trained(DISTILLED, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)
-    yield CostItem(DISTILLED, work=_fitted(work, recipe, distill.epochs))
+    for stage, factor in sizes.items():
+        work = job.trained(stage, job.result, distill.epochs, steps, rows=taught, asked=taught * outputs)
+        yield CostItem(stage, work=_fitted(resized(work, factor), recipe, distill.epochs))
+        if distill.augment:
+            yield CostItem(stage, work=Work(stage=stage, seconds=augment_seconds(distill.augment, rows)))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
     if distill.general and objectives.general:
         plain, epochs = job.tokens.plain / job.tokens.train, distill.general.epochs
         steps, asked = epochs * job.steps(job.texts.rows.get("unlabelled")), plain * teacher * objectives.general.passes
-        work = job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked)
+        work = resized(job.trained(DISTILLED, job.result, epochs, steps, rows=plain, asked=asked), sizes[DISTILLED])
         yield CostItem(DISTILLED, work=_fitted(work, recipe, epochs))
-    if distill.augment:
-        yield CostItem(DISTILLED, work=Work(stage=DISTILLED, seconds=augment_seconds(distill.augment, rows)))
 
 
 def _fitted(work: Work, recipe: Recipe, epochs: int) -> Work:
@@ -344,7 +358,8 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
     shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
     settings = job.data, job.recipe.train, job.evaluate
     for stage, model, kind in shipped:
-        yield CostItem(stage, work=scored(stage, model, *settings, seconds=SHIP_SECONDS, kind=kind))
+        work = scored(stage, model, *settings, seconds=SHIP_SECONDS, kind=kind)
+        yield CostItem(stage, work=resized(work, job.sizes.get(DISTILLED if stage == PRUNED else stage, 1.0)))
     # The headline as transformers artifacts, and its temporary float32 weights; also a language model's pruned model.
     floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
     read = job.forward(job.result) * formats.ranging_passes(job.recipe, job.texts.rows["train"])

@@ -28,7 +28,7 @@ def fitted(recipe: Recipe, family: ArchitectureSpec, shape: Shape) -> Recipe:
 
 def check_network(recipe: Recipe) -> None:
     """Refuse settings that mean nothing to a network of images. Raises InvalidSpec."""
-    refusals = [_of_training(recipe)]
+    refusals = [_of_training(recipe), _of_points(recipe)]
     if recipe.quantize is not None:
         refusals.append(_of_integers(recipe.quantize))
     if recipe.distill is not None:
@@ -51,6 +51,13 @@ def check_recomputing(recipe: Recipe, family: ArchitectureSpec) -> None:
         cause = f"layers of the family {family.name} cannot be computed again in the backward pass"
         remedy = "Choose a smaller batch, and train.accumulate."
         raise InvalidSpec(cause, param="recipe.train.checkpointing", remedy=remedy)
+
+
+def _of_points(recipe: Recipe) -> Iterator[Refusal]:
+    prune = recipe.prune
+    cause = "a network that has lost residual blocks is not cut again, and each of several sizes is cut from the one before it"
+    blocks = prune is not None and prune.points > 1 and "layers" in prune.axes
+    yield blocks, "prune.points", cause, "Leave layers out of prune.axes, or set it to 1."
 
 
 def _of_training(recipe: Recipe) -> Iterator[Refusal]:

@@ -22,6 +22,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.schemes import SCHEMES, SchemeSpec
+from compression.schema.stages import DISTILLED, POINTS, PRUNED
 from compression.schema.tasks import TASKS
 
 GAIN = 0.1
@@ -268,7 +269,7 @@ def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]
     """Widths that the cut left beside the multiples at which runtimes are fastest, where products take the time."""
     prune, shape = case.recipe.prune, case.row.shape if case.row is not None else None
     share, _found = case.share(_is_product)
-    if prune is None or shape is None or share < GAIN or case.form.stage not in ("pruned", "distilled"):
+    if prune is None or shape is None or share < GAIN or case.form.stage not in (PRUNED, DISTILLED, *POINTS):
         return
     kind = "unit" if shape.widths is None else "channel"
     widths = {"ffn": shape.ffn} if shape.widths is None else shape.widths

@@ -6,8 +6,10 @@ before validation was scored are judged by test, as they were then.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from compression.planning import advisor, baseline
+from compression.planning.front import front_of, without_others
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
@@ -85,8 +87,16 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
     Rows of the same graph cost the same, whatever the clock said of each.
     If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
-    Rows whose score is lost come behind all others.
+    Rows whose score is lost come behind all others. Of several sizes, only the recommended one counts (`front_of`).
     """
+    if (front := front_of(rows, targets)) is not None:
+        found, why = _choose(without_others(rows, front), targets)
+        return found, f"{front.why} {why}"
+    return _choose(rows, targets)
+
+
+def _choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
+    """Choose among rows of which all count, as `choose` says."""
     kinds = of_rows(targets)
     complete = [row for row in rows if len(reached(row, targets)) == len(kinds)]
     if complete:
@@ -224,7 +234,7 @@ def judged(
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
         behind_in=behind,
-        remedies=advisor.offered(case),
+        remedies=advisor.offered(_of_recommended(case)),
     )
     notes = row.notes
     if best is not None and behind:
@@ -250,6 +260,17 @@ def judged(
     if not before:
         notes += coarse_note(row, targets)
     return row.model_copy(update={"verdict": verdict, "notes": notes})
+
+
+def _of_recommended(case: advisor.Case) -> advisor.Case:
+    """Return the case of the recommended size once all are there, and any other case as it is."""
+    every = [*case.before, case.row]
+    front = None if case.later else front_of(every, case.targets)
+    if front is None or front.recommended == case.row.stage:
+        return case
+    row = case.rows[front.recommended]
+    missed, others = by_status(row, case.targets, "missed"), [one for one in every if one is not row]
+    return replace(case, row=row, before=others, missed=missed, is_worse=False)
 
 
 def _kept(row: Row) -> float:

@@ -82,6 +82,10 @@ class ModalitySpec:
     data_files: tuple[str, ...] = ()  #: suffixes of its data files, beside `schema.file_names.ROWS`
 
 
+MOST_POINTS = 6
+"""Sizes that one job distills and ships, at most."""
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One stage, with its names in recipes and reports."""
@@ -92,6 +96,8 @@ class StageSpec:
     after: str | None = None  #: the stage that it follows
     title: str = ""  #: on pages; empty: its name, capitalized
     settings: type[Config] | None = None  #: the model of its settings; None for those that `Recipe` itself declares
+    point: int = 0
+    """Which of the sizes that `prune.points` asks for it distills, from 2; 0 of other stages. It shares the key of the cut."""
 
 
 @dataclass(frozen=True)

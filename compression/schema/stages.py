@@ -10,15 +10,21 @@ from pydantic import AfterValidator, WithJsonSchema
 
 from compression.schema.config import Config
 from compression.schema.plugins import add_plugins
-from compression.schema.specs import StageSpec
+from compression.schema.specs import MOST_POINTS, StageSpec
 
 BASELINE, QUANTIZED, PRUNED, DISTILLED = "baseline", "quantized", "pruned", "distilled"
+POINTS = tuple(f"point{number}" for number in range(2, MOST_POINTS + 1))
+"""The sizes that follow the first one, which is `distilled`, if a recipe asks for several (`prune.points`)."""
 
 BUILT_IN = (
     StageSpec(BASELINE, "prepare", "compression.engine.stages.prepare:STAGE"),
     StageSpec(QUANTIZED, "quantize", "compression.engine.stages.quantize:STAGE", after=BASELINE),
     StageSpec(PRUNED, "prune", "compression.engine.stages.prune:STAGE", after=QUANTIZED),
     StageSpec(DISTILLED, "distill", "compression.engine.stages.distill:STAGE", after=PRUNED),
+    *(
+        StageSpec(name, "prune", "compression.engine.stages.points:STAGE", after=after, title=f"Point {number}", point=number)
+        for number, (after, name) in enumerate(zip((DISTILLED, *POINTS), POINTS, strict=False), 2)
+    ),
 )
 
 STAGE_SPECS: dict[str, StageSpec] = {}
@@ -29,7 +35,7 @@ def _add(spec: StageSpec) -> None:
     """Insert a stage after its predecessor. Raises ValueError if that is unknown or a name is taken."""
     order = list(STAGE_SPECS.values())
     names = [one.name for one in order]
-    if spec.name in names or spec.recipe_key in [one.recipe_key for one in order]:
+    if spec.name in names or (spec.recipe_key in [one.recipe_key for one in order] and not spec.point):
         raise ValueError(f"there is already a stage {spec.name!r}, or one with the key {spec.recipe_key!r}")
     if spec.after is not None and spec.after not in names:
         raise ValueError(f"it follows {spec.after!r}, which is no stage")
@@ -68,12 +74,21 @@ def _known(name: str) -> str:
     return name
 
 
+def points_of(recipe: Mapping[str, object]) -> int:
+    """Return how many sizes a recipe asks for. recipe: as stored, or its fields."""
+    prune = recipe.get("prune")
+    found = prune.get("points") if isinstance(prune, Mapping) else getattr(prune, "points", None)
+    return found if isinstance(found, int) else 1
+
+
 def wanted(recipe: Mapping[str, object]) -> tuple[str, ...]:
     """Return the rows that a recipe leads to. recipe: as stored; a missing key has its default."""
     rows = []
     for name, spec in STAGE_SPECS.items():
         is_default = spec.settings is None  # stages of installed packages are left out by default
-        if spec.after is None or (recipe[spec.recipe_key] is not None if spec.recipe_key in recipe else is_default):
+        if spec.point:
+            rows += [name] * (spec.point <= points_of(recipe))
+        elif spec.after is None or (recipe[spec.recipe_key] is not None if spec.recipe_key in recipe else is_default):
             rows.append(name)
     return tuple(rows)
 

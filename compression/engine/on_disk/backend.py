@@ -27,7 +27,8 @@ from compression.engine.scoring_limits import scoring_limits
 from compression.engine.shipping import MeasuredArtifact
 from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
-from compression.engine.stages.prune import plan_shape, taken
+from compression.engine.stages.cut_facts import taken
+from compression.engine.stages.prune import plan_shape
 from compression.engine.stages.registry import planned
 from compression.export.exporter import exporter_of
 from compression.export.transformers import sharded

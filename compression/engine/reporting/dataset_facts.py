@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from compression.planning.front import front_of
 from compression.planning.recommendation import recommended
 from compression.planning.verdicts import choose
 from compression.schema.artifact_formats import INTEGERS, TRANSFORMERS
@@ -11,10 +12,12 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
+from compression.schema.report.points import PointCut
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
 from compression.schema.report.samples import Sample
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.schemes import SCHEMES
+from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS
 from compression.system.environment import environment
 
@@ -34,12 +37,16 @@ class StageFacts(Protocol):
     def sizes(self) -> SizeSearch | None:
         """Return what a recipe with `auto` tried."""
 
+    @property
+    def points(self) -> tuple[PointCut, ...]:
+        """Return the sizes that `prune.points` asks for."""
+
 
 @dataclass
 class DatasetSummary:
     """Facts about a dataset whose rows and model are no longer in memory. `rows` counts the rows of each split that go through
     the model. `cut` describes which part of train was cut off, `pruning` what pruning removed, `sensitivity` its curves,
-    `sizes` what a recipe with `auto` tried.
+    `sizes` what a recipe with `auto` tried, `points` the sizes that `prune.points` asks for.
     """
 
     task: Task
@@ -50,12 +57,19 @@ class DatasetSummary:
     pruning: dict[str, Any] | None = field(default=None)
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     sizes: SizeSearch | None = None
+    points: tuple[PointCut, ...] = ()
     remarks: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
 
     def take(self, found: StageFacts) -> None:
         """Take what a stage found out that the report tells once."""
         self.pruning, self.sensitivity, self.sizes = found.pruning, found.sensitivity, found.sizes
+        self.points = found.points
+
+    def pruned(self, stage: Stage) -> dict[str, Any] | None:
+        """Return what pruning had removed by a stage: of several sizes, that stage's own."""
+        own = (one.pruning for one in self.points if one.stage == stage)
+        return next(own, self.points[0].pruning if self.points else self.pruning)
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Return notes on what the dataset's figures rest on. first: its baseline row; last: the headline stage's row."""
@@ -74,7 +88,8 @@ def job_report(
             task=facts.task,
             labels=facts.labels,
             splits=facts.splits,
-            pruning=facts.pruning,
+            pruning=facts.pruned(chosen.stage),
+            points=facts.points,
             sensitivity=facts.sensitivity,
             sizes=facts.sizes,
             notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
@@ -100,7 +115,9 @@ def job_report(
         artifacts=tuple(artifacts),
         recipe=spec.recipe,
         splits=alone.splits if alone else {},
-        pruning=alone.pruning if alone else None,
+        pruning=alone.pruned(chosen.stage) if alone else None,
+        points=alone.points if alone else (),
+        front=front_of(rows, spec.targets),
         sensitivity=alone.sensitivity if alone else {},
         sizes=alone.sizes if alone else None,
         environment=environment(),

@@ -12,10 +12,11 @@ from compression.modalities.base import Examples
 from compression.modalities.sampling import first_tokens, micro_batch_size, shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.tensors import Tensors
 from compression.pruning.error_tables import compensated
 from compression.pruning.layer_inputs import Batches
 from compression.pruning.reconstruction import reconstruct
-from compression.pruning.scores import CALIBRATION_BATCH
+from compression.pruning.scores import CALIBRATION_BATCH, ImportanceScores
 from compression.quantization.fake_quantize import is_simulated
 
 
@@ -54,6 +55,11 @@ def updated_cut(context: StageContext, model: PreTrainedModel, plan: PruningPlan
     assert context.layer_inputs is not None, "error tables come first"  # noqa: S101
     with compensated(model, plan, context.layer_inputs, context.check_pause):
         return apply_cut(context, model, plan)
+
+
+def units_after(scores: ImportanceScores, plan: PruningPlan) -> Tensors:
+    """Return the scores of the units that a cut leaves, for the next one. Each is a tensor of its own, as files need it."""
+    return {name: each.clone() for name, each in scores.after(plan).tensors().items()}
 
 
 def _refresh(context: StageContext, model: PreTrainedModel) -> None:

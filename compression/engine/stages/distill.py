@@ -1,6 +1,7 @@
 """Distills teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,19 @@ def distill(context: StageContext) -> Iterator[Event]:
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     if context.models.student is not None:
         enter(context, context.models.student)
+    prune = context.recipe.prune
     if context.recipe.auto is not None:
         yield from sized_training(context, settings, distilled)
+    elif prune is not None and prune.points > 1:
+        yield from distilled_again(context, settings)
     else:
         yield from distilled(context, settings)
+
+
+def distilled_again(context: StageContext, settings: Distill) -> Generator[Event, None, TrainingOutcome]:
+    """Distill the current model so that the teachers can be asked again, for another one."""
+    kept = replace(context, originals=list(context.originals))
+    return (yield from distilled(kept, settings, NamedTraining(again=True)))
 
 
 def distilled(
@@ -89,20 +99,27 @@ def distilled(
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     """Yield the recipe's phases: the general phase, augmentation, the teachers' outputs and the training."""
-    settings, train = expected.recipe.distill, expected.train
+    settings = expected.recipe.distill
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     if settings.general is not None:
         texts = (expected.rows.get("unlabelled") or expected.rows["train"]) * ROW_SECONDS
         yield general_distillation.ASK, texts / 3
         yield general_distillation.PHASE, settings.general.epochs * texts * 0.5
+    yield from task_phases(expected)
+    if expected.recipe.auto is not None:
+        yield from further_phases((general_distillation.ASK, general_distillation.PHASE, PHASE))
+
+
+def task_phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
+    """Yield the phases without the general one: augmentation, the teachers' outputs and the training."""
+    settings, train = expected.recipe.distill, expected.train
+    assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     if settings.augment is not None:
         yield AUGMENT, augment_seconds(settings.augment, expected.rows["train"])
         train *= 1 + settings.augment.rows
     once, varies = expected.seeds * train / 3, expected.recipe.train.varies  # all teachers, on all rows
     yield ASK, 0.0 if varies else once
     yield PHASE, settings.epochs * (train * 0.5 + (once if varies else 0.0))
-    if expected.recipe.auto is not None:
-        yield from further_phases((general_distillation.ASK, general_distillation.PHASE, PHASE))
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:

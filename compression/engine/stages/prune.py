@@ -1,6 +1,6 @@
 """Prunes tokens, layers, channels, heads and feed-forward units, in one or more steps with recovery."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
-from compression.engine.stages.apply_cut import apply_cut, updated_cut
+from compression.engine.stages.apply_cut import apply_cut, units_after, updated_cut
+from compression.engine.stages.cut_facts import each_layer, taken, with_errors, with_layers
 from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
@@ -17,7 +18,7 @@ from compression.engine.stages.recover import phases as trainings_of, precompute
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
 from compression.engine.stages.size_rounds import round_phases, size_rounds
-from compression.engine.stages.solved_widths import solved_widths
+from compression.engine.stages.solved_widths import SolvedWidths, solved_widths
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
 from compression.modalities.modality import InputPruner
@@ -26,7 +27,6 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
 from compression.planning.estimator import PROBES
 from compression.planning.search.costs import count_parameters
 from compression.planning.table_work import search_seconds
@@ -41,8 +41,6 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.solved_search import ParameterFacts
-
-ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
 
 
 def prune(context: StageContext) -> Iterator[Event]:
@@ -68,13 +66,9 @@ def prune(context: StageContext) -> Iterator[Event]:
     if tables is not None:
         choose = solved_widths if context.recipe.auto is None else size_rounds
         chosen = yield from choose(context, settings, scores, tables, before, parameter_facts(context.model))
-        scores, ratios, after, errors = chosen.scores, chosen.ratios, chosen.shape, chosen.errors
     else:
-        ratios, after = yield from _solved(context, settings, before, scores, saved)
-        errors = saved.errors if saved is not None else {}
-    result = context.result
-    if saved is not None:
-        result.search, result.tables = saved.search, saved.tables
+        chosen = yield from _solved(context, settings, before, scores, saved)
+    result, scores, ratios, after, errors = context.result, chosen.scores, chosen.ratios, chosen.shape, chosen.errors
     found = after if settings.search else None, errors, result.search, result.tables
     progress = PruneProgress(scores, tuple(ratios.values()), {}, *found)
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
@@ -102,9 +96,11 @@ def prune(context: StageContext) -> Iterator[Event]:
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
             yield from recover(context, settings.recovery, step, phase, epochs, beside)
-    context.result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors)
+    result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors)
     if "layers" in settings.axes and names:
-        context.result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
+        result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
+    if chosen.points:
+        result.points, result.units = with_layers(chosen.points, result.pruning), units_after(scores, plan)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -188,54 +184,6 @@ def parameter_facts(model: PreTrainedModel) -> ParameterFacts:
     )
 
 
-def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:
-    """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
-    For the vocabulary `asked` is null if the texts alone decide. If each group has a width of its own, an axis has the same of
-    each of its groups.
-    """
-
-    def one(axis: str, asked: float | None) -> dict[str, Any]:
-        had, has = width_of(before, axis), width_of(after, axis)
-        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had} | groups(axis)}
-
-    def groups(axis: str) -> dict[str, Any]:
-        own = {key: had for key, had in (before.widths or {}).items() if axis_and_layer(key)[0] == axis}
-        each = {key: (had, (after.widths or {})[key]) for key, had in own.items()}
-        found = {key: {"before": had, "after": has, "taken": (had - has) / had} for key, (had, has) in each.items()}
-        return {"groups": found} if found else {}
-
-    found: dict[str, Any] = {}
-    for axis, ratio in ratios.items():
-        if axis in settings.axes or (axis in ALWAYS_TOLD and width_of(before, axis)):
-            found |= one(axis, ratio)
-    if "ffn" in found:
-        found["ffn"]["multiple"] = settings.multiple
-    if "vocabulary" in settings.axes:
-        found |= one("vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
-    return found
-
-
-def with_errors(told: dict[str, Any], before: Shape, after: Shape, errors: Mapping[str, float]) -> dict[str, Any]:
-    """Return what `taken` tells, with each group's width and predicted error where error tables have chosen."""
-    for key, error in errors.items():
-        axis, layer = axis_and_layer(key)
-        had, has = units_at(before, axis, layer), units_at(after, axis, layer)
-        group = {"before": had, "after": has, "taken": (had - has) / had, "error": error}
-        told[axis]["groups"] = {**told[axis].get("groups", {}), key: group}
-    return told
-
-
-def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan) -> dict[str, Any]:
-    """Return of each layer its influence, its time in milliseconds (None if it was not timed) and whether it was removed."""
-    assert scores.influence is not None, "they are scored if the recipe cuts them"  # noqa: S101
-    influence, times = scores.influence.tolist(), scores.milliseconds
-    milliseconds = [None] * len(influence) if times is None else times.tolist()
-    return {
-        name: {"influence": lost, "milliseconds": spent, "removed": plan.layers is not None and number not in plan.layers}
-        for number, (name, lost, spent) in enumerate(zip(names, influence, milliseconds, strict=True))
-    }
-
-
 def unit_scores(context: StageContext, settings: Prune) -> ImportanceScores:
     """Score the units of the context's model on calibration rows, and its layers if they may go."""
     layers = "layers" in settings.axes or settings.sensitivity
@@ -255,8 +203,20 @@ def _scored(context: StageContext, settings: Prune) -> Generator[Event, None, Im
 
 def _solved(
     context: StageContext, settings: Prune, before: Shape, scores: ImportanceScores, saved: PruneProgress | None
+) -> Generator[Event, None, SolvedWidths]:
+    """Return the recipe's ratios and shape, with its target solved, or what an earlier attempt has saved of them, its search
+    included. before: the shape with the whole vocabulary.
+    """
+    if saved is not None:
+        context.result.search, context.result.tables = saved.search, saved.tables
+    ratios, shape = yield from _ratios(context, settings, before, scores, saved)
+    return SolvedWidths(shape, scores, ratios, saved.errors if saved is not None else {})
+
+
+def _ratios(
+    context: StageContext, settings: Prune, before: Shape, scores: ImportanceScores, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[shapes.Ratios, Shape]]:
-    """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
+    """Return the ratios and the shape of `_solved`."""
     config = context.model.config
     here = adapter_of(context.model).shape_of(config)
     if saved is not None and saved.shape is not None:

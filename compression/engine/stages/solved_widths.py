@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
+from compression.engine.stages.cut_facts import taken, with_errors
 from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.latency_target import measured_latency
 from compression.engine.stages.signs_of_life import beat_of, solver_of
@@ -20,6 +21,7 @@ from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
 from compression.planning.search.comparison import ComparedSearch
+from compression.planning.search.nested import nested_sizes
 from compression.planning.search.problem import OutOfTime
 from compression.planning.search.solver import SECONDS
 from compression.planning.search.space import Cost, SearchSpace
@@ -33,8 +35,10 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
+from compression.schema.report.points import PointCut
 from compression.schema.schemes import Scheme
 from compression.schema.solved_search import ParameterFacts, SolvedSearch
+from compression.schema.stages import DISTILLED, POINTS, Stage
 
 CORRECTIONS = 4
 """Shapes that are timed for a target latency, each solved with what the one before taught of the prediction."""
@@ -48,6 +52,7 @@ class SolvedWidths:
     scores: ImportanceScores  #: by which the units go in the tables' order
     ratios: Ratios  #: what each axis loses
     errors: Mapping[str, float] = field(default_factory=dict)  #: predicted, by group
+    points: tuple[PointCut, ...] = ()  #: if the recipe asks for several: all, the largest first, which is this one
 
 
 def solved_widths(
@@ -93,11 +98,54 @@ def solved_widths(
             chosen = yield from _solved(context, search, space, limits, limits)
         else:
             chosen = yield from _timed(context, search, space, limits, latency, scores_of)
+        sizes = (yield from _sizes(context, settings, space, tables, chosen, every)) if settings.points > 1 else (chosen,)
     except OutOfTime:
         raise _too_long() from None
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
     yield from store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
-    return SolvedWidths(chosen.shape, scores_of(chosen), *axes_and_errors(chosen, tables, settings, whole))
+    points = tuple(
+        point_cut(stage, each, tables, settings, (before, whole), count)
+        for stage, each in zip((DISTILLED, *POINTS), sizes, strict=False)
+        if settings.points > 1
+    )
+    widths, errors = axes_and_errors(sizes[0], tables, settings, whole)
+    return SolvedWidths(sizes[0].shape, scores_of(sizes[0]), widths, errors, points)
+
+
+def point_cut(
+    stage: Stage, found: Found, tables: ErrorTables, settings: Prune, uncut: tuple[Shape, Shape], count: Count
+) -> PointCut:
+    """Return one of several sizes, for the stage that distills it and for the report. uncut: the shapes with all tokens, and
+    before the cut of widths; count: of parameters.
+    """
+    before, whole = uncut
+    ratios, errors = axes_and_errors(found, tables, settings, whole)
+    parameters = count(found.shape)
+    return PointCut(
+        stage=stage,
+        parameters=parameters,
+        share=parameters / count(before),
+        shape=found.shape,
+        layers=found.layers,
+        error=found.error,
+        pruning=with_errors(taken(before, found.shape, settings, ratios), whole, found.shape, errors),
+    )
+
+
+def _sizes(
+    context: StageContext, settings: Prune, space: SearchSpace, tables: ErrorTables, smallest: Found, costs: Sequence[Cost]
+) -> Generator[Event, None, tuple[Found, ...]]:
+    """Return the sizes that the recipe asks for, the largest first. Raises UnsupportedShape, OutOfTime and Pause."""
+    found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context))
+    told = "; ".join(
+        f"{each.shape.short}, {', '.join(f'{each.costs[cost.name]:,.6g} {cost.name}' for cost in costs)}, predicted error "
+        f"{each.error:.4g}"
+        for each in found
+    )
+    told = f"{len(found)} sizes, each of which contains the next: {told}. The first is cut here, each other one from its model."
+    context.notes.append(told)
+    yield Log(message=told[:4000])
+    return found
 
 
 def axes_and_errors(chosen: Found, tables: ErrorTables, settings: Prune, whole: Shape) -> tuple[Ratios, dict[str, float]]:

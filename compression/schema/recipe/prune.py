@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValid
 from compression.schema.config import Config
 from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
 from compression.schema.searches import SEARCHES
+from compression.schema.specs import MOST_POINTS
 
 
 class Recovery(Config):
@@ -132,6 +133,9 @@ class Prune(Config):
     samplers (Optuna) that look for the same. rl: an agent that learns to (AMC). The report has the solver beside these."""
     search_budget: SearchBudget = SearchBudget()
     """How long tpe, nsga2 and rl may look; the solver needs one evaluation."""
+    points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 1
+    """Sizes that the job distills and ships, by one set of error tables and one general phase. The target, or the ratio, is of
+    the smallest; each of the others is larger than the next by the same factor. Above 1 it needs search: solver."""
     multiple: Annotated[Multiple | Literal["auto"], WrapValidator(_multiple_or_auto)] = USUAL_MULTIPLE
     """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
     network of images are rounded to a multiple of 8, or of this if it is less. auto: the smallest from which on the worker's
@@ -177,6 +181,8 @@ class Prune(Config):
         if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
             why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
+        if self.points > 1 and self.search != "solver":
+            raise ValueError(f"points: {self.points} are solved for by error tables: set search to solver")
         if self.search_budget != SearchBudget() and (self.search is None or not SEARCHES[self.search].budgeted):
             raise ValueError("search_budget is of searches that end with it: name tpe, nsga2 or rl as prune.search")
         if self.has_target and set(self.axes) <= {"vocabulary"}:

@@ -11,7 +11,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
-from compression.schema.recipe.auto import Auto, hindrance
+from compression.schema.recipe import auto as auto_rules, points as point_rules
+from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, OptimizerName, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
@@ -178,11 +179,14 @@ class Recipe(Config):
     """Removed; only stored recipes may have it. Every job now does what `report` did."""
 
     @model_validator(mode="after")
-    def _auto_can_choose(self) -> "Recipe":
+    def _sizes_can_be_found(self) -> "Recipe":
         limits = {"max_steps": self.train.max_steps, "max_minutes": self.train.max_minutes}
-        if self.auto is not None and (found := hindrance(self.prune, self.distill, limits)) is not None:
+        installed = [one.recipe_key for one in STAGE_SPECS.values() if one.settings and getattr(self, one.recipe_key, None)]
+        found = point_rules.hindrance(self.prune, self.distill, self.auto, limits, installed)
+        found = found or (auto_rules.hindrance(self.prune, self.distill, limits) if self.auto is not None else None)
+        if found is not None:
             key, why = found
-            problem = PydanticCustomError("auto", "{why}", {"why": why})
+            problem = PydanticCustomError("sizes", "{why}", {"why": why})
             error = InitErrorDetails(type=problem, loc=tuple(key.split(".")), input=None)
             raise ValidationError.from_exception_data("Recipe", [error])  # so the message names the key, and not the recipe
         return self

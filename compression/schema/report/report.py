@@ -18,6 +18,7 @@ from compression.schema.report.gate import GateVerdict
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.operators import Operators
+from compression.schema.report.points import Front, PointCut
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.report.targets import Target, asked
@@ -165,6 +166,7 @@ class PartReport(Config):
     sizes: Annotated[SizeSearch | None, Field(exclude_if=lambda value: value is None, description="As the report's own.")] = (
         None
     )
+    points: Annotated[tuple[PointCut, ...], Field(exclude_if=lambda value: not value, description="As the report's own.")] = ()
     notes: tuple[str, ...] = ()
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES, description="As the report's own.")] = ()
 
@@ -181,7 +183,7 @@ class Report(Config):
     """Name of the artifact whose row has `ratios` and `verdicts`; of several datasets the first one's."""
     headlines: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
     parts: tuple[PartReport, ...] = ()
-    """Of several datasets; `labels`, `splits`, `pruning`, `sensitivity` and `sizes` are then each one's own."""
+    """Of several datasets; `labels`, `splits`, `pruning`, `sensitivity`, `sizes` and `points` are then each one's own."""
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     recommended: Recommended | None = None
     """Another form of the headline's model to run in its place; null if there is no better one, and in older reports."""
@@ -198,6 +200,10 @@ class Report(Config):
     """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     sizes: Annotated[SizeSearch | None, Field(exclude_if=lambda value: value is None)] = None
     """The sizes that a recipe with `auto` tried, and which it took."""
+    points: Annotated[tuple[PointCut, ...], Field(exclude_if=lambda value: not value)] = ()
+    """The sizes that a recipe with `prune.points` asks for, the largest first; none if it asks for one."""
+    front: Annotated[Front | None, Field(exclude_if=lambda value: value is None)] = None
+    """Which of these sizes is recommended; null if there is one. The headline is it, or a stage before the cut."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
     devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()
@@ -212,6 +218,12 @@ class Report(Config):
         """Return the searches for a size by dataset; the name is empty if there is one."""
         each = {"": self.sizes, **{part.name: part.sizes for part in self.parts}}
         return {name: found for name, found in each.items() if found is not None}
+
+    @property
+    def front_rows(self) -> tuple[Row, ...]:
+        """Return the rows of all sizes of the front, the largest first."""
+        stages = self.front.stages if self.front is not None else ()
+        return tuple(row for row in self.rows if row.stage in stages)
 
     @property
     def to_run(self) -> tuple[str, ...]:

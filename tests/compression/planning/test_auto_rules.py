@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.planning.auto_remedies import found_beside, more_time
+from compression.planning.auto_remedies import more_time, of_sizes
 from compression.planning.auto_rules import check_auto
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import preflight
@@ -151,7 +151,12 @@ def test_both_presets_can_be_searched_and_their_specification_has_a_gate() -> No
 
 def test_a_missed_target_is_offered_more_time_and_no_other_size() -> None:
     found = [Remedy(key=key, now=1, proposed=2, why="") for key in ("recipe.prune.ratio", "recipe.distill.epochs")]
-    assert [one.key for one in found_beside(found)] == ["recipe.distill.epochs"]
+    assert [one.key for one in of_sizes(AUTO, found, missed=False)] == ["recipe.distill.epochs"]
+    more, own = of_sizes(AUTO, found, missed=True)
+    assert (more.key, own.key) == ("recipe.auto.budget_minutes", "recipe.distill.epochs")
+    several = AUTO.model_copy(update={"auto": None, "prune": Prune(search="solver", points=2)})
+    assert [one.key for one in of_sizes(several, found, missed=True)] == ["recipe.distill.epochs"]
+    assert of_sizes(Recipe(), found, missed=True) == found
     (more,) = more_time(Auto(budget_minutes=30), missed=True)
     assert (more.key, more.now, more.proposed) == ("recipe.auto.budget_minutes", 30, 60)
     assert list(more_time(Auto(), missed=False)) == []

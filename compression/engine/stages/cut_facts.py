@@ -1,0 +1,77 @@
+"""What a cut has removed, as the report tells it: by axis, by group and by layer, of one size or of several."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
+from compression.models.architectures.shapes import Ratios
+from compression.pruning.scores import ImportanceScores
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from compression.schema.report.points import PointCut
+
+ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
+
+
+def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
+    """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
+    For the vocabulary `asked` is null if the texts alone decide. If each group has a width of its own, an axis has the same of
+    each of its groups.
+    """
+
+    def one(axis: str, asked: float | None) -> dict[str, Any]:
+        had, has = width_of(before, axis), width_of(after, axis)
+        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had} | groups(axis)}
+
+    def groups(axis: str) -> dict[str, Any]:
+        own = {key: had for key, had in (before.widths or {}).items() if axis_and_layer(key)[0] == axis}
+        each = {key: (had, (after.widths or {})[key]) for key, had in own.items()}
+        found = {key: {"before": had, "after": has, "taken": (had - has) / had} for key, (had, has) in each.items()}
+        return {"groups": found} if found else {}
+
+    found: dict[str, Any] = {}
+    for axis, ratio in ratios.items():
+        if axis in settings.axes or (axis in ALWAYS_TOLD and width_of(before, axis)):
+            found |= one(axis, ratio)
+    if "ffn" in found:
+        found["ffn"]["multiple"] = settings.multiple
+    if "vocabulary" in settings.axes:
+        found |= one("vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
+    return found
+
+
+def with_errors(told: dict[str, Any], before: Shape, after: Shape, errors: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `taken` tells, with each group's width and predicted error where error tables have chosen."""
+    for key, error in errors.items():
+        axis, layer = axis_and_layer(key)
+        had, has = units_at(before, axis, layer), units_at(after, axis, layer)
+        group = {"before": had, "after": has, "taken": (had - has) / had, "error": error}
+        told[axis]["groups"] = {**told[axis].get("groups", {}), key: group}
+    return told
+
+
+def layers_left(each: Mapping[str, Mapping[str, Any]], kept: Iterable[int]) -> dict[str, Any]:
+    """Return what `each_layer` tells, of a cut after which other layers are left."""
+    left = {*kept}
+    return {name: {**one, "removed": at not in left} for at, (name, one) in enumerate(each.items())}
+
+
+def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan) -> dict[str, Any]:
+    """Return of each layer its influence, its time in milliseconds (None if it was not timed) and whether it was removed."""
+    assert scores.influence is not None, "they are scored if the recipe cuts them"  # noqa: S101
+    influence, times = scores.influence.tolist(), scores.milliseconds
+    milliseconds = [None] * len(influence) if times is None else times.tolist()
+    return {
+        name: {"influence": lost, "milliseconds": spent, "removed": plan.layers is not None and number not in plan.layers}
+        for number, (name, lost, spent) in enumerate(zip(names, influence, milliseconds, strict=True))
+    }
+
+
+def with_layers(points: Sequence[PointCut], told: Mapping[str, Any]) -> tuple[PointCut, ...]:
+    """Return several sizes with what the cut to the first one tells of each layer. told: of that cut."""
+    if "each" not in told.get("layers", {}):
+        return tuple(points)
+    every = told["layers"]["each"]
+    each = ({**one.pruning, "layers": {**one.pruning["layers"], "each": layers_left(every, one.layers)}} for one in points)
+    return tuple(one.model_copy(update={"pruning": own}) for one, own in zip(points, each, strict=True))

@@ -1,0 +1,29 @@
+"""The sizes that a recipe with `prune.points` distilled, and which of them is recommended. Torch-free."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from compression.schema.config import Config
+from compression.schema.report.measurements import Shape
+from compression.schema.stages import Stage
+
+
+class PointCut(Config):
+    """One size, as the solver chose it."""
+
+    stage: Annotated[Stage, Field(description="The row that has its figures.")]
+    parameters: int
+    share: Annotated[float, Field(description="Of the original's parameters.")]
+    shape: Shape
+    layers: Annotated[tuple[int, ...], Field(description="Numbers of the layers that stay.")]
+    error: Annotated[float, Field(description="Predicted by the error tables, summed over the layers.")]
+    pruning: Annotated[dict[str, Any], Field(description="Per axis: units before and after, ratio asked and taken.")]
+
+
+class Front(Config):
+    """Size against score: the rows of all sizes, and which is recommended."""
+
+    stages: Annotated[tuple[Stage, ...], Field(description="The largest size first. Figures are in the rows.")]
+    recommended: Annotated[Stage, Field(description="The smallest that keeps the target; else the one that keeps most.")]
+    why: Annotated[str, Field(description="The rule and the figures.")]

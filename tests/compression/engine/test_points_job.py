@@ -1,0 +1,175 @@
+"""Jobs that make several sizes: cut from each other, killed in each training and gone on, and shipped side by side."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.pipeline import compress
+from compression.schema.events import Event, Log, Progress, StageFinished, StageStarted, TablesSaved, TrainingSaved
+from compression.schema.report.report import Report
+from compression.schema.solved_search import SolvedSearch
+from compression.system.sealed_folder import STATE, unseal
+from compression.training.save import FOLDER
+from tests.support.engine_jobs import RECIPE, report_of, spec_of
+from tests.support.image_jobs import onnx_folder
+from tests.support.image_uploads import image_splits
+from tests.support.network_graphs import resnet
+
+PRUNE: dict[str, Any] = {
+    "search": "solver",
+    "points": 3,
+    "axes": ["heads", "hidden", "ffn"],
+    "target_params": 0.5,
+    "multiple": 8,
+    "calibration_rows": 64,
+}
+POINTS: dict[str, Any] = {
+    **RECIPE,
+    "prepare": {"epochs": 2, "rate": 3e-3},
+    "prune": PRUNE,
+    "distill": {"epochs": 2, "rate": 3e-3, "general": {"epochs": 1, "attention": 0.0}, "teachers": {"seeds": 2}},
+}
+SIZES = ["distilled", "point2", "point3"]
+TARGETS = {"retention": 0.7}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> tuple[Path, list[Event]]:
+    place = tmp_path_factory.mktemp("whole")
+    return place, list(compress(spec_of(encoder, reviews, recipe=POINTS, targets=TARGETS), place))
+
+
+def test_one_job_ships_several_sizes_that_are_cut_from_each_other(whole: tuple[Path, list[Event]]) -> None:
+    place, seen = whole
+    report = report_of(seen)
+    rows = {row.stage: row for row in report.rows}
+    assert list(rows) == ["baseline", "quantized", "pruned", *SIZES]
+    totals = [row.parameters.total for row in report.rows]
+    assert totals[0] == totals[1] > totals[2] == totals[3] > totals[4] > totals[5]
+    assert totals[5] <= 0.5 * totals[0] < totals[4]
+    assert rows["pruned"].shape == rows["distilled"].shape
+
+    assert [one.stage for one in report.points] == SIZES
+    assert [one.shape for one in report.points] == [rows[stage].shape for stage in SIZES]
+    assert [one.parameters for one in report.points] == totals[3:]
+    assert [one.error for one in report.points] == sorted(one.error for one in report.points)
+    for larger, smaller in zip(report.points, report.points[1:], strict=False):
+        assert smaller.shape.ffn <= larger.shape.ffn
+        assert smaller.shape.hidden <= larger.shape.hidden
+
+    made = {one.stage: one for one in report.artifacts if one.kind == "onnx"}
+    for stage in SIZES:
+        assert (place / "out" / "artifacts" / rows[stage].artifact / "model.onnx").is_file()
+        assert made[stage].score == rows[stage].score  # on test, of this very artifact
+        assert made[stage].validation == rows[stage].validation
+        assert made[stage].trained_as_shipped
+
+
+def test_tables_and_the_general_phase_are_of_all_sizes_and_teachers_are_asked_for_each(whole: tuple[Path, list[Event]]) -> None:
+    report = report_of(whole[1])
+    notes = {row.stage: " ".join(row.notes) for row in report.rows}
+    assert [stage for stage, told in notes.items() if "Error tables of" in told] == ["pruned"]
+    assert [stage for stage, told in notes.items() if "General phase on" in told] == ["distilled"]
+    assert [stage for stage, told in notes.items() if "Teachers, with validation" in told] == SIZES
+    assert "3 sizes, each of which contains the next" in notes["pruned"]
+    assert "Cut from distilled to" in notes["point2"]
+    assert "Cut from point2 to" in notes["point3"]
+    phases = {event.stage: event.phase for event in whole[1] if isinstance(event, Progress) and event.phase == "general"}
+    assert list(phases) == ["distilled"]
+    stored = SolvedSearch.model_validate_json(unseal(whole[0] / "out" / "checkpoints" / "tables" / "solved.json"))
+    assert stored.error == report.points[-1].error  # of what the recipe asks for, as without further sizes
+
+
+def test_the_smallest_size_that_keeps_the_target_is_recommended_and_shipped(whole: tuple[Path, list[Event]]) -> None:
+    report = report_of(whole[1])
+    assert report.front is not None
+    assert list(report.front.stages) == SIZES
+    keeping = [row for row in report.front_rows if row.ratios.retention_on_validation >= 0.7]
+    assert keeping, "otherwise this shows nothing"
+    best = min(keeping, key=lambda row: row.parameters.total)
+    assert report.front.recommended == best.stage
+    assert report.front.why in report.choice
+    assert report.headline not in {row.artifact for row in report.front_rows} - {best.artifact}
+    own = next(one for one in report.points if one.stage == best.stage)
+    assert report.pruning == own.pruning
+    assert report.pruning["ffn"]["after"] == best.shape.ffn
+    assert not any(row.verdict.remedies for row in report.rows if row.stage in SIZES[:-1])
+
+
+def keep(event: Event, made: Path, kept: Path) -> None:
+    """Copy what an event hands over to where the next attempt finds it."""
+    named: dict[str, str] = {}
+    if isinstance(event, TrainingSaved):
+        named = {event.folder: FOLDER}
+    if isinstance(event, StageFinished):
+        named = {event.row.stage: event.row.stage}
+    if isinstance(event, TablesSaved):
+        named = {"tables": "tables"}
+    for folder, name in named.items():
+        shutil.rmtree(kept / name, ignore_errors=True)
+        shutil.copytree(made / folder, kept / name)
+    if isinstance(event, TrainingSaved):
+        shutil.rmtree(made / event.folder)
+
+
+def test_a_job_that_ends_in_the_training_of_each_size_goes_on_there_and_makes_the_same(
+    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, list[Event]]
+) -> None:
+    kept, first = tmp_path / "kept", report_of(whole[1])
+    shutil.copytree(whole[0] / "out" / "checkpoints", kept)
+    for stage in SIZES:
+        shutil.rmtree(kept / stage)
+    for number, stage in enumerate(SIZES):
+        changes = {"recipe": POINTS, "targets": TARGETS, "save_seconds": 0, "resume": str(kept), "output": f"out-{number}"}
+        job = compress(spec_of(encoder, reviews, **changes), tmp_path)
+        told = []
+        for event in job:
+            keep(event, tmp_path / f"out-{number}" / "checkpoints", kept)
+            told += [event.message] if isinstance(event, Log) else []
+            if isinstance(event, TrainingSaved) and (event.stage, event.phase) == (stage, "distill") and event.step > 2:
+                break
+        job.close()
+        if number:
+            assert any(message.startswith("Training goes on from step") for message in told)
+    seen = list(compress(spec_of(encoder, reviews, recipe=POINTS, targets=TARGETS, resume=str(kept)), tmp_path))
+    resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
+    assert resumed == ["baseline", "quantized", "pruned", "distilled", "point2"]
+    report = report_of(seen)
+    assert report.points == first.points
+    assert [row.validation for row in report.rows] == [row.validation for row in first.rows]
+    assert [row.score for row in report.rows] == [row.score for row in first.rows]
+    last = [note for note in report.rows[-1].notes if "Cut from point2" in note]
+    assert last == [note for note in first.rows[-1].notes if "Cut from point2" in note]
+
+
+def test_the_checkpoint_of_a_size_opens_with_the_stock_library(whole: tuple[Path, list[Event]]) -> None:
+    place, report = whole[0] / "out" / "checkpoints", report_of(whole[1])
+    for row in report.front_rows:
+        model = AutoModelForSequenceClassification.from_pretrained(place / row.stage)
+        assert sum(each.numel() for each in model.parameters()) == row.parameters.total
+    facts = StageCheckpoint.model_validate_json(unseal(place / "point3" / STATE))
+    assert facts.pruning == report.points[-1].pruning
+
+
+def test_a_network_is_shipped_in_two_sizes_with_free_widths(tmp_path: Path) -> None:
+    onnx_folder(resnet((2, 2), 8), tmp_path / "sent")
+    for name, content in image_splits().items():
+        (tmp_path / name).write_bytes(content)
+    data = {"format": "npz", "splits": {name: [f"{name}.npz"] for name in ("train", "validation", "test")}}
+    prune = {**PRUNE, "points": 2, "axes": ["channels", "hidden"], "target_params": 0.5, "target_flops": 0.4}
+    recipe = {
+        "prepare": {"epochs": 1, "rate": 3e-3},
+        "quantize": None,
+        "prune": prune,
+        "distill": {"epochs": 1, "rate": 3e-3, "general": None},
+        "train": {"batch": 16},
+    }
+    spec = spec_of("sent", task="image-classification", data=data, recipe=recipe, evaluate={})
+    report: Report = report_of(compress(spec, tmp_path))
+    whole, _, larger, smaller = report.rows
+    assert smaller.parameters.total <= 0.5 * whole.parameters.total < larger.parameters.total < whole.parameters.total
+    assert all(smaller.shape.widths[key] <= width for key, width in larger.shape.widths.items())
