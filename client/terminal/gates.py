@@ -1,7 +1,8 @@
-"""Formats the verdicts of a job's quality gate, and the sizes that it tried, for its report."""
+"""Formats the verdicts of a job's quality gate, and the sizes that it made or tried, for its report."""
 
 from collections.abc import Iterator
 
+from compression.schema.report.points import size_text
 from compression.schema.report.report import Report
 
 
@@ -17,8 +18,11 @@ def gate_lines(report: Report, quote: str) -> list[tuple[str, str]]:
 
 
 def gate_sections(report: Report, quote: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield the title and lines of the quality gate, and of the search for a size on each dataset."""
+    """Yield the title and lines of the quality gate, of the sizes that were made, and of the search for one on each dataset."""
     yield "Quality gate:", gate_lines(report, quote)
+    if (front := report.front) is not None:
+        each = [(size_text(row, front), "green" if row.stage == front.recommended else "") for row in report.front_rows]
+        yield "Sizes:", [*each, (front.why, "")]
     for part, found in report.size_searches.items():
         where = f", {part}" if part else ""
         yield f"Sizes tried, to keep {100 * found.retention:.1f} %{where}:", [(one, "") for one in found.lines]

@@ -88,11 +88,12 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         parts.append((about, data))
         labelled.append((about, {split: digests for split, digests in data.items() if split != "unlabelled"}))
     distill = spec.recipe.distill
+    every = [STAGE_SPECS[stage] for stage in planned(spec.recipe) if not STAGE_SPECS[stage].point]  # how many points: in prune
     facts = {
         "format": FORMAT,
         "code": sealed_folder.code_version(),
         "task": spec.task,
-        "stages": [STAGE_SPECS[stage].recipe_key for stage in planned(spec.recipe) if stage != BASELINE],
+        "stages": [one.recipe_key for one in every if one.name != BASELINE],
         "originals": distill.teachers.seeds if distill else 1,
         "targets": spec.targets.model_dump(mode="json"),
         # lm-eval's key is omitted if it is null, so that checkpoints from before the key stay valid.

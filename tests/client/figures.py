@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from compression.planning.front import front_of
 from compression.planning.quality_gate import gate_verdict
 from compression.planning.recommendation import recommended
 from compression.schema.recipe.quality_gate import QualityGate
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.gate import GateVerdict, PairedDrop
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size
+from compression.schema.report.points import PointCut
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, File, Report, SplitFacts, Uploaded, verdicts
@@ -198,3 +200,22 @@ def searched() -> Report:
     times = {"budget_minutes": 30, "minutes": 21.5, "original": 0.9, "whole": 20_000_000}
     found = {"retention": 0.99, "objective": "parameters", "why": "It met the target."}
     return report(sizes=SizeSearch(tried=(short, full, later), **found, **times))
+
+
+def several(*kept: float, retention: float = 0.992) -> Report:
+    """Return the report of a job of three sizes, of 13, 10 and 8 million parameters. kept: shares on validation, of each."""
+    first = converged(row("baseline", 20_000_000, 80_000_000, 16.0, 0.8, validation=0.8), converged=True)
+    stages, sizes = ("distilled", "point2", "point3"), (13_000_000, 10_000_000, 8_000_000)
+    own = [
+        row(stage, size, size, 6.4, 0.8 * share - 0.01, validation=0.8 * share)
+        for stage, size, share in zip(stages, sizes, kept or (0.999, 0.995, 0.98), strict=True)
+    ]
+    points = tuple(
+        PointCut(stage=one.stage, parameters=size, share=size / 2e7, shape=one.shape, layers=(0,), error=error, pruning={})
+        for one, size, error in zip(own, sizes, (0.01, 0.0456, 0.2), strict=True)
+    )
+    rows, targets = (first, *own), Targets(retention=retention)
+    front = front_of(rows, targets)
+    best = next(one for one in rows if one.stage == front.recommended)
+    found = {"rows": rows, "points": points, "front": front, "ratios": best.ratios, "verdicts": verdicts(best, targets)}
+    return report(headline=best.artifact, targets=targets, **found)

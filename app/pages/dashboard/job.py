@@ -28,7 +28,7 @@ from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import UNITS, Row
 from compression.schema.report.report import Report
 from compression.schema.report.sample_table import sample_tables
-from compression.schema.stages import STAGES, wanted
+from compression.schema.stages import STAGE_SPECS, STAGES, wanted
 from compression.schema.tasks import TASKS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -76,6 +76,8 @@ def timeline(job: JobOut, rows: list[Row]) -> list[Step]:
     wanted = planned(job)
     current = next((stage for stage in wanted if stage not in done), None)
     for stage in STAGES:
+        if stage not in wanted and STAGE_SPECS[stage].point:
+            continue  # most jobs make one size
         if stage not in wanted:
             steps.append(Step(stage, formatting.title(stage), "skipped", note="not in the recipe"))
         elif stage in done:

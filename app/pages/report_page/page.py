@@ -75,6 +75,7 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         report=report,
         shipped=shipped(report),
         pictures=pictures(report.rows, shipped(report)),
+        front_picture=front_picture(report.front_rows),
         conditions=conditions(report.rows),
         beside=compare_lm_eval(report.rows),
         samples=sample_tables(report),
@@ -118,6 +119,13 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
         split = " on validation" if all(row.validation is not None for row in rows) else ""
         pictures.append(svg.bars(f"Score{split}: {scored[0][1].named}; whiskers: standard error", entries))
     return pictures
+
+
+def front_picture(rows: Sequence[Row]) -> svg.Picture | None:
+    """Draw the size of each of several models of a job against what it keeps; None if fewer than two are known."""
+    found = [(row.parameters.total / 1e6, 100 * kept) for row in rows if (kept := row.ratios.judged_retention) is not None]
+    name = f"kept on {rows[0].ratios.judged_on}, %" if rows else ""
+    return svg.curves("Size against score", {"sizes": found}, "million parameters", name) if found[1:] else None
 
 
 def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> list[svg.Picture]:

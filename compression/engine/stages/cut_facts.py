@@ -1,6 +1,6 @@
-"""What a cut has removed, as the report tells it: by axis, by group and by layer, of one size or of several."""
+"""What a cut has removed, as the report tells it: by axis, by group and by layer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compression.models.adapters.structure import PruningPlan
@@ -9,7 +9,6 @@ from compression.models.architectures.shapes import Ratios
 from compression.pruning.scores import ImportanceScores
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
-from compression.schema.report.points import PointCut
 
 ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
 
@@ -51,12 +50,6 @@ def with_errors(told: dict[str, Any], before: Shape, after: Shape, errors: Mappi
     return told
 
 
-def layers_left(each: Mapping[str, Mapping[str, Any]], kept: Iterable[int]) -> dict[str, Any]:
-    """Return what `each_layer` tells, of a cut after which other layers are left."""
-    left = {*kept}
-    return {name: {**one, "removed": at not in left} for at, (name, one) in enumerate(each.items())}
-
-
 def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan) -> dict[str, Any]:
     """Return of each layer its influence, its time in milliseconds (None if it was not timed) and whether it was removed."""
     assert scores.influence is not None, "they are scored if the recipe cuts them"  # noqa: S101
@@ -66,12 +59,3 @@ def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan
         name: {"influence": lost, "milliseconds": spent, "removed": plan.layers is not None and number not in plan.layers}
         for number, (name, lost, spent) in enumerate(zip(names, influence, milliseconds, strict=True))
     }
-
-
-def with_layers(points: Sequence[PointCut], told: Mapping[str, Any]) -> tuple[PointCut, ...]:
-    """Return several sizes with what the cut to the first one tells of each layer. told: of that cut."""
-    if "each" not in told.get("layers", {}):
-        return tuple(points)
-    every = told["layers"]["each"]
-    each = ({**one.pruning, "layers": {**one.pruning["layers"], "each": layers_left(every, one.layers)}} for one in points)
-    return tuple(one.model_copy(update={"pruning": own}) for one, own in zip(points, each, strict=True))

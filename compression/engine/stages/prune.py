@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut, units_after, updated_cut
-from compression.engine.stages.cut_facts import each_layer, taken, with_errors, with_layers
+from compression.engine.stages.cut_facts import each_layer, taken, with_errors
 from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
@@ -100,7 +100,7 @@ def prune(context: StageContext) -> Iterator[Event]:
     if "layers" in settings.axes and names:
         result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
     if chosen.points:
-        result.points, result.units = with_layers(chosen.points, result.pruning), units_after(scores, plan)
+        result.points, result.units = chosen.points, units_after(scores, plan)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages import general_distillation
-from compression.engine.stages.cut_facts import layers_left, taken, with_errors
+from compression.engine.stages.cut_facts import taken, with_errors
 from compression.engine.stages.error_tables import collect_layer_inputs
 from compression.engine.stages.prune import unit_scores
 from compression.engine.stages.registry import planned
@@ -246,7 +246,9 @@ class SizedTraining:
         told = taken(facts.before, found.shape, settings, ratios)
         context.result.pruning = with_errors(told, facts.whole, found.shape, errors)
         if each is not None:
-            context.result.pruning["layers"]["each"] = layers_left(each, found.layers)
+            kept = {*found.layers}
+            again = {name: {**one, "removed": at not in kept} for at, (name, one) in enumerate(each.items())}
+            context.result.pruning["layers"]["each"] = again
 
     def _outcome(self, place: int, record: SizeSearch) -> str:
         """Return what came of the chosen size, and if it misses the target what it would take to meet it. place: its number in

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from compression.schema.config import Config
-from compression.schema.report.measurements import Shape
+from compression.schema.report.measurements import Row, Shape
 from compression.schema.stages import Stage
 
 
@@ -27,3 +27,13 @@ class Front(Config):
     stages: Annotated[tuple[Stage, ...], Field(description="The largest size first. Figures are in the rows.")]
     recommended: Annotated[Stage, Field(description="The smallest that keeps the target; else the one that keeps most.")]
     why: Annotated[str, Field(description="The rule and the figures.")]
+
+
+def size_text(row: Row, front: Front) -> str:
+    """Return a size and what it keeps as one line. row: of the front."""
+    found = row.ratios
+    faster = f", {found.speed_up:.2f} times as fast" if found.speed_up is not None else ""
+    share = f"{100 * found.judged_retention:.1f} %" if found.judged_retention is not None else "not known what is"
+    size = f"{row.parameters.total:,} parameters, {100 * (1 - found.parameter_reduction):.1f} % of the original"
+    chosen = ", recommended" if row.stage == front.recommended else ""
+    return f"{row.stage}: {size} ({row.shape.short}){faster}, {share} kept on {found.judged_on}{chosen}"

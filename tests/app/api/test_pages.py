@@ -24,6 +24,7 @@ from tests.client.figures import (
     recommending,
     report,
     row,
+    several,
     validated,
 )
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
@@ -68,6 +69,16 @@ def test_absolute_targets_are_tiles_in_their_own_units(shown: Shown) -> None:
     )
     says(text, "not_measured: No profile of the shipped artifact on A100")
     assert "Target at most" not in shown(report()).text
+
+
+def test_several_sizes_have_a_table_that_says_which_is_recommended(shown: Shown) -> None:
+    page = shown(several(), recipe={"preset": "article", "prune": {"search": "solver", "points": 3, "recovery": None}})
+    text = re.sub(r"\s+", " ", page.text)
+    says(text, "Of 3 sizes, point2 is the smallest that keeps the target", "Point 2 recommended")
+    says(text, "13.0 M65.0 %0.01", "10.0 M50.0 %0.0456", "8.00 M40.0 %0.2", "99.5 %", "point3-onnx-int8")
+    plain = re.sub(r"\s+", " ", shown(report()).text)
+    assert "Point 2" not in plain
+    assert "recommended" not in plain
 
 
 def test_a_quality_gate_says_a_word_and_its_interval(

@@ -34,6 +34,7 @@ from tests.client.figures import (
     row,
     sampled,
     searched,
+    several,
     validated,
 )
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
@@ -98,6 +99,14 @@ def test_the_sizes_that_were_tried_have_a_table_with_the_reason_for_one(shown: S
     says(text, "Sizes tried It met the target.", "Sizes tried to keep 99.0 % of the original's score on validation")
     says(text, "8.00 M", "97.00 ± 0.40 %", "98.50 %", "not distilled")
     assert "Sizes tried" not in shown(validated()).text
+
+
+def test_several_sizes_have_a_picture_and_a_table_that_says_which_is_recommended(shown: Shown) -> None:
+    page = shown(several())
+    text = re.sub(r"\s+", " ", page.text)
+    says(text, "Size against score", "Of 3 sizes, point2 is the smallest that keeps the target")
+    says(text, "Point 2, recommended10.00 M50.0 %0.0456", "point2-onnx-int8")
+    assert "Size against score" not in shown(validated()).text
 
 
 def test_absolute_targets_are_listed_in_their_own_units(shown: Shown) -> None:

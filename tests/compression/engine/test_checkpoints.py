@@ -20,6 +20,7 @@ def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
 
 USED: dict[str, dict[str, Any]] = {
     "auto": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}, "auto": {}},
+    "prune.points": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "points": 2}},
     "prune.ratio.channels": {"prune": {"ratio": {"ffn": 0.3, "channels": 0.3}}},
     "prune.target_flops": {"prune": {"ratio": {"ffn": 0.3}, "target_flops": 0.3}},
     "prune.refresh_statistics": {"prune": {"ratio": {"ffn": 0.3}, "refresh_statistics": False}},
@@ -43,6 +44,24 @@ def test_a_key_that_came_later_counts_once_it_is_used(key: str, tmp_path: Path) 
         kept = kept[name]
     assert last not in kept
     assert fingerprints(plain, tmp_path)["pruned"] != fingerprints(spec_of(tmp_path, USED[key]), tmp_path)["pruned"]
+
+
+def test_how_many_sizes_are_made_counts_from_the_cut_on_and_a_size_reads_what_its_cut_and_its_training_do(
+    tmp_path: Path,
+) -> None:
+    def found(points: int, **distill: Any) -> dict[str, str]:
+        prune = {"ratio": {"ffn": 0.3}, "search": "solver", "points": points}
+        return dict(fingerprints(spec_of(tmp_path, {"prune": prune, "distill": distill}), tmp_path))
+
+    one, two, three = found(1), found(2), found(3)
+    assert [*one] == ["baseline", "quantized", "pruned", "distilled"]
+    assert [*three] == [*one, "point2", "point3"]
+    for stage in ("baseline", "quantized"):
+        assert one[stage] == two[stage] == three[stage]
+    for stage in ("pruned", "distilled"):
+        assert len({one[stage], two[stage], three[stage]}) == 3
+    longer = found(3, epochs=9)
+    assert [stage for stage in three if three[stage] == longer[stage]] == ["baseline", "quantized", "pruned"]
 
 
 def test_disk_that_is_left_to_the_worker_counts_as_none_did_before(tmp_path: Path) -> None:
