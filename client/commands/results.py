@@ -179,7 +179,8 @@ def download(
     job: JobId,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; by default ./JOB.")] = None,
     stage: Annotated[
-        str | None, typer.Option(help="baseline, quantized, pruned or distilled; by default that of the report's headline.")
+        str | None,
+        typer.Option(help="As pruned, distilled or point2 (of several sizes); by default that of the report's headline."),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="A format, such as onnx or transformers; by default all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="The artifacts of all stages.")] = False,

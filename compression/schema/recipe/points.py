@@ -25,8 +25,8 @@ def hindrance(
     if auto is not None:
         return "prune.points", f"auto looks for one size, and points asks for {prune.points}: leave out one of them"
     if prune.recovery is not None or prune.reconstruct:
-        key = "recovery" if prune.recovery is not None else "reconstruct"
-        return f"prune.{key}", "points distills each cut as it is: leave it out"
+        key, off = ("recovery", "null") if prune.recovery is not None else ("reconstruct", "false")
+        return f"prune.{key}", f"points distills each cut as it is: set it to {off}"
     if (limit := next((key for key, value in limits.items() if value is not None), None)) is not None:
         return f"train.{limit}", "the first of the points would use it up before the last: set distill.epochs instead"
     if installed:

@@ -1,8 +1,6 @@
 """Jobs that find their size: killed in each training and gone on, and followed by a larger size if the first one misses."""
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from compression.engine.pipeline import compress
 from compression.engine.stage_clock import StageClock
 from compression.engine.stages import size_rounds, size_training
 from compression.schema.errors import MissingResource
-from compression.schema.events import Event, Log, StageFinished, StageStarted, TablesSaved, TrainingSaved
+from compression.schema.events import Event, Log, StageStarted, TrainingSaved
 from compression.schema.report.report import Report
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.solved_search import SolvedSearch
 from compression.system.sealed_folder import STATE, unseal
-from compression.training.save import FOLDER
-from tests.support.engine_jobs import RECIPE, events, fork, report_of, spec_of, write_spec
+from tests.support.attempts import attempt, keep
+from tests.support.engine_jobs import RECIPE, report_of, spec_of, write_spec
 
 AUTO: dict[str, Any] = {
     **RECIPE,
@@ -78,40 +76,6 @@ def test_the_gate_of_a_job_without_one_is_what_the_target_leaves(whole: tuple[Pa
     assert (gate.max_drop, gate.retention, gate.confidence) == (None, 0.9, 0.95)
     assert report.gate is not None
     assert report.gate.max_drop == pytest.approx(0.1 * report.rows[0].validation.value)
-
-
-def attempt(place: Path, kept: Path, spec: Path, kill_in: str) -> list[Event]:
-    """Run the engine in a process as a supervisor does, and kill it once it has saved a training of a name."""
-    reader, writer = os.pipe()
-    engine = fork(spec, "--events-fd", str(writer), "--die-with-parent", kept=[writer])
-    os.close(writer)
-    seen: list[Event] = []
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        for event in events(pipe):
-            seen.append(event)
-            keep(event, place / "out" / "checkpoints", kept)
-            if isinstance(event, TrainingSaved) and event.phase == kill_in and event.step > 2:
-                engine.send_signal(signal.SIGKILL)
-                break
-    engine.stdin.close()
-    assert engine.wait() == -signal.SIGKILL
-    return seen
-
-
-def keep(event: Event, made: Path, kept: Path) -> None:
-    """Copy what an event hands over to where the next attempt finds it."""
-    named: dict[str, str] = {}
-    if isinstance(event, TrainingSaved):
-        named = {event.folder: FOLDER}
-    if isinstance(event, StageFinished):
-        named = {event.row.stage: event.row.stage}
-    if isinstance(event, TablesSaved):
-        named = {"tables": "tables"}
-    for folder, name in named.items():
-        shutil.rmtree(kept / name, ignore_errors=True)
-        shutil.copytree(made / folder, kept / name)
-    if isinstance(event, TrainingSaved):
-        shutil.rmtree(made / event.folder)
 
 
 def test_a_job_that_is_killed_in_each_training_goes_on_there_and_finds_the_same(

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -9,15 +10,17 @@ from transformers import AutoModelForSequenceClassification
 
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.pipeline import compress
-from compression.schema.events import Event, Log, Progress, StageFinished, StageStarted, TablesSaved, TrainingSaved
+from compression.schema.events import Event, Log, Progress, StageStarted
 from compression.schema.report.report import Report
 from compression.schema.solved_search import SolvedSearch
 from compression.system.sealed_folder import STATE, unseal
-from compression.training.save import FOLDER
-from tests.support.engine_jobs import RECIPE, report_of, spec_of
+from tests.compression.engine import test_language_job as language
+from tests.support.attempts import attempt
+from tests.support.engine_jobs import RECIPE, asked_of, report_of, spec_of, write_spec
 from tests.support.image_jobs import onnx_folder
 from tests.support.image_uploads import image_splits
 from tests.support.network_graphs import resnet
+from tests.support.tiny_bert import sentences, write_rows
 
 PRUNE: dict[str, Any] = {
     "search": "solver",
@@ -100,42 +103,20 @@ def test_the_smallest_size_that_keeps_the_target_is_recommended_and_shipped(whol
     assert not any(row.verdict.remedies for row in report.rows if row.stage in SIZES[:-1])
 
 
-def keep(event: Event, made: Path, kept: Path) -> None:
-    """Copy what an event hands over to where the next attempt finds it."""
-    named: dict[str, str] = {}
-    if isinstance(event, TrainingSaved):
-        named = {event.folder: FOLDER}
-    if isinstance(event, StageFinished):
-        named = {event.row.stage: event.row.stage}
-    if isinstance(event, TablesSaved):
-        named = {"tables": "tables"}
-    for folder, name in named.items():
-        shutil.rmtree(kept / name, ignore_errors=True)
-        shutil.copytree(made / folder, kept / name)
-    if isinstance(event, TrainingSaved):
-        shutil.rmtree(made / event.folder)
-
-
-def test_a_job_that_ends_in_the_training_of_each_size_goes_on_there_and_makes_the_same(
+def test_a_job_that_is_killed_in_the_training_of_each_size_goes_on_there_and_makes_the_same(
     tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, list[Event]]
 ) -> None:
     kept, first = tmp_path / "kept", report_of(whole[1])
     shutil.copytree(whole[0] / "out" / "checkpoints", kept)
     for stage in SIZES:
         shutil.rmtree(kept / stage)
+    changes = {"recipe": POINTS, "targets": TARGETS, "save_seconds": 0, "resume": str(kept)}
     for number, stage in enumerate(SIZES):
-        changes = {"recipe": POINTS, "targets": TARGETS, "save_seconds": 0, "resume": str(kept), "output": f"out-{number}"}
-        job = compress(spec_of(encoder, reviews, **changes), tmp_path)
-        told = []
-        for event in job:
-            keep(event, tmp_path / f"out-{number}" / "checkpoints", kept)
-            told += [event.message] if isinstance(event, Log) else []
-            if isinstance(event, TrainingSaved) and (event.stage, event.phase) == (stage, "distill") and event.step > 2:
-                break
-        job.close()
+        place = tmp_path / f"attempt-{number}"
+        seen = attempt(place, kept, write_spec(place, encoder, reviews, **changes), "distill", stage)
         if number:
-            assert any(message.startswith("Training goes on from step") for message in told)
-    seen = list(compress(spec_of(encoder, reviews, recipe=POINTS, targets=TARGETS, resume=str(kept)), tmp_path))
+            assert any(isinstance(event, Log) and event.message.startswith("Training goes on from step") for event in seen)
+    seen = list(compress(spec_of(encoder, reviews, **changes), tmp_path))
     resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
     assert resumed == ["baseline", "quantized", "pruned", "distilled", "point2"]
     report = report_of(seen)
@@ -173,3 +154,43 @@ def test_a_network_is_shipped_in_two_sizes_with_free_widths(tmp_path: Path) -> N
     whole, _, larger, smaller = report.rows
     assert smaller.parameters.total <= 0.5 * whole.parameters.total < larger.parameters.total < whole.parameters.total
     assert all(smaller.shape.widths[key] <= width for key, width in larger.shape.widths.items())
+
+
+def test_each_of_two_datasets_has_its_sizes_and_the_means_are_recommended_by(tmp_path: Path, encoder: Path) -> None:
+    for number, name in enumerate(("mood", "tone")):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "train.jsonl", sentences(96, seed=number))
+        write_rows(tmp_path / name / "test.jsonl", sentences(30, seed=number + 5))
+    parts = [{"name": name, "task": "text-classification", "data": asked_of("", name)["data"]} for name in ("mood", "tone")]
+    taught = {"epochs": 1, "rate": 3e-3, "teachers": {"precision": "int8"}}
+    recipe = {**POINTS, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": {**PRUNE, "points": 2}, "distill": taught}
+    own = {"task": "several", "data": None, "parts": parts, "recipe": recipe}
+    report = report_of(compress(spec_of(encoder, **own), tmp_path))
+    assert [row.stage for row in report.rows][-2:] == ["distilled", "point2"]
+    assert report.points == ()
+    for part in report.parts:
+        assert [one.shape for one in part.points] == [row.parts[part.name].shape for row in report.rows[-2:]]
+    assert list(report.front.stages) == ["distilled", "point2"]
+    for row in report.rows[-2:]:
+        assert row.parameters.total == mean(part.parameters.total for part in row.parts.values())
+        assert all(any("held in 8 bits" in note for note in part.notes) for part in row.parts.values())
+        assert {one.part for one in report.artifacts if one.stage == row.stage} >= {"mood", "tone"}
+    made = {one.name for one in report.artifacts}
+    assert {*report.headlines.values()} <= made
+
+
+def test_a_language_model_is_shipped_in_two_sizes(tmp_path: Path) -> None:
+    language.write(tmp_path, intermediate_size=64)
+    prune = {"search": "solver", "points": 2, "axes": ["ffn"], "ratio": 0.6, "multiple": 8, "calibration_rows": 16}
+    recipe = {
+        "prepare": {"epochs": 1, "rate": 1e-2},
+        "prune": prune,
+        "distill": {"epochs": 1, "rate": 1e-3},
+        "train": {"batch": 8, "max_length": 48},
+    }
+    report = report_of(compress(language.spec_of(recipe), tmp_path))
+    distilled, smaller = report.rows[-2:]
+    assert (distilled.stage, smaller.stage) == ("distilled", "point2")
+    assert smaller.shape.ffn < distilled.shape.ffn < report.rows[0].shape.ffn
+    assert [one.shape for one in report.points] == [distilled.shape, smaller.shape]
+    assert {one.stage for one in report.artifacts} >= {"distilled", "point2"}
