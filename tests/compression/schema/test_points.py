@@ -7,6 +7,9 @@ from pydantic import ValidationError
 
 from compression.planning.network_rules import check_network
 from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.points import hindrance
+from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.stages import points_of, wanted
 
@@ -40,6 +43,12 @@ def test_what_several_sizes_cannot_be_made_by_is_refused_with_its_key(change: An
     with pytest.raises(ValidationError, match=why) as caught:
         Recipe.model_validate(recipe)
     assert ".".join(map(str, caught.value.errors()[0]["loc"])) == key
+
+
+def test_a_package_s_stage_which_changes_one_model_is_refused_by_name() -> None:
+    found = hindrance(Prune(search="solver", points=2), Distill(), None, {}, ["rounding"])
+    assert found == ("prune.points", "rounding changes one model, and points makes several: leave out one of them")
+    assert hindrance(Prune(search="solver"), Distill(), None, {}, ["rounding"]) is None
 
 
 def test_blocks_of_a_network_go_in_one_cut_alone() -> None:
