@@ -136,7 +136,7 @@ def _sizes(
     context: StageContext, settings: Prune, space: SearchSpace, tables: ErrorTables, smallest: Found, costs: Sequence[Cost]
 ) -> Generator[Event, None, tuple[Found, ...]]:
     """Return the sizes that the recipe asks for, the largest first. Raises UnsupportedShape, OutOfTime and Pause."""
-    found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context))
+    found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context, space.layer_choices))
     told = "; ".join(
         f"{each.shape.short}, {', '.join(f'{each.costs[cost.name]:,.6g} {cost.name}' for cost in costs)}, predicted error "
         f"{each.error:.4g}"

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
-from compression.planning.search.problem import Problem, Solution, Term
+from compression.planning.search.problem import Problem, Solution, Solve, Term
 from compression.planning.search.space import STAYS, Cost, SearchSpace
-from compression.planning.search.within import Found, Solve, solve_within
+from compression.planning.search.within import Found, solve_within
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import UnsupportedShape
 from compression.schema.report.measurements import Shape

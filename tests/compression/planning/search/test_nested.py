@@ -4,6 +4,7 @@ import pytest
 
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
 from compression.planning.search import costs
+from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.nested import nested_sizes
 from compression.planning.search.solver import solve
 from compression.planning.search.space import SearchSpace
@@ -52,6 +53,16 @@ def test_a_larger_size_errs_least_of_those_that_contain_the_smaller() -> None:
     assert alone.error <= larger.error
     if contains(alone, smaller):
         assert larger.error == pytest.approx(alone.error)
+
+
+def test_layers_that_cost_alike_need_no_program_here_either() -> None:
+    space, by_program = sizes(0.35, 3)
+    names = [choice.name for choice in space.layer_choices]
+    limit = costs.parameters(0.35 * WHOLE, count)
+    found = nested_sizes(space, of_encoder(), by_program[-1], [limit], 3, lambda problem: solve_alike(problem, names))
+    assert [one.error for one in found] == pytest.approx([one.error for one in by_program])
+    assert contains(found[0], found[1])
+    assert contains(found[1], found[2])
 
 
 def test_of_a_model_that_is_too_coarse_fewer_sizes_are_the_remedy() -> None:
