@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.planning import formats, preparation
+from compression.planning import formats, preparation, table_work
 from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored, split_rows
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
@@ -26,15 +26,6 @@ from compression.planning.network_rules import pixel_bytes
 from compression.planning.point_work import point_factors, resized
 from compression.planning.rates import REFERENCE
 from compression.planning.size_plan import ShortTraining
-from compression.planning.table_work import (
-    MOST_POSITIONS,
-    calibrated_rows,
-    calibration_share,
-    filed_bytes,
-    search_seconds,
-    solver_seconds,
-    table_flops,
-)
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
 from compression.planning.work import EXPORT, TimeLimits, Work, time_work
@@ -289,14 +280,16 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     if prune.search is not None:
         rows = job.texts.rows["train"]
         tokens = job.tokens.train / max(rows, 1)
-        positions = calibrated_rows(prune, rows, tokens) * (tokens if job.model.network is None else MOST_POSITIONS)
-        seen = calibration_share(prune, rows, tokens, job.model, recipe.auto)
-        done = job.forward(job.model) * seen + table_flops(job.model, positions, recipe.auto)
-        searched = search_seconds(prune) + solver_seconds(job.model, prune, recipe.auto)
+        positions = table_work.calibrated_rows(prune, rows, tokens) * (
+            tokens if job.model.network is None else table_work.MOST_POSITIONS
+        )
+        seen = table_work.calibration_share(prune, rows, tokens, job.model, recipe.auto)
+        done = job.forward(job.model) * seen + table_work.table_flops(job.model, positions, recipe.auto)
+        searched = table_work.search_seconds(prune) + table_work.solver_seconds(job.model, prune, recipe.auto)
         solved = Work(stage=PRUNED, float32_flops=done, seconds=searched)
-        yield CostItem(PRUNED, disk=filed_bytes(job.model), work=solved)
+        yield CostItem(PRUNED, disk=table_work.filed_bytes(job.model), work=solved)
         for stage in [*job.sizes][1:]:  # what its layers read is collected anew
-            read = job.forward(job.model) * calibration_share(prune, rows, tokens, job.model)
+            read = job.forward(job.model) * table_work.calibration_share(prune, rows, tokens, job.model)
             yield CostItem(stage, work=Work(stage=stage, float32_flops=read))
     if recipe.auto is not None:
         yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
