@@ -41,7 +41,7 @@ def encoder(device: torch.device, recipe: Recipe) -> StageContext:
     model = BertForSequenceClassification(tiny_bert.tiny_config(num_labels=2)).eval()
     model.set_attn_implementation(ATTENTION)
     state = tiny_bert.state_of(model.to(device), recipe)
-    counts = {"train": 48, "validation": 16, "test": 8}
+    counts = {"train": 32, "validation": 8, "test": 4}  # two batches
     state.rows = {split: rows.at(list(range(counts[split]))) for split, rows in state.rows.items()}
     return state
 
@@ -51,7 +51,7 @@ def decoder(device: torch.device, recipe: Recipe, family: str = "llama", **chang
     model = tiny_language.model(family, intermediate_size=64, initializer_range=0.05, **changes)
     model.set_attn_implementation(ATTENTION)
     model.set_experts_implementation("eager")
-    task, counts = task_of("causal-lm", (), Evaluate(window=LENGTH)), {"train": 24, "validation": 8, "test": 4}
+    task, counts = task_of("causal-lm", (), Evaluate(window=LENGTH)), {"train": 12, "validation": 4, "test": 4}
     draw = random.Random(0)
     rows: dict[Split, Any] = {}
     for split, count in counts.items():
@@ -78,10 +78,10 @@ def scenarios(precision: Precision = "auto") -> dict[str, tuple[Opened, Recipe]]
     """
     text = Train(batch=16, max_length=LENGTH, precision=precision)
     recovery = Recovery(epochs=2, rate=1e-3)
-    cut = Prune(ratio=0.5, multiple=8, calibration_rows=16, reconstruct=True, recovery=recovery)
+    cut = Prune(ratio=0.5, multiple=8, calibration_rows=8, reconstruct=True, recovery=recovery)
     by_teacher = recovery.model_copy(update={"by": "teacher"})
-    static = Quantize(scheme="static-int8", calibration_rows=16, smoothing="search", qat=QAT)
-    dynamic = Quantize(calibration_rows=16, smoothing=0.5, qat=QAT)
+    static = Quantize(scheme="static-int8", calibration_rows=8, smoothing="search", qat=QAT)
+    dynamic = Quantize(calibration_rows=8, smoothing=0.5, qat=QAT)
     held = Distill(
         epochs=1,
         attention=1.0,
@@ -92,11 +92,11 @@ def scenarios(precision: Precision = "auto") -> dict[str, tuple[Opened, Recipe]]
     )
     packed = Train(batch=4, max_length=LENGTH, precision=precision)
     ffn = cut.model_copy(update={"recovery": by_teacher})
-    maps = Prune.model_validate({"ratio": 0.5, "axes": ["channels"], "importance": "bn_scale", "calibration_rows": 16})
-    weights = Quantize(scheme="weight-only-int4", calibration_rows=16, qat=QAT)
+    maps = Prune.model_validate({"ratio": 0.5, "axes": ["channels"], "importance": "bn_scale", "calibration_rows": 8})
+    weights = Quantize(scheme="weight-only-int4", calibration_rows=8, qat=QAT)
     norms = cut.model_copy(update={"importance": "l1_weight", "recovery": None, "sensitivity": True})
     plainly = held.model_copy(update={"attention": 0.0, "general": None})
-    routed = Prune(ratio=AxisRatios(experts=0.5, expert_ffn=0.5), multiple=8, calibration_rows=16, recovery=by_teacher)
+    routed = Prune(ratio=AxisRatios(experts=0.5, expert_ffn=0.5), multiple=8, calibration_rows=8, recovery=by_teacher)
     first_order = cut.model_copy(update={"importance": "taylor", "recovery": by_teacher, "steps": 2})
 
     def recipe(quantize: Quantize, prune: Prune, distill: Distill, train: Train) -> Recipe:

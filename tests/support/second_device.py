@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE, HOST = torch.device("meta"), torch.device("cpu")
 aten = torch.ops.aten
@@ -61,7 +61,7 @@ class DeviceTensor(Tensor):
 
 def placed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Compute an operator on the values of its tensors; its answer is on the device that they or its arguments name."""
-    flat, _ = tree_flatten((args, kwargs))
+    flat, form = tree_flatten((args, kwargs))
     tensors = [one for one in flat if isinstance(one, Tensor)]
     ours = [one for one in tensors if isinstance(one, DeviceTensor)]
     _check(func, args, tensors, kwargs.get("generator"))
@@ -70,7 +70,7 @@ def placed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = [tensors[1].device]  # it takes the place of the other
     there = bool(ours) if not named else named[0] == DEVICE
     moved = bool(named) and bool(tensors) and there != isinstance(tensors[0], DeviceTensor)
-    given_args, given_kwargs = tree_map(_value, (args, kwargs))
+    given_args, given_kwargs = tree_unflatten([_value(one) for one in flat], form)
     if func.overloadpacket is aten.histc and not given_args[0].is_floating_point():  # a card's kernel, not a CPU's
         found = func(given_args[0].float(), *given_args[1:], **given_kwargs).to(given_args[0].dtype)
     else:
@@ -85,7 +85,7 @@ def placed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = one.clone() if id(one) in known else one  # a transfer never shares memory
         return DeviceTensor(own) if there else own
 
-    return tree_map(out, found)
+    return out(found) if isinstance(found, Tensor) else tree_map(out, found)
 
 
 def _value(one: Any) -> Any:

@@ -119,7 +119,7 @@ def test_words_are_looked_for_on_the_device(source: Any, tmp_path: Path) -> None
     for device in (HOST, DEVICE):
         with second_device():
             state = placement.encoder(device, SCENARIOS["encoder cached"][1])
-            texts = [(text,) for text, _ in tiny_bert.sentences(48, 1)]
+            texts = [(text,) for text, _ in tiny_bert.sentences(len(state.rows["train"]), 1)]
             encode = lambda rows, labels: tiny_bert.encoded([(text, "positive") for (text,) in rows])  # noqa: E731
             resources = Resources(None, tmp_path, tmp_path)
             augmenter = AugmentationSource(texts, encode, AutoTokenizer.from_pretrained(helper), resources)
