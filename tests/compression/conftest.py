@@ -7,6 +7,7 @@ import torch
 from transformers import BertForSequenceClassification, BertModel
 
 from compression.engine import pipeline, shipping
+from compression.system import process
 from tests.support import tracing
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
@@ -20,9 +21,13 @@ tracing.keep()
 
 @pytest.fixture(autouse=True)
 def measured_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure artifacts in this process, and not for long. A test that is marked `fresh` has a process begin for it."""
+    """Measure artifacts in this process, and not for long. A test that is marked `fresh` has a process begin for it.
+
+    Without one nothing is gained by memory that is given back, and looking for all of it takes a tenth of such a job.
+    """
     if request.node.get_closest_marker("fresh") is None:
         monkeypatch.setattr(shipping, "measure_artifact", briefly)
+        monkeypatch.setattr(process, "release_memory", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def test_it_decides_for_the_shape_that_the_job_ends_with(
     assert f"{fastest_scheme(times, shape, ())[1]}." in event.resolved.reasons
 
 
+@pytest.mark.fresh
 def test_the_model_that_was_opened_to_decide_is_gone_before_the_job_opens_it(spec: Spec, tmp_path: Path) -> None:
     def models() -> int:
         return sum(issubclass(type(each), PreTrainedModel) for each in gc.get_objects())
