@@ -35,7 +35,7 @@ def test_a_gguf_is_cut_and_taught_and_then_goes_on_with_a_text(service: Service,
     data = send(http, "datasets", {"name": "editorials", "format": "text", "task": "causal-lm", "splits": splits}, files)
     assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
     recipe = {"preset": "language", "prepare": {"epochs": 3, "rate": 3e-3}, "prune": {"multiple": 32, "calibration_rows": 32}}
-    recipe |= {"distill": {"epochs": 1, "rate": 3e-3}, "train": {"max_length": 64, "batch": 16}}
+    recipe |= {"quantize": None, "distill": {"epochs": 1, "rate": 3e-3}, "train": {"max_length": 64, "batch": 16}}
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
     asked = {"tasks": ["arc_easy"], "limit": 3}
     body |= {"evaluate": {"length": 16, "tokens": 2048, "lm_eval": asked}, "targets": {"retention": 0.5}}
@@ -46,7 +46,7 @@ def test_a_gguf_is_cut_and_taught_and_then_goes_on_with_a_text(service: Service,
     assert done["state"] == "succeeded", (done["error"], service.log("jobs"))
 
     rows = {row["stage"]: row for row in done["rows"]}
-    assert list(rows) == ["baseline", "quantized", "pruned", "distilled"]
+    assert list(rows) == ["baseline", "pruned", "distilled"]  # one of test_formats.py is quantized
     last = rows["distilled"]
     assert last["parameters"]["total"] == planned["parameters"]["total"] < rows["baseline"]["parameters"]["total"]
     for row in rows.values():

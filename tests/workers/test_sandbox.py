@@ -309,13 +309,13 @@ def test_the_engine_runs_and_measures_inside_and_a_decoder_reads_pairs(house: Ho
     """
     sent = send(house.own / "model")
     path = house.own / "spec.json"
-    recipe = {"prepare": TINY_RECIPE["prepare"], "prune": None, "distill": None, "train": PLAIN["train"]}
+    recipe = {"prepare": TINY_RECIPE["prepare"], "quantize": None, "prune": None, "distill": None, "train": PLAIN["train"]}
     path.write_text(job_of(house.own, recipe=recipe).model_dump_json())
     with Engine(path, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
     last = events[-1]
-    assert [row.stage for row in last.report.rows] == ["baseline", "quantized"]
+    assert [row.stage for row in last.report.rows] == ["baseline"]
     for row in last.report.rows:
         assert isinstance(row.latency, Latency)
         assert not isinstance(row.peak_memory_bytes, NotMeasured)

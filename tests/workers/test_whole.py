@@ -92,7 +92,6 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
     indirect=["database"],
 )
 def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path) -> None:
-    service.cold = real
     service.start_workers("jobs")
     recipe, files = TINY_RECIPE, tiny_splits()
     if real:

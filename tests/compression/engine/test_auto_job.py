@@ -137,7 +137,7 @@ def test_after_a_kill_exports_take_what_the_last_one_took(
 def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_kill(
     tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = {**AUTO, "auto": {**AUTO["auto"], "rounds": 1}, "prune": {**AUTO["prune"], "axes": ["ffn"]}}
+    recipe = {**AUTO, "auto": {**AUTO["auto"], "rounds": 1}, "quantize": None, "prune": {**AUTO["prune"], "axes": ["ffn"]}}
     changes = {"recipe": recipe, "targets": {"retention": 0.6}, "save_seconds": 0}
     kept, phase = tmp_path / "kept", f"distill{size_training.suffix_of(1)}"
     job = compress(spec_of(encoder, reviews, **changes), tmp_path)
