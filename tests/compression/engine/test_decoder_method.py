@@ -86,7 +86,7 @@ def following(state: StageContext) -> PreTrainedModel:
 
 @pytest.mark.parametrize("made", [language, classifier])
 def test_the_general_phase_compares_states_and_relations(made: Any) -> None:
-    general = General(epochs=3, rate=5e-3)
+    general = General(epochs=8, rate=5e-3)
     state = made(distill=Distill(epochs=1, rate=1e-3, hidden=1.0, attention=1.0, embedding=1.0, general=general))
     following(state)
     events = list(distill(state))
