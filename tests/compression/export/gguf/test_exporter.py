@@ -88,7 +88,8 @@ def test_it_says_the_same_greedy_tokens(tmp_path: Path) -> None:
     """In bfloat16, of a model whose choices are firm."""
     model = decoder("qwen2", initializer_range=0.02)
     with torch.no_grad():
-        model.lm_head.weight.copy_(model.get_input_embeddings().weight.roll(-3, 0) * 20)
+        table = model.get_input_embeddings().weight.mul_(5)  # layers add little to what a token is
+        model.lm_head.weight.copy_(table.roll(-3, 0) * 20)
     folder = written(model, tmp_path, BF16)
     opened = runtime.open_folder(folder, threads=1)
     for text in ("Once upon a time", "12 files", "def f(x):"):
