@@ -39,7 +39,7 @@ def solve_alike(problem: Problem, layers: Sequence[str], until: float | None = N
         return solve(problem, until)
     limits = tuple(limit for limit in problem.limits if limit.excludes is None)
     sums = [_sum(terms, layers, problem.options) for terms in (problem.error, *(limit.terms for limit in limits))]
-    if not all(one is not None and (at == 0 or one.is_alike) for at, one in enumerate(sums)):
+    if not all(one is not None and (one.may_stay if at == 0 else one.is_alike) for at, one in enumerate(sums)):
         return solve(problem, until)
     excluded = [limit.excludes for limit in problem.limits if limit.excludes is not None]
     rows = _Rows(widths, tuple(layers), problem.options, [one for one in sums if one is not None], excluded)
@@ -79,6 +79,11 @@ class _Sum:
         """Return whether all layers add the same."""
         each = [values for part in self.parts.values() for values in (part.stay, part.gone) if values.size]
         return all(np.allclose(values, values[:, :1], rtol=ALIKE, atol=ALIKE) for values in each)
+
+    @property
+    def may_stay(self) -> bool:
+        """Return whether all layers may stay, from which what others err is reckoned."""
+        return all(bool(np.isfinite(part.stay).all()) for part in self.parts.values())
 
     def at(self, picks: Mapping[str, NDArray[np.int64]], options: Mapping[str, int]) -> _Part:
         """Return this sum at many widths. picks: the option of each choice there."""

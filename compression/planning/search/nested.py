@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
-from compression.planning.search.problem import Problem, Solution, Solve, Term
-from compression.planning.search.space import STAYS, Cost, SearchSpace
+from compression.planning.search.problem import NoCombination, Problem, Solution, Solve, Term, exclusion
+from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.within import Found, solve_within
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import UnsupportedShape
+from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.report.measurements import Shape
 
 WHOLE = 0  #: the first option of each choice
@@ -25,50 +25,76 @@ def nested_sizes(
     """Return sizes that err least, the largest first and the given one last: of each cost, each has the same share of the next
     larger, and that of the uncut model. costs: by which the smallest was found, and whose limits are not read.
 
-    Raises UnsupportedShape if there are not so many sizes between the smallest and the uncut model, and what `solve` raises.
+    Where no size lies within such a step, the next one is the cheapest that is larger; if there is none before the uncut model,
+    one between two sizes that are there. Raises UnsupportedShape if there is none either, and what `solve` raises.
     """
-    uncut = {choice.name: WHOLE for choice in space.choices}
-    found = [smallest]
+    picks = {choice.name: WHOLE for choice in space.choices}
+    spent = {cost.name: space.cost_of(cost, picks) for cost in costs}
+    whole = Found(space.shape(picks), space.layers(picks), 0.0, spent, picks)
+    found = [whole, smallest]
+
+    def step(at: int) -> float:
+        return max(found[at].costs[cost.name] / (found[at + 1].costs[cost.name] or 1.0) for cost in costs)
+
     for number in range(count - 1, 0, -1):
-        limits = []
-        for cost in costs:
-            whole, least = space.cost_of(cost, uncut), smallest.costs[cost.name]
-            limits.append(replace(cost, most=whole * (least / whole) ** (number / count) if whole > 0 else least))
-        larger = solve_within(space, limits, _containing(space, tables, found[0], solve))
-        if larger.shape == found[0].shape and larger.layers == found[0].layers:
-            cause = f"there are fewer than {count} sizes between {smallest.shape.short} and the uncut model"
-            remedy = "Ask for fewer points, a smaller target or a smaller prune.multiple."
+        within = sorted(range(1, len(found) - 1), key=step, reverse=True)
+        gaps = [(0, _limits(costs, whole, smallest, number / count))]
+        gaps += [(at, _limits(costs, found[at], found[at + 1], 0.5)) for at in within]
+        for at, limits in gaps:
+            if (one := _between(space, tables, found[at], found[at + 1], limits, solve)) is not None:
+                found.insert(at + 1, one)
+                break
+        else:
+            asked = f"points: {count} asks for {count - 1} sizes between {smallest.shape.short} and the uncut model"
+            cause = f"{asked}, each of which contains the next, and {len(found) - 2} were found"
+            remedy = f"Set prune.points to at most {len(found) - 1}, cut deeper, or choose a smaller prune.multiple."
             raise UnsupportedShape(cause, param="recipe.prune.points", remedy=remedy)
-        found.insert(0, larger)
-    return tuple(found)
+    return tuple(found[1:])
 
 
-def _containing(space: SearchSpace, tables: ErrorTables, inner: Found, solve: Solve) -> Solve:
-    """Return what solves among the sizes that contain another one."""
-    terms = tuple(_terms(space, tables, inner))
+def _limits(costs: Sequence[Cost], larger: Found, smaller: Found, share: float) -> list[Cost]:
+    """Return limits between two sizes, on a scale of factors. share: of the way to the smaller one."""
+    ends = ((cost, larger.costs[cost.name], smaller.costs[cost.name]) for cost in costs)
+    return [replace(cost, most=most * (least / most) ** share if most > 0 else least) for cost, most, least in ends]
+
+
+def _between(
+    space: SearchSpace, tables: ErrorTables, outer: Found, inner: Found, limits: Sequence[Cost], solve: Solve
+) -> Found | None:
+    """Return what errs least within limits, or else is nearest to them, of what contains one size and is in another.
+
+    None if there is nothing beside these two.
+    """
+    terms = tuple(_terms(space, tables, outer, inner))
+    ends = [exclusion(name, space.choices, one.picks) for name, one in (("outer", outer), ("inner", inner))]
 
     def solved(problem: Problem) -> Solution:
-        return solve(replace(problem, error=(*problem.error, *terms)))
+        return solve(replace(problem, error=(*problem.error, *terms), limits=(*ends, *problem.limits)))
 
-    return solved
+    try:
+        return solve_within(space, limits, solved)
+    except NoCombination:
+        return None
+    except TargetOutOfReach as problem:
+        if not isinstance(problem.nearest, Found):
+            raise
+        return problem.nearest
 
 
-def _terms(space: SearchSpace, tables: ErrorTables, inner: Found) -> Iterator[Term]:
-    """Yield an infinite error for each option without which another size has more."""
+def _terms(space: SearchSpace, tables: ErrorTables, outer: Found, inner: Found) -> Iterator[Term]:
+    """Yield an infinite error for each option without which a size is between two others."""
     gone = {key for at, layer in enumerate(tables.layers) if at not in inner.layers for key in layer.groups}
     keys = [group.key for group in tables.groups if group.key not in gone]
     of_layers = {choice.name for choice in space.layer_choices}
-    uncut = {choice.name: WHOLE for choice in space.choices}
 
-    def contains(shape: Shape) -> bool:
-        return all(units_at(shape, *axis_and_layer(key)) >= units_at(inner.shape, *axis_and_layer(key)) for key in keys)
+    def contains(one: Shape, other: Shape) -> bool:
+        return all(units_at(one, *axis_and_layer(key)) >= units_at(other, *axis_and_layer(key)) for key in keys)
 
     for choice in space.choices:
-        allowed = [option in (WHOLE, inner.picks[choice.name]) for option in range(choice.options)]
-        if choice.name in of_layers:
-            allowed = [option == STAYS or inner.picks[choice.name] != STAYS for option in range(choice.options)]
-        else:
-            for option in range(choice.options):
-                with suppress(UnsupportedShape):  # the config does not have this width beside the whole others
-                    allowed[option] = allowed[option] or contains(space.shape({**uncut, choice.name: option}))
+        ends = (outer.picks[choice.name], inner.picks[choice.name])
+        allowed = [option in ends for option in range(choice.options)]
+        for option in range(choice.options if choice.name not in of_layers else 0):
+            with suppress(UnsupportedShape):  # the config does not have this width beside the outer size's others
+                shape = space.shape({**outer.picks, choice.name: option})
+                allowed[option] = allowed[option] or (contains(shape, inner.shape) and contains(outer.shape, shape))
         yield Term((choice.name,), tuple(0.0 if each else float("inf") for each in allowed))

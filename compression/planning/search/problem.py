@@ -44,6 +44,13 @@ class Limit:
     excludes: Picks | None = None  #: of a limit that says nothing but that these are not taken: each counts 1 where it is
 
 
+def exclusion(name: str, choices: Iterable[Choice], picks: Picks) -> Limit:
+    """Return the limit that these picks are not taken: each choice of which an option is taken again counts 1."""
+    each = {choice.name: choice.options for choice in choices}
+    terms = (Term((one,), tuple(float(option == picks[one]) for option in range(options))) for one, options in each.items())
+    return Limit(name, len(each) - 1, tuple(terms), firm=True, excludes=picks)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Take one option of each choice, so that the error is least and no cost is above its limit."""

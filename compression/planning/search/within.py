@@ -16,7 +16,7 @@ from compression.planning.search.problem import (
     Problem,
     Solution,
     Solve,
-    Term,
+    exclusion,
     out_of_reach_cause,
 )
 from compression.planning.search.solver import solve
@@ -99,11 +99,7 @@ class _Rounds:
 
     def problem(self) -> Problem:
         """Return the problem of the round: what was tried is no part of it."""
-        last = len(self.plain.choices) - 1
-        excluded = (
-            Limit(f"tried {at}", last, self._same(found), firm=True, excludes=found.picks)
-            for at, found in enumerate(self.tried)
-        )
+        excluded = (exclusion(f"tried {at}", self.plain.choices, found.picks) for at, found in enumerate(self.tried))
         return replace(self.plain, limits=(*self.space.structure, *excluded, *self.limits.values()))
 
     def check(self, solved: Solution) -> Found:
@@ -153,13 +149,6 @@ class _Rounds:
         cause = out_of_reach_cause(asked, nearest.costs, shape=nearest.shape.short, verdict=verdict)
         key = next(cost.key for cost in self.costs if nearest.costs[cost.name] > cost.most)
         raise TargetOutOfReach(cause, nearest=nearest, proven=all_tried, param=f"recipe.prune.{key}" if key else None)
-
-    def _same(self, found: Found) -> tuple[Term, ...]:
-        """Return terms that count the choices of which an option is taken again."""
-        return tuple(
-            Term((one.name,), tuple(float(option == found.picks[one.name]) for option in range(one.options)))
-            for one in self.plain.choices
-        )
 
 
 def _eased(most: float) -> float:
