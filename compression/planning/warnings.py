@@ -14,7 +14,8 @@ from compression.planning.scoring_time import FEWEST_SECONDS, most_seconds
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
 from compression.planning.work import TimeLimits, time_work
-from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.prune import Prune, Recovery, SearchBudget
+from compression.schema.specs import MOST_POINTS
 from compression.schema.stages import BASELINE
 from compression.schema.tasks import TASKS
 from compression.schema.validation import ModelFacts
@@ -108,14 +109,24 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:
-    """Warn of a cut with too deep a step, and propose keys that divide it. left: share of parameters after the cut."""
-    share = 1 - left ** (1 / prune.steps)
+    """Warn of a cut with too deep a step, and propose keys that divide it. left: share of parameters after all cuts; of several
+    sizes, each is cut from the one before.
+    """
+    share = 1 - left ** (1 / max(prune.steps, prune.points))
     if share <= DEEP:
         return
     steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
+    if prune.points < steps <= MOST_POINTS and prune.points > 1:
+        yield (
+            f"{share:.0%} of the parameters go with each of {prune.points} sizes: beyond {DEEP:.0%} in one cut, decoders keep "
+            f"more in smaller ones. Put this into prune: {json.dumps({'points': steps})}"
+        )
+        return
     recovery = prune.recovery or Recovery()
     own = recovery.model_dump(mode="json", exclude_defaults=True)
-    one_cut = {"search": None} if prune.search is not None else {}
+    usual = {"search": None, "points": 1, "search_budget": SearchBudget().model_dump(mode="json")}
+    given = prune.model_dump(mode="json")
+    one_cut = {key: value for key, value in usual.items() if given[key] != value}
     keys = json.dumps({**one_cut, "steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
     yield (
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "

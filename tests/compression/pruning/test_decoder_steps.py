@@ -8,6 +8,7 @@ from compression.models.architectures.decoder_configs import check_decoder, deco
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at, planned, steps_to
 from compression.planning.preflight import preflight
+from compression.planning.warnings import _too_deep
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
@@ -82,3 +83,25 @@ def test_a_deep_cut_of_a_search_is_divided_without_it_and_that_of_a_search_for_a
     assert (divided.prune.search, divided.prune.steps) == (None, 3)
     plan = preflight(model, DATA, Recipe(prune=prune, auto=Auto()), Evaluate())
     assert not [one for one in plan.warnings if "in one cut" in one]
+
+
+@pytest.mark.parametrize(("points", "keys"), [(2, {"points": 3}), (3, None)])
+def test_several_sizes_share_a_deep_cut_and_more_of_them_divide_it(points: int, keys: dict[str, int] | None) -> None:
+    model = decoder_facts("llama", SMOLLM2)
+    prune = Prune(ratio=AxisRatios(ffn=0.7, layers=0.7), search="solver", points=points)
+    said = [one for one in preflight(model, DATA, Recipe(prune=prune), Evaluate()).warnings if "in one cut" in one]
+    assert [json.loads(one.partition("Put this into prune: ")[2]) for one in said] == ([keys] if keys else [])
+    if keys:
+        more = Recipe.model_validate({"prune": {**prune.model_dump(), **keys}})
+        assert not [one for one in preflight(model, DATA, more, Evaluate()).warnings if "in one cut" in one]
+
+
+@pytest.mark.parametrize(
+    "own", [{"search": "solver", "points": 6}, {"search": "tpe", "search_budget": {"evaluations": 10}}, {"search": "solver"}]
+)
+def test_proposed_steps_are_accepted_beside_what_a_search_had(own: dict[str, object]) -> None:
+    given = {"ratio": {"ffn": 0.7}, **own}
+    keys = [json.loads(one.partition("Put this into prune: ")[2]) for one in _too_deep(Prune.model_validate(given), 0.04)]
+    (proposed,) = keys
+    divided = Prune.model_validate({**given, **proposed})
+    assert (divided.search, divided.points, divided.steps) == (None, 1, 7)
