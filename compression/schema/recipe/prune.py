@@ -4,7 +4,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from compression.schema.config import Config
 from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
@@ -165,6 +173,13 @@ class Prune(Config):
             axes = tuple(axis for axis in get_args(Axis) if axis in {*axes, "hidden", "heads"})
         return {**given, "axes": axes}
 
+    @field_validator("points")
+    @classmethod
+    def _sizes_are_solved_for(cls, points: int, known: ValidationInfo) -> int:
+        if points > 1 and known.data.get("search", "solver") != "solver":  # without it, its own error is the one to mend
+            raise ValueError(f"{points} sizes are solved for by error tables: set search to solver")
+        return points
+
     @model_validator(mode="after")
     def _keys_agree(self) -> "Prune":
         if len(set(self.axes)) != len(self.axes):
@@ -181,8 +196,6 @@ class Prune(Config):
         if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
             why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
-        if self.points > 1 and self.search != "solver":
-            raise ValueError(f"points: {self.points} are solved for by error tables: set search to solver")
         if self.search_budget != SearchBudget() and (self.search is None or not SEARCHES[self.search].budgeted):
             raise ValueError("search_budget is of searches that end with it: name tpe, nsga2 or rl as prune.search")
         if self.has_target and set(self.axes) <= {"vocabulary"}:

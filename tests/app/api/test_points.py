@@ -42,7 +42,7 @@ def test_a_job_of_several_sizes_is_forecast_to_take_longer_and_its_page_awaits_t
         ({"distill": None}, "recipe.prune.points"),
         ({"prune": {"recovery": {"epochs": 2}}}, "recipe.prune.recovery"),
         ({"train": {"max_steps": 600}}, "recipe.train.max_steps"),
-        ({"prune": {"search": "tpe"}}, "recipe.prune"),
+        ({"prune": {"search": "tpe"}}, "recipe.prune.points"),
     ],
 )
 def test_what_several_sizes_cannot_be_made_by_is_refused_with_its_key(

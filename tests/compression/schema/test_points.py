@@ -26,8 +26,8 @@ def test_each_size_has_a_row_and_a_recipe_of_one_has_those_of_before() -> None:
 @pytest.mark.parametrize(
     ("change", "key", "why"),
     [
-        ({"prune": {"search": None}}, "prune", "set search to solver"),
-        ({"prune": {"search": "tpe"}}, "prune", "set search to solver"),
+        ({"prune": {"search": None}}, "prune.points", "set search to solver"),
+        ({"prune": {"search": "tpe"}}, "prune.points", "set search to solver"),
         ({"prune": {"points": 7}}, "prune.points", "less than or equal to 6"),
         ({"prune": {"points": 0}}, "prune.points", "greater than or equal to 1"),
         ({"distill": None}, "prune.points", "distill is null"),
