@@ -1,6 +1,6 @@
-"""What a search for a size needs of data, model and budget, as known when a job is submitted. Torch-free."""
+"""What the choice of a size needs of data, model, targets and budget, as known when a job is submitted. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.planning.artifact_work import split_rows
@@ -32,8 +32,13 @@ def check_auto(recipe: Recipe, family: ArchitectureSpec, data: DataFacts) -> Non
 
 
 def auto_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
-    """Yield what a search for a size should be warned of."""
-    rows = split_rows(job.data, "validation")
+    """Yield what a search for a size, or a choice among several, should be warned of."""
+    rows, prune = split_rows(job.data, "validation"), job.recipe.prune
+    if prune is not None and prune.points > 1 and (unread := _unread(targets, read=("score",))):
+        yield (
+            f"Of {prune.points} sizes, the smallest that keeps the targets of the score is recommended: each is judged by "
+            f"{listed(unread)} too, and not chosen by it."
+        )
     if job.recipe.auto is None:
         return
     if unread := _unread(targets):
@@ -68,9 +73,9 @@ def _budget_notes(job: PlannedJob, auto: Auto) -> Iterator[str]:
         )
 
 
-def _unread(targets: Targets) -> list[str]:
-    """Return the targets that a request names and a search for a size does not read."""
-    absolute = [key for key in ("parameters", "latency_ms", "score") if getattr(targets, key) is not None]
+def _unread(targets: Targets, read: Collection[str] = ()) -> list[str]:
+    """Return the targets that a request names and the choice of a size does not read. read: what it does beside retention."""
+    absolute = [key for key in ("parameters", "latency_ms", "score") if getattr(targets, key) is not None and key not in read]
     usual = {key: Targets.model_fields[key].default for key in ("parameter_reduction", "size_reduction", "speed_up")}
     compared = [key for key, value in usual.items() if getattr(targets, key) != value]
     return [f"targets.{key}" for key in (*compared, *absolute)]

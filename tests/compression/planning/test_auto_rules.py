@@ -108,6 +108,17 @@ def test_targets_that_the_search_does_not_read_are_named() -> None:
     assert not [one for one in preflight(MODEL, DATA, STANDARD, Evaluate(), targets=given).warnings if "alone" in one]
 
 
+def test_targets_that_choose_none_of_several_sizes_are_named() -> None:
+    def told(points: int, **targets: float) -> list[str]:
+        recipe = Recipe(prune=Prune(search="solver", points=points))
+        found = preflight(MODEL, DATA, recipe, Evaluate(), targets=Targets(**targets)).warnings
+        return [one for one in found if "not chosen by it" in one]
+
+    (one,) = told(3, retention=0.98, score=74.3, parameters=5e6, speed_up=3.0)
+    assert "each is judged by 'targets.speed_up', 'targets.parameters' too" in one
+    assert told(3, retention=0.98, score=74.3) == told(1, parameters=5e6) == []
+
+
 def test_the_memory_is_that_of_the_mildest_cut_beside_the_best_one() -> None:
     recipe = AUTO.model_copy(update={"prepare": Prepare(epochs=0)})
     plain = recipe.model_copy(update={"auto": None, "prune": Prune(ratio=0.01, search="solver")})
