@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
@@ -288,9 +289,10 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         searched = table_work.search_seconds(prune) + table_work.solver_seconds(job.model, prune, recipe.auto)
         solved = Work(stage=PRUNED, float32_flops=done, seconds=searched)
         yield CostItem(PRUNED, disk=table_work.filed_bytes(job.model), work=solved)
-        for stage in [*job.sizes][1:]:  # what its layers read is collected anew
-            read = job.forward(job.model) * table_work.calibration_share(prune, rows, tokens, job.model)
-            yield CostItem(stage, work=Work(stage=stage, float32_flops=read))
+        share, updated = table_work.update_share(prune, rows, tokens, job.model), table_work.update_flops(job.model, positions)
+        for (_, before), (stage, _) in pairwise(job.sizes.items()):  # it is cut from the size before, and scored around the cut
+            read = before * (job.forward(job.result) * share + job.validated(job.result, 2))
+            yield CostItem(stage, work=Work(stage=stage, float32_flops=read + updated))
     if recipe.auto is not None:
         yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
     if prune.sensitivity:
@@ -319,6 +321,8 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         yield CostItem(
             stage, disk=round(factor * (HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize)))
         )
+    if len(sizes) > 1 and may_hold(recipe):  # the guide's float weights while they are quantized, of one size at a time
+        yield CostItem(DISTILLED, disk=HELD_BYTES * job.guide.parameters.total)
     # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
     outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
     if objectives.task and not recipe.train.varies:

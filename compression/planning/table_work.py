@@ -87,6 +87,11 @@ def table_flops(model: Counted, positions: float, auto: Auto | None = None) -> f
     return float(sum(each * columns**3 + 2 * positions * columns**2 for _, columns in columns_of(model)))
 
 
+def update_flops(model: Counted, positions: float) -> float:
+    """Return the operations of one cut by tables that are known, beside the model's own. positions: as of `table_flops`."""
+    return float(sum(CUT_FLOPS * columns**3 + 2 * positions * columns**2 for _, columns in columns_of(model)))
+
+
 def kept_bytes(model: Counted) -> int:
     """Return the bytes of second moments of all layers."""
     return sum(moments_bytes(columns) for _, columns in columns_of(model))
@@ -153,3 +158,9 @@ def calibration_share(prune: Prune, rows: int, tokens: float, model: Counted, au
     if model.network is not None and prune.refresh_statistics:
         seen += cuts(auto) * min(prune.calibration_rows, rows)
     return (seen + (CANDIDATES + 1) * judged) / max(rows, 1)
+
+
+def update_share(prune: Prune, rows: int, tokens: float, model: Counted) -> float:
+    """Return the passes over train of one cut by tables that are known: for what layers read, and a network's statistics."""
+    refreshed = min(prune.calibration_rows, rows) if model.network is not None and prune.refresh_statistics else 0
+    return (passes(model) * calibrated_rows(prune, rows, tokens) + refreshed) / max(rows, 1)

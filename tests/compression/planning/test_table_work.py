@@ -22,6 +22,8 @@ from compression.planning.table_work import (
     passes,
     table_flops,
     tables_bytes,
+    update_flops,
+    update_share,
 )
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
@@ -66,6 +68,15 @@ def test_calibration_rows_are_counted_as_they_are_taken() -> None:
     assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (10 * 400 + 9 * 512) / 4000
     plain = prune(calibration_rows=400, refresh_statistics=False)
     assert calibration_share(plain, 4000, 1, network) == (400 + 9 * 512) / 4000
+
+
+def test_a_further_size_reads_the_calibration_rows_once_and_judges_no_candidates() -> None:
+    assert update_share(prune(calibration_rows=400), 4000, 15, COUNTED) == 400 / 4000
+    network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
+    assert update_share(prune(calibration_rows=400), 4000, 1, network) == 2 * 400 / 4000  # and its statistics
+    assert update_share(prune(calibration_rows=400, refresh_statistics=False), 4000, 1, network) == 400 / 4000
+    cubes, squares = (sum(each**power for _, each in columns_of(COUNTED)) for power in (3, 2))
+    assert update_flops(COUNTED, 5000) == cubes + 2 * 5000 * squares
 
 
 def test_a_forecast_with_tables_is_longer_and_takes_more_memory() -> None:
