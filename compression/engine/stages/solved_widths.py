@@ -137,8 +137,9 @@ def _sizes(
 ) -> Generator[Event, None, tuple[Found, ...]]:
     """Return the sizes that the recipe asks for, the largest first. Raises UnsupportedShape, OutOfTime and Pause."""
     found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context, space.layer_choices))
+    names = {cost.name: f"{'predicted ' if cost.predicted else ''}{cost.name}" for cost in costs}
     told = "; ".join(
-        f"{each.shape.short}, {', '.join(f'{each.costs[cost.name]:,.6g} {cost.name}' for cost in costs)}, predicted error "
+        f"{each.shape.short}, {', '.join(f'{each.costs[key]:,.6g} {name}' for key, name in names.items())}, predicted error "
         f"{each.error:.4g}"
         for each in found
     )

@@ -61,7 +61,7 @@ def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | N
     def of_layer(layer: LayerFacts, widths: Widths) -> float:
         return times.of_layer(layer, widths, form)
 
-    return Cost("milliseconds", most, of_shape, of_layer, times.call_ms, key="target_latency")
+    return Cost("milliseconds", most, of_shape, of_layer, times.call_ms, key="target_latency", predicted=True)
 
 
 def size_limits(prune: Prune, before: int, count: Count, network: NetworkFacts | None) -> list[Cost]:

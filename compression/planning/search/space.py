@@ -42,6 +42,7 @@ class Cost:
     of_layer: Callable[[LayerFacts, Widths], float]  #: of a network's layer at given widths
     fixed: float = 0.0  #: of a network, beside its layers
     key: str = ""  #: of `prune`, that sets the most
+    predicted: bool = False  #: not counted
 
 
 class SearchSpace(Protocol):

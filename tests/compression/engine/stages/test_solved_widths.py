@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
+from compression.engine.stages import solved_widths
 from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.stages.prune import counter
@@ -18,7 +20,8 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
 from compression.planning.device_times import ShapeTimes
-from compression.planning.search.within import solve_within
+from compression.planning.search import costs
+from compression.planning.search.within import Found, solve_within
 from compression.planning.table_work import CANDIDATES
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
@@ -235,6 +238,19 @@ def test_a_latency_is_solved_by_prediction_and_again_where_it_is_measured_as_too
     shape = adapter_of(state.model).shape_of(state.model.config)
     assert 1.2 * times.milliseconds(shape, None) == timed[-1]
     assert any(note.startswith("Timed with drawn weights: predicted") for note in state.notes)
+
+
+def test_milliseconds_of_several_sizes_are_told_as_predicted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = encoder_state(tmp_path)
+    several = state.recipe.prune.model_copy(update={"points": 2})
+    shape = adapter_of(state.model).shape_of(state.model.config)
+    found = [Found(shape, (0,), 0.25, {"parameters": 10.0 * at, "milliseconds": 1.5 * at}, {}) for at in (2, 1)]
+    monkeypatch.setattr(solved_widths, "nested_sizes", lambda *_: tuple(found))
+    limits = [costs.parameters(1, lambda _: 1), costs.milliseconds(1, with_times(state), None)]
+    space = SimpleNamespace(layer_choices=())
+    (told,) = solved_widths._sizes(state, several, space, None, found[-1], limits)
+    assert f"{shape.short}, 20 parameters, 3 predicted milliseconds, predicted error 0.25; {shape.short}, 10" in told.message
+    assert state.notes == [told.message]
 
 
 def test_of_cuts_that_are_all_measured_as_too_slow_the_fastest_is_taken(tmp_path: Path) -> None:
