@@ -25,7 +25,8 @@ def front_of(rows: Sequence[Row], targets: Targets) -> Front | None:
     told = f"{chosen.parameters.total:,} parameters, {kept}"
     why = f"Of {len(points)} sizes, {chosen.stage} is the smallest that keeps the target ({told})."
     if not keeping:
-        why = f"None of {len(points)} sizes keeps the target; {chosen.stage} keeps most ({told})."
+        best = "keeps most" if share is not None else "is the largest"
+        why = f"None of {len(points)} sizes keeps the target; {chosen.stage} {best} ({told})."
     return Front(stages=tuple(row.stage for row in points), recommended=chosen.stage, why=why)
 
 
@@ -39,5 +40,7 @@ def without_others(rows: Sequence[Row], front: Front | None) -> list[Row]:
     return [row for row in rows if front is None or row.stage == front.recommended or row.stage not in front.stages]
 
 
-def _kept(row: Row) -> float:
-    return -inf if row.ratios.judged_retention is None else row.ratios.judged_retention
+def _kept(row: Row) -> tuple[float, int]:
+    """Return what orders sizes of which none keeps the target: of equals the smaller first, of unknown ones the larger."""
+    share, size = row.ratios.judged_retention, row.parameters.total
+    return (-inf, size) if share is None else (share, -size)

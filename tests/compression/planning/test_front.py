@@ -7,7 +7,7 @@ from compression.planning.verdicts import choose, judged
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.measurements import Row
-from tests.client.figures import row, several
+from tests.client.figures import changed, row, several
 
 LOOSE = {"parameter_reduction": 0.0, "size_reduction": 0.0, "speed_up": 1.0}
 RECIPE = Recipe(prune=Prune(search="solver", points=3))
@@ -31,6 +31,15 @@ def test_the_smallest_that_keeps_the_target_is_recommended_else_what_keeps_most(
         "None of 3 sizes keeps the target; point2 keeps most (10,000,000 parameters, 98.0% of the score kept on validation).",
     )
     assert recommended(0.999, 0.995, 0.98, score=80.0)[0] == "distilled"  # an absolute target of the score is one, too
+
+
+def test_of_equals_the_smaller_size_is_recommended_and_of_unknown_ones_the_largest() -> None:
+    assert recommended(0.98, 0.98, 0.96)[0] == "point2"
+    assert recommended(0.98, 0.98, 0.98)[0] == "point3"
+    unknown = {"retention": None, "retention_on_validation": None}
+    rows = [changed(each, "ratios", **unknown) for each in several().rows]
+    assert front_of(rows, Targets()).recommended == "distilled"
+    assert "distilled is the largest (13,000,000 parameters, what it keeps is not known)" in front_of(rows, Targets()).why
 
 
 def test_a_job_of_one_size_has_no_front() -> None:
