@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from compression.planning import baseline
 from compression.planning.auto_remedies import of_sizes
 from compression.planning.on_disk import untrained
+from compression.planning.remedy_figures import epochs_for, ratio_for
 from compression.schema.recipe.base import MOST_EPOCHS, Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import LANGUAGE, usual
@@ -34,8 +35,6 @@ MOST_MORE = 3
 """At most this many times the epochs are proposed; if more were needed, the cut was too deep."""
 WIDEST = 99.9999
 """In percent: a percentile closer to 100 equals the observer min-max."""
-POWER = 1.5
-"""Exponent of a size in the share of each axis that is left, unless a cut has shown it: 1 if one side shrinks, 2 if both."""
 
 
 COLLAPSED, LEAST_COLLAPSE = 10.0, 0.05
@@ -90,6 +89,11 @@ class Case:
         return any(TARGETS[name].figure == "score" for name in self.missed)
 
     @property
+    def of_size(self) -> str:
+        """Return of which of several sizes a figure is, as text; "" if there is one size."""
+        return f" of {self.row.stage}" if self.recipe.prune is not None and self.recipe.prune.points > 1 else ""
+
+    @property
     def gap(self) -> str:
         """Return a text on the score's gap to its target; "" if there is none or other remedies come first."""
         first, last = self.rows[BASELINE].judged_score, self.row.judged_score
@@ -97,12 +101,16 @@ class Case:
             return ""
         if not isinstance(first, Score) or not isinstance(last, Score):
             return ""
-        return f"{last.value:.4f} is the score, and {needed(first, self.targets):.4f} is needed"
+        return f"{last.value:.4f} is the score{self.of_size}, and {needed(first, self.targets):.4f} is needed"
 
     @property
     def too_large(self) -> list[str]:
         """Return the missed size and latency targets, once no later stage makes the model smaller."""
-        return [] if self.later & {QUANTIZED, PRUNED} else [name for name in self.missed if TARGETS[name].left is not None]
+        return (
+            []
+            if self.later & {QUANTIZED, PRUNED, *POINTS}
+            else [name for name in self.missed if TARGETS[name].left is not None]
+        )
 
     @property
     def integers_help(self) -> bool:
@@ -113,7 +121,7 @@ class Case:
     def sizes(self) -> str:
         """Return the missed sizes and latencies as text for the user."""
         return ", ".join(
-            f"{spoken(kind.name)} is {kind.figure_text(self.row)}, not {kind.bound_text(self.targets)}"
+            f"{spoken(kind.name)}{self.of_size} is {kind.figure_text(self.row)}, not {kind.bound_text(self.targets)}"
             for kind in (TARGETS[name] for name in self.too_large)
         )
 
@@ -277,18 +285,6 @@ def _deepened(prune: Prune, deepest: float) -> Any:
     return now | {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
 
 
-def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
-    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power. Returns at least 0, below 1.
-
-    start, now, wanted: the size before the cut, after it at `ratio`, and at the target, in one unit. The power is
-    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing.
-    """
-    power = POWER
-    if ratio is not None and 0 < now < start:
-        power = min(max(math.log(now / start) / math.log(1 - ratio), 0.5), 2.5)
-    return max(1 - math.pow(wanted / start, 1 / power), 0.0)
-
-
 def _train_longer(case: Case) -> Iterator[Remedy]:
     """Offer more of the limit that ended training: with it neither more epochs nor a milder cut could show their effect."""
     train, why = case.recipe.train, f"{case.limit} ended training before {len(case.before)} stages had all their epochs."
@@ -313,6 +309,9 @@ def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
 def _recover(case: Case) -> Iterator[Remedy]:
     """Offer a lower rate, more epochs at their pace, or a milder cut, to recover more of the cut's loss."""
     prune, distill, epochs = case.recipe.prune, case.recipe.distill, case.recipe.distill.epochs if case.recipe.distill else 0
+    if case.row.stage in POINTS:  # no row has its score between cut and training
+        yield from _teach_longer(case, 2 * epochs, f"{case.gap}, after {epochs} epochs.")
+        return
     stages = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
     first, whole, cut, last = (row.judged_score if row is not None else None for row in stages)
     if prune is None or distill is None or not isinstance(cut, Score):
@@ -342,17 +341,6 @@ def _recover(case: Case) -> Iterator[Remedy]:
     else:
         depth = "the depth of the cut is the target's" if prune.has_target else "no ratio is left that is milder"
         yield from _teach_longer(case, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
-
-
-def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
-    """Estimate the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
-
-    fall: the cut's loss; left: of it after `epochs`; in units of worth. None if no number of epochs would suffice: nothing was
-    recovered, or the model before the cut was below the target.
-    """
-    if not 0 < left < fall or not 0 < may_stay < fall:
-        return None
-    return math.ceil(epochs * math.log(may_stay / fall) / math.log(left / fall))
 
 
 def _tame(case: Case) -> Iterator[Remedy]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from compression.planning.advisor import epochs_for, ratio_for
+from compression.planning.remedy_figures import epochs_for, ratio_for
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Qat, Quantize
