@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, product
+from math import prod
 
 import pytest
 
@@ -155,6 +156,20 @@ def test_sizes_of_a_network_have_a_width_for_each_group_and_contain_each_other()
         assert larger.shape != smaller.shape
         assert all(larger.shape.widths[key] >= width for key, width in smaller.shape.widths.items())
         assert larger.error < smaller.error
+
+
+def test_a_network_of_few_groups_gets_the_same_sizes_without_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = network()
+    known, axes = of_network(facts), ("channels", "hidden")
+    space = space_of(known, NETWORK, whole_shape(facts), prune(axes=axes, multiple=1), facts)
+    assert prod(choice.options for choice in space.choices) <= alike_layers.MOST_COMBINATIONS
+    limit = costs.parameters(0.5 * facts.parameters(), lambda shape: facts.parameters(shape.widths))
+    smallest = solve_within(space, [limit])
+    by_program = nested_sizes(space, known, smallest, [limit], 3, solve)
+    monkeypatch.setattr(alike_layers, "solve", lambda *_: pytest.fail("a program was solved"))
+    assert solve_within(space, [limit], partial(solve_alike, layers=[])).picks == smallest.picks
+    found = nested_sizes(space, known, smallest, [limit], 3, partial(solve_alike, layers=[]))
+    assert [one.picks for one in found] == [one.picks for one in by_program]
 
 
 @dataclass
