@@ -108,7 +108,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     config.id2label = {0: "negative", 1: "positive"}
     BertForSequenceClassification(config).save_pretrained(model)
     tokenizer_into(model)
-    for name, rows in (("train", 64), ("validation", 8), ("test", 8)):
+    for name, rows in (("train", 128), ("validation", 8), ("test", 8)):
         texts = [{"text": "good bad " * 120, "label": ("negative", "positive")[row % 2]} for row in range(rows)]
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     return model, data
@@ -116,14 +116,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def wide_spec(place: Path, wide: tuple[Path, Path], **changes: Any) -> Path:
     splits = {name: [str(wide[1] / f"{name}.jsonl")] for name in ("train", "validation", "test")}
-    train = {"batch": 64, "max_length": 256, "checkpointing": "off"}  # "auto" would look at what the machine has free
+    train = {"batch": 128, "max_length": 256, "checkpointing": "off"}  # "auto" would look at what the machine has free
     recipe = {**SHORT, "prepare": {"epochs": 1, "rate": 1e-4}, "prune": None, "train": train}
     return write_spec(place, *wide, data={"format": "jsonl", "splits": splits}, recipe=recipe, **changes)
 
 
+@pytest.mark.fresh
 def test_what_does_not_fit_memory_whole_fits_in_parts(tmp_path: Path, wide: tuple[Path, Path]) -> None:
     """The system refuses what a whole batch takes: the step begins anew in parts, within the same attempt."""
-    code, seen = limited(wide_spec(tmp_path / "whole", wide), 700 << 20)
+    code, seen = limited(wide_spec(tmp_path / "whole", wide), 1000 << 20)
     (finished, *_) = [event for event in seen if isinstance(event, StageFinished)] or [seen[-1]]
     assert any("Memory did not suffice in step 1" in note for note in finished.row.notes), finished
     assert code == 0

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.stage_result import StageResult
 from compression.schema.stages import Stage
 from compression.training.save import TENSORS
 from tests.compression.training.conftest import WORK, Listener, checkpointer, state_before
@@ -43,12 +44,14 @@ def test_a_stage_s_folder_has_the_files_on_record(tmp_path: Path, encoder: Path)
     facts = StageCheckpoint.model_construct(
         fingerprint="x", stage="pruned", labels=(), simulation=None, rows=(), artifacts=(), pruning=None, files=()
     )
-    checkpoints.write(tmp_path, model, facts, [model, model], encoder, {"layer": torch.ones(1)})
+    result = StageResult(smoothed={"layer": torch.ones(1)}, units={"ffn.0": torch.ones(1)})
+    checkpoints.write(tmp_path, model, facts, [model, model], encoder, result)
     stock = ("config.json", "model.safetensors")
     tokenizer = ("tokenizer.json", "tokenizer_config.json")
     teachers = tuple(f"teachers/{number}/{name}" for number in (1, 2) for name in stock)
     kept = checkpoints.read(tmp_path, "pruned", {"pruned": "x"})
-    assert {file.path for file in kept.files} == {*stock, *tokenizer, *teachers, "smoothed.safetensors"}
+    beside = ("smoothed.safetensors", "units.safetensors")
+    assert {file.path for file in kept.files} == {*stock, *tokenizer, *teachers, *beside}
     assert sorted(path.name for path in (tmp_path / "pruned").iterdir() if path.is_file()) == sorted(
-        (*stock, *tokenizer, "smoothed.safetensors", "state.json")
+        (*stock, *tokenizer, *beside, "state.json")
     )
