@@ -19,7 +19,7 @@ from compression.schema.errors import CompressionError
 from compression.schema.recipe.recipe import JobEvaluate
 from compression.schema.report.measurements import Row, Score
 from compression.schema.solved_search import MOST_JSON
-from compression.schema.stages import PRUNED
+from compression.schema.stages import PRUNED, wanted
 from compression.schema.tables_files import SOLVED, STATE
 from compression.schema.target_answer import By, ScoreFacts, TargetAnswer, TargetFront, TargetQuestion
 
@@ -94,11 +94,13 @@ def _device_table(session: Session, job: Job, table_id: str | None) -> tuple[Dev
 
 
 def _scores(job: Job, part: str) -> ScoreFacts | None:
-    """Return what the job's own cut did to the score on validation; None if that was not scored or the job has no report."""
+    """Return what the job's own cut did to the score on validation; None if that was not scored, the job has no report or the
+    smallest of its sizes was not made: the stored error is that one's.
+    """
     rows = [Row.model_validate(metric.row) for metric in job.metrics]
     own = [row.parts[part] if part else row for row in rows if not part or part in row.parts]
     stages = [row.stage for row in own]
-    if job.report is None or PRUNED not in stages or stages.index(PRUNED) == 0:
+    if job.report is None or PRUNED not in stages or stages.index(PRUNED) == 0 or wanted(job.recipe)[-1] not in stages:
         return None
     before, after = own[stages.index(PRUNED) - 1].judged_score, own[-1].judged_score
     if not isinstance(before, Score) or not isinstance(after, Score):

@@ -25,7 +25,7 @@ from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded
 from compression.planning.quality_gate import each_verdict
 from compression.planning.verdicts import choose, judged
-from compression.schema.errors import CompressionError
+from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.report.averages import mean_row
@@ -33,8 +33,8 @@ from compression.schema.report.card_rows import CardReport
 from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
 from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.report.report import Artifact, File, Report
-from compression.schema.stages import BASELINE, Stage
-from compression.system import durable_files, process
+from compression.schema.stages import BASELINE, STAGE_SPECS, Stage
+from compression.system import durable_files, failures, process
 from compression.system.interrupts import Pause, never
 from compression.system.progress import ProgressTracker
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files
@@ -61,6 +61,7 @@ class Job:
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     card: CardReport | None = None  #: what models cost on the GPU, if that was measured
+    ended: str | None = None  #: why the recipe's further sizes were not made
 
     @classmethod
     def open(
@@ -139,6 +140,36 @@ class Job:
         """Return the folder of a finished stage's checkpoints: this attempt's, or the earlier one's."""
         folder, earlier = self.checkpointer.folder, self.checkpointer.resume
         return earlier if earlier is not None and not (folder / stage / STATE).is_file() else folder
+
+    def goes_on(self, stage: Stage) -> Generator[Event, None, bool]:
+        """Run a stage as `do` does; return whether the next one may follow. A further size that cannot be trained ends the
+        sizes and not the job: those that are finished are shipped.
+        """
+        try:
+            yield from self.do(stage)
+        except Exception as problem:
+            why = self._ends_sizes(stage, problem)
+            if why is None:
+                raise
+        else:
+            return True
+        self.part, self.ended = None, why  # what was half trained goes; the last finished model is in its checkpoint
+        process.release_memory()
+        yield Log(level="warning", message=why[:4000])
+        return False
+
+    def _ends_sizes(self, stage: Stage, problem: Exception) -> str | None:
+        """Return why no further size is made; None if the problem is the job's. Memory that did not suffice is, until the
+        supervisor has tried smaller parts of each batch.
+        """
+        found = failures.typed(problem) or problem
+        again = isinstance(found, OutOfMemory) and self.spec.split_batches == 1
+        if isinstance(problem, Pause) or again or not isinstance(found, OutOfMemory | TrainingDiverged):
+            return None
+        if not STAGE_SPECS[stage].point:
+            return None
+        done = self.rows[-1].stage
+        return f"There is no smaller size than {done}: {stage} failed ({found.code}: {found.cause}). {found.remedy_text}"
 
     def do(self, stage: Stage) -> Iterator[Event]:
         """Run a stage on each dataset and end it with its row. Raises Pause between two datasets if a pause was requested."""
@@ -244,7 +275,7 @@ class Job:
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
-            self.tracker.stage = self.rows[-1].stage  # entering a dataset may rewrite the baseline's artifact
+            self.tracker.stage = planned(self.spec.recipe)[-1]  # entering a dataset may rewrite the baseline's artifact
             for event in part.ship_more(chosen.stage, self.rows, self.folder_of):
                 if isinstance(event, ArtifactReady):
                     self.artifacts.append(event.artifact)
@@ -253,7 +284,9 @@ class Job:
     def report(self) -> Report:
         """Write report.json and return it."""
         output = self.base / self.spec.output
-        report = job_report(self.spec, self.rows, self.artifacts, self.about, self._sent).model_copy(update={"card": self.card})
+        report = job_report(self.spec, self.rows, self.artifacts, self.about, self._sent)
+        notes = (*report.notes, *filter(None, [self.ended]))
+        report = report.model_copy(update={"card": self.card, "notes": notes})
         durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(output / "scratch", ignore_errors=True)
         return report

@@ -39,7 +39,8 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
         yield from job.resume()
         for stage in stages[len(job.rows) :]:
             yield StageStarted(stage=stage)
-            yield from job.do(stage)
+            if not (yield from job.goes_on(stage)):
+                break
             if pause_asked():
                 raise Pause
     yield from job.ship_more()

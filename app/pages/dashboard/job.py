@@ -86,6 +86,8 @@ def timeline(job: JobOut, rows: list[Row]) -> list[Step]:
             steps.append(Step(stage, formatting.title(stage), "now"))
         elif stage == current and job.state in ("failed", "cancelled") and job.started_at:
             steps.append(Step(stage, formatting.title(stage), "stopped", note=job.state))
+        elif job.state == "succeeded":
+            steps.append(Step(stage, formatting.title(stage), "skipped", note="not made: see the notes"))
         else:
             steps.append(Step(stage, formatting.title(stage), "next"))
     ends = {"succeeded": "done", "failed": "stopped", "cancelled": "stopped"}

@@ -71,6 +71,10 @@ class DatasetSummary:
         own = (one.pruning for one in self.points if one.stage == stage)
         return next(own, self.points[0].pruning if self.points else self.pruning)
 
+    def made(self, stages: Sequence[Stage]) -> tuple[PointCut, ...]:
+        """Return those of the sizes that have a row. stages: of the rows."""
+        return tuple(one for one in self.points if one.stage in stages)
+
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Return notes on what the dataset's figures rest on. first: its baseline row; last: the headline stage's row."""
         return (*data_notes(first, last, self.task, self.splits, self.cut), *self.remarks)
@@ -82,6 +86,7 @@ def job_report(
     """Build the report of a finished job. about: dataset name → summary. If a job has only one dataset, its name is empty."""
     chosen, choice = choose(rows, spec.targets)
     alone, scheme_note = about.get(""), _scheme_note(spec.recipe.quantize, artifacts)
+    stages = [row.stage for row in rows]
     parts = [
         PartReport(
             name=name,
@@ -89,7 +94,7 @@ def job_report(
             labels=facts.labels,
             splits=facts.splits,
             pruning=facts.pruned(chosen.stage),
-            points=facts.points,
+            points=facts.made(stages),
             sensitivity=facts.sensitivity,
             sizes=facts.sizes,
             notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
@@ -116,7 +121,7 @@ def job_report(
         recipe=spec.recipe,
         splits=alone.splits if alone else {},
         pruning=alone.pruned(chosen.stage) if alone else None,
-        points=alone.points if alone else (),
+        points=alone.made(stages) if alone else (),
         front=front_of(rows, spec.targets),
         sensitivity=alone.sensitivity if alone else {},
         sizes=alone.sizes if alone else None,
