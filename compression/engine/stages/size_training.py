@@ -285,9 +285,11 @@ def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | 
     done = [record.tried[at] for at in fully(record)]
     # Widths go in steps, so that a size costs less than its share allows; at the deepest cut it costs more.
     met = [min(one.share, one.cost) for one in done if (one.kept or 0.0) >= record.retention]
-    missed = [max(one.share, one.cost) for one in done if (one.kept or 0.0) < record.retention]
-    low = max(missed) + APART if missed else min(one.share for one in record.tried) / 2
+    missed = [one for one in done if (one.kept or 0.0) < record.retention]
+    low = max(max(one.share, one.cost) for one in missed) + APART if missed else min(one.share for one in record.tried) / 2
     high = min(met) - APART if met else solver.mildest
+    while low + APART <= high and any(solver.is_at(low, one) for one in missed):
+        low += APART  # widths may go in larger steps than that
     if low > high:
         return high, "no size lies between those that were tried" if met else "no milder cut is left"
     fit = fit_sizes(record.tried)

@@ -1,18 +1,25 @@
 """A size is what the solver takes for a share: the same for several shares, with the parameters of the blocks that stay."""
 
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from compression.engine.stage_clock import StageClock
+from compression.engine.stages import signs_of_life
+from compression.engine.stages.prune import parameter_facts
 from compression.engine.stages.size_rounds import SizeRounds
-from compression.engine.stages.size_solver import SizeCost, SizeSolver
-from compression.engine.stages.size_training import another_share
+from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, facts_of, solver_of
+from compression.engine.stages.size_training import APART, another_share
+from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import network_parameters, whole_shape
 from compression.planning.search import costs
 from compression.planning.search.problem import Problem, Solution, Solve
+from compression.planning.search.reach import blank_tables
 from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost
 from compression.planning.search.spaces import space_of
@@ -22,6 +29,7 @@ from compression.schema.report.measurements import Shape
 from compression.schema.report.size_search import SizeTried
 from compression.system.interrupts import Pause
 from tests.compression.engine.stages.test_size_record import record
+from tests.compression.engine.stages.test_solved_widths import encoder_state
 from tests.compression.planning.search.test_spaces import network, of_network
 
 FACTS = network()
@@ -53,12 +61,23 @@ def test_parameters_are_those_of_the_blocks_that_stay_whatever_is_made_small() -
     assert found.parameters != count(found.shape), "otherwise this shows nothing"
 
 
-def test_a_pause_ends_a_solution() -> None:
-    def paused(_: Problem) -> Solution:
-        raise Pause
+def test_a_pause_ends_a_solution_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, begun, over = encoder_state(tmp_path), threading.Event(), threading.Event()
 
+    def long(problem: Problem, layers: Sequence[str]) -> Solution:
+        begun.set()
+        over.wait(60)
+        return solve(problem)
+
+    monkeypatch.setattr(signs_of_life, "solve_alike", long)
+    state.checkpointer.pause_asked = begun.is_set
+    whole = adapter_of(state.model).shape_of(state.model.config)
+    facts = facts_of(state, state.recipe.prune, digest="0" * 64, before=whole, parameters=parameter_facts(state.model))
+    cost = costs.parameters(0.0, count_of(facts))
+    sizes = solver_of(state, blank_tables(whole, state.recipe.prune, None), facts, SizeCost(cost, cost.of_shape(whole)))
     with pytest.raises(Pause):
-        solver_by(costs.parameters(0.0, count), "channels", solve=paused).at(0.5)
+        sizes.at(0.5)
+    over.set()
 
 
 def test_a_size_that_was_distilled_is_not_distilled_again() -> None:
@@ -71,6 +90,20 @@ def test_a_size_that_was_distilled_is_not_distilled_again() -> None:
     share, why = another_share(record(missed), solver)
     assert why is None
     assert solver.share_of(solver.at(share)) > deepest.cost
+
+
+def test_a_size_that_missed_the_target_is_followed_by_a_larger_one_where_widths_go_in_large_steps() -> None:
+    """Beside a deeper size that is expected to keep more, the fit takes what missed the target to keep it."""
+    solver = solver_by(costs.parameters(0.0, count), "layers")
+    missed = next(
+        one
+        for one in (tried(solver, share / 100, kept=0.985, kept_error=0.0) for share in range(30, 70))
+        if solver.is_at(max(one.share, one.cost) + APART, one) and one.layers != solver.at(0.1).layers
+    )
+    deeper = tried(solver, 0.1, kind="short", expected=1.0)
+    share, why = another_share(record(deeper, missed), solver)
+    assert why is None
+    assert solver.share_of(solver.at(share)) > missed.cost
 
 
 def test_a_round_that_would_try_the_same_size_is_not_done() -> None:
