@@ -21,7 +21,7 @@ def gate_sections(report: Report, quote: str) -> Iterator[tuple[str, list[tuple[
     """Yield the title and lines of the quality gate, of the sizes that were made, and of the search for one on each dataset."""
     yield "Quality gate:", gate_lines(report, quote)
     if (front := report.front) is not None:
-        each = [(size_text(row, front), "green" if row.stage == front.recommended else "") for row in report.front_rows]
+        each = [(size_text(row, front), "green" if row.artifact == report.headline else "") for row in report.front_rows]
         yield "Sizes:", [*each, (front.why, "")]
     for part, found in report.size_searches.items():
         where = f", {part}" if part else ""

@@ -167,12 +167,12 @@ def test_the_sizes_that_were_tried_are_listed_with_the_reason_for_one() -> None:
     assert "Sizes tried" not in shown(render.report_table(report()))
 
 
-def test_several_sizes_are_listed_with_what_each_keeps_and_which_is_recommended() -> None:
+def test_several_sizes_are_listed_with_what_each_keeps_and_which_is_the_best() -> None:
     found = several()
     for text in (shown(render.report_table(found)), render.report_markdown(found)):
         text = " ".join(text.split())  # a terminal breaks long lines
         says(text, "Sizes:", "distilled: 13,000,000 parameters, 65.0 % of the original", "99.9 % kept on validation")
-        says(text, "point2: 10,000,000 parameters, 50.0 % of the original", "99.5 % kept on validation, recommended")
+        says(text, "point2: 10,000,000 parameters, 50.0 % of the original", "99.5 % kept on validation, best size")
         says(text, "Of 3 sizes, point2 is the smallest that keeps the target (10,000,000 parameters, 99.5% of the score kept")
     assert "Sizes:" not in shown(render.report_table(report()))
 

@@ -1,4 +1,4 @@
-"""The sizes that a recipe with `prune.points` distilled, and which of them is recommended. Torch-free."""
+"""The sizes that a recipe with `prune.points` distilled, and which of them is the best. Torch-free."""
 
 from typing import Annotated, Any
 
@@ -22,10 +22,10 @@ class PointCut(Config):
 
 
 class Front(Config):
-    """Size against score: the rows of all sizes, and which is recommended."""
+    """Size against score: the rows of all sizes, and which is the best size. What is shipped is the report's headline."""
 
     stages: Annotated[tuple[Stage, ...], Field(description="The largest size first. Figures are in the rows.")]
-    recommended: Annotated[Stage, Field(description="The smallest that keeps the target; else the one that keeps most.")]
+    recommended: Annotated[Stage, Field(description="The best size: the smallest that keeps the target, else what keeps most.")]
     why: Annotated[str, Field(description="The rule and the figures.")]
 
 
@@ -35,5 +35,5 @@ def size_text(row: Row, front: Front) -> str:
     faster = f", {found.speed_up:.2f} times as fast" if found.speed_up is not None else ""
     share = f"{100 * found.judged_retention:.1f} %" if found.judged_retention is not None else "not known what is"
     size = f"{row.parameters.total:,} parameters, {100 * (1 - found.parameter_reduction):.1f} % of the original"
-    chosen = ", recommended" if row.stage == front.recommended else ""
+    chosen = ", best size" if row.stage == front.recommended else ""
     return f"{row.stage}: {size} ({row.shape.short}){faster}, {share} kept on {found.judged_on}{chosen}"

@@ -203,7 +203,8 @@ class Report(Config):
     points: Annotated[tuple[PointCut, ...], Field(exclude_if=lambda value: not value)] = ()
     """The sizes that a recipe with `prune.points` asks for, the largest first; none if it asks for one."""
     front: Annotated[Front | None, Field(exclude_if=lambda value: value is None)] = None
-    """Which of these sizes is recommended; null if there is one. The headline is it, or a stage before the cut."""
+    """Which of these sizes is the best; null if there is one. The headline is it, or an earlier stage that is nearer to all of
+    the targets."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
     devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()

@@ -71,14 +71,22 @@ def test_absolute_targets_are_tiles_in_their_own_units(shown: Shown) -> None:
     assert "Target at most" not in shown(report()).text
 
 
-def test_several_sizes_have_a_table_that_says_which_is_recommended(shown: Shown) -> None:
+def test_several_sizes_have_a_table_that_says_which_is_the_best(shown: Shown) -> None:
     page = shown(several(), recipe={"preset": "article", "prune": {"search": "solver", "points": 3, "recovery": None}})
     text = re.sub(r"\s+", " ", page.text)
-    says(text, "Of 3 sizes, point2 is the smallest that keeps the target", "Point 2 recommended")
+    says(text, "Of 3 sizes, point2 is the smallest that keeps the target", "Point 2 best size")
     says(text, "13.0 M65.0 %0.01", "10.0 M50.0 %0.0456", "8.00 M40.0 %0.2", "99.5 %", "point3-onnx-int8")
+    assert page.attributes.count(("class", "taken")) == 2  # what is shipped, among the stages and among the sizes
+    quantized = row("quantized", 20_000_000, 20_000_000, 8.0, 0.79, validation=0.8)
+    first, *sizes = several().rows
+    other = several().model_copy(update={"rows": (first, quantized, *sizes[:2]), "headline": quantized.artifact})
+    page = shown(other, recipe={"preset": "article", "prune": {"search": "solver", "points": 3, "recovery": None}})
+    text = re.sub(r"\s+", " ", page.text)
+    says(text, "Point 2 best size", "Point 3 not made: see the notes")
+    assert page.attributes.count(("class", "taken")) == 1
     plain = re.sub(r"\s+", " ", shown(report()).text)
     assert "Point 2" not in plain
-    assert "recommended" not in plain
+    assert "best size" not in plain
 
 
 def test_a_quality_gate_says_a_word_and_its_interval(

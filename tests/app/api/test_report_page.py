@@ -101,11 +101,11 @@ def test_the_sizes_that_were_tried_have_a_table_with_the_reason_for_one(shown: S
     assert "Sizes tried" not in shown(validated()).text
 
 
-def test_several_sizes_have_a_picture_and_a_table_that_says_which_is_recommended(shown: Shown) -> None:
+def test_several_sizes_have_a_picture_and_a_table_that_says_which_is_the_best(shown: Shown) -> None:
     page = shown(several())
     text = re.sub(r"\s+", " ", page.text)
     says(text, "Size against score", "Of 3 sizes, point2 is the smallest that keeps the target")
-    says(text, "Point 2, recommended10.00 M50.0 %0.0456", "point2-onnx-int8")
+    says(text, "Point 2, best size10.00 M50.0 %0.0456", "point2-onnx-int8")
     assert "Size against score" not in shown(validated()).text
 
 
