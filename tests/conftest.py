@@ -40,7 +40,6 @@ os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; o
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads that spin take the cores from the tests beside, as in an engine
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each process of the tests compiles the repository anew
 sys.dont_write_bytecode = False
-transports.create_ssl_context = cache(transports.create_ssl_context)  # each client would read all certificates again
 DATABASES = ("sqlite", "postgresql")
 
 WAITING = ("chaos", "faults", "pages", "test_toy_package.py", "test_supply.py", "workers", "client")
@@ -120,6 +119,14 @@ class ByFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """Say who takes what where several processes test by `--dist loadfile`."""
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def certificates_read_once() -> Iterator[None]:
+    """Read all certificates once for a file's tests, and not for each client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transports, "create_ssl_context", cache(transports.create_ssl_context))
+        yield
 
 
 def free_port() -> int:

@@ -30,7 +30,13 @@ from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.client.flaky import Flaky
 from tests.conftest import Service, free_port, over_sqlite, wait_for
 
-typer.main.get_command = cache(typer.main.get_command)  # put together once a process, as by a user's one command
+
+@pytest.fixture(scope="module", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Put the commands together once for a file's tests, and not for each of their calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
 
 
 @contextlib.contextmanager

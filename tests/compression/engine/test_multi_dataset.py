@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from compression.engine import shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
+from compression.engine.job import Job
 from compression.engine.pipeline import compress
 from compression.engine.stages.registry import job_progress
 from compression.planning.quality_gate import WORST_LAST
@@ -22,7 +25,8 @@ from compression.schema.report.draws import SplitDraws, mean_split_draws, retent
 from compression.schema.report.measurements import Row, Score
 from compression.schema.report.report import Report
 from compression.schema.stages import Stage
-from compression.system.progress import Step
+from compression.system import process
+from compression.system.progress import Step, run_silently
 from compression.training.budget import Budget, Spent
 from compression.training.save import TrainingCheckpointer
 from tests.support import engine_jobs
@@ -228,3 +232,28 @@ def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:
         reached += [event.fraction for event in way.emit("warm up the head", Step(0, 1))]  # quick names its rate
     assert reached[0] == 0 < reached[1]
     assert [phase.name for phase in way.phases[-2:]] == ["export other forms"] * 2
+
+
+def test_memory_is_given_back_between_a_dataset_and_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[str]()
+
+    class Backend:
+        def __init__(self, name: str) -> None:
+            self.data = SimpleNamespace(name=name)
+            weakref.finalize(self, done.append, f"{name} is gone")
+
+        @classmethod
+        def open(cls, _spec: Any, _base: Path, asked: Any) -> "Backend":
+            done.append(f"{asked.name} is opened")
+            return cls(asked.name)
+
+        def begin(self, *_: Any) -> None:
+            pass
+
+    place, none = SimpleNamespace(part=""), Any
+    job: Any = Job(none, Path(), Backend, {}, place, SimpleNamespace(part=""), {}, Backend("mood"))  # type: ignore[arg-type]
+    monkeypatch.setattr(process, "release_memory", lambda: done.append("memory is given back"))
+    run_silently(job.enter(SimpleNamespace(name="mood")))
+    assert done == []
+    run_silently(job.enter(SimpleNamespace(name="joy")))
+    assert done == ["mood is gone", "memory is given back", "joy is opened"]
