@@ -17,6 +17,7 @@ POINTS = (
     "worker_in_quantized",
     "worker_in_pruned",
     "worker_in_distilled",
+    "worker_in_point2",
     "worker_training_saved",
     "worker_artifact_stored",
     "worker_stage_recorded",

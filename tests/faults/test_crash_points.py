@@ -9,6 +9,7 @@ from sqlalchemy import text
 from app.core.crash_points import POINTS
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, PATIENCE, POSTGRES, SHORT, SQLITE, Stand
+from tests.support.examples import TINY_RECIPE
 
 OF_API = ("api_before_commit", "api_after_commit")
 OF_WORKER = tuple(point for point in POINTS if point.startswith("worker_"))
@@ -43,11 +44,12 @@ def test_a_sender_who_asks_again_after_the_api_died_has_one_job(point: str, stan
 def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
     settings, marks = stand.crash_at(*OF_WORKER)
     stand.start_worker(**settings, LATHE_SAVE_SECONDS="0.05")
-    done = stand.over(stand.job({}))
+    two_sizes = {**TINY_RECIPE["prune"], "search": "solver", "points": 2, "axes": ["ffn"]}
+    done = stand.over(stand.job({"prune": two_sizes}))
     assert [mark.name for mark in marks if not mark.exists()] == []
     # One death comes after the outcome was written, and costs nothing.
     assert done["attempt"] >= len(OF_WORKER)
-    assert [row["stage"] for row in done["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
+    assert [row["stage"] for row in done["rows"]] == ["baseline", "quantized", "pruned", "distilled", "point2"]
     stand.nothing_runs()
     stand.bytes_are_those_of_rows()
 

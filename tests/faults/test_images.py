@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app.core.crash_points import POINTS
+from compression.schema.stages import wanted
 from tests.faults.conftest import SQLITE, Stand
 from tests.support.examples import send_data, send_model
 from tests.support.image_uploads import NETWORK_RECIPE, OF_IMAGES, image_splits, tiny_network
 
-IN_STAGES = tuple(point for point in POINTS if point.startswith("worker_in_"))
+IN_STAGES = tuple(f"worker_in_{stage}" for stage in wanted(NETWORK_RECIPE))
 Figures = dict[str, Any]
 
 
