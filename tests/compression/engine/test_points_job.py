@@ -14,13 +14,18 @@ from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.pipeline import compress
 from compression.engine.stages import points
+from compression.planning.front import front_of
 from compression.schema.errors import DeviceError, TrainingDiverged
 from compression.schema.events import Event, Log, Progress, StageStarted
 from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.averages import mean_row
+from compression.schema.report.measurements import Row
 from compression.schema.report.report import Report
 from compression.schema.solved_search import SolvedSearch
 from compression.system.interrupts import Pause
 from compression.system.sealed_folder import STATE, unseal
+from tests.client.figures import several
 from tests.compression.engine import test_language_job as language
 from tests.support.attempts import attempt
 from tests.support.engine_jobs import RECIPE, asked_of, report_of, spec_of, write_spec
@@ -265,6 +270,14 @@ def test_each_of_two_datasets_has_its_sizes_and_their_means_say_which_is_the_bes
     assert [one.stage for part in ended.parts for one in part.points] == ["distilled", "distilled"]
     assert [note for note in ended.notes if "point2 failed (training_diverged: tone: the loss is not finite)" in note]
     assert {*ended.headlines.values()} <= {one.name for one in ended.artifacts}
+
+
+def test_the_best_size_of_two_datasets_is_that_of_the_means_and_of_neither() -> None:
+    wanted, rows = Targets(retention=0.99), list[Row]()
+    mood, tone = several(0.999, 0.985, 0.97).rows, several(0.999, 0.999, 0.995).rows
+    for own, other in zip(mood, tone, strict=True):
+        rows.append(mean_row({"mood": own, "tone": other}, rows[0] if rows else None))
+    assert [front_of(each, wanted).recommended for each in (mood, tone, rows)] == ["distilled", "point3", "point2"]
 
 
 def test_a_language_model_is_shipped_in_two_sizes(tmp_path: Path) -> None:
