@@ -49,6 +49,18 @@ def test_another_target_is_answered_without_training(service: Service, http: htt
     assert "cannot be reached" in near["missed"]
 
 
+def test_no_score_is_predicted_by_a_size_that_was_not_made(service: Service, http: httpx.Client, request_body: Json) -> None:
+    """The error that is stored is the smallest size's, and no row has its score."""
+    found = []
+    for points in (1, 2):
+        prune = {"search": "solver", "points": points, "recovery": None, "reconstruct": False}
+        job = done(service, http, {**request_body, "recipe": {"preset": "standard", "prune": prune}})
+        store_tables(service, job)
+        found.append(http.post(f"/v1/jobs/{job}/targets", json={"target_params": 0.5}).json())
+    unknown = "The job has no scores on validation of before and after its cut."
+    assert [one["no_score"] == unknown for one in found] == [False, True]
+
+
 def test_a_front_and_milliseconds_by_the_table_that_is_named(service: Service, http: httpx.Client, place: str) -> None:
     front = http.get(place).json()
     assert (front["by"], len(front["points"]) > 4) == ("parameters", True)
