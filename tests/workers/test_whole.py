@@ -85,6 +85,17 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
     return sum(label == row["label"] for label, row in zip(found, rows, strict=True)) / len(rows)
 
 
+def answer_both(http: httpx.Client, job_id: str, rows: list[dict[str, str]], opened: Path) -> None:
+    """Both models answer a row of the test split; what they say, and what the row expects, are told side by side."""
+    tried = http.post(f"/v1/jobs/{job_id}/try", json={"row": 3}, headers={"Prefer": "wait=60"})
+    assert tried.status_code == 200, tried.text
+    found = tried.json()["result"]
+    assert found is not None, tried.text
+    assert (found["asked"]["text"], found["expected"]) == (rows[3]["text"], rows[3]["label"])
+    assert [found["compressed"]["label"]] == stock_labels(opened, [rows[3]["text"]])
+    assert found["compressed"]["bytes"] < found["original"]["bytes"]
+
+
 @pytest.mark.parametrize(
     ("database", "real"),
     [("sqlite", False), ("postgresql", True)],
@@ -138,14 +149,7 @@ def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx
     assert [row["artifact"] for row in whole["rows"]] == [row["artifact"] for row in done["rows"]]
     assert (whole["job"], whole["figures"]["score"]) == (job_id, checkpoint["score"])
 
-    # Both models answer a row of the test split; what they say, and what the row expects, are told side by side.
-    tried = http.post(f"/v1/jobs/{job_id}/try", json={"row": 3}, headers={"Prefer": "wait=60"})
-    assert tried.status_code == 200, tried.text
-    found = tried.json()["result"]
-    assert found is not None, tried.text
-    assert (found["asked"]["text"], found["expected"]) == (test_rows[3]["text"], test_rows[3]["label"])
-    assert [found["compressed"]["label"]] == stock_labels(opened, [test_rows[3]["text"]])
-    assert found["compressed"]["bytes"] < found["original"]["bytes"]
+    answer_both(http, job_id, test_rows, opened)
 
     # A second delivery finds nothing to do.
     seen = events(http, job_id)
