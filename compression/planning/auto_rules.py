@@ -36,7 +36,7 @@ def auto_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
     rows, prune = split_rows(job.data, "validation"), job.recipe.prune
     if prune is not None and prune.points > 1 and (unread := _unread(targets, read=("score",))):
         yield (
-            f"Of {prune.points} sizes, the smallest that keeps the targets of the score is recommended: each is judged by "
+            f"Of {prune.points} sizes, the smallest that keeps the targets of the score is the best size: each is judged by "
             f"{listed(unread)} too, and not chosen by it."
         )
     if job.recipe.auto is None:
