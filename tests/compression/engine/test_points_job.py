@@ -147,18 +147,25 @@ def without_point3(whole: tuple[Path, list[Event]], place: Path) -> str:
     return str(kept)
 
 
+@pytest.fixture
+def failed(
+    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Iterator[Event]]:
+    """Run a finished job's last size again, whose training fails by the given problem."""
+
+    def job(problem: Exception, **own: Any) -> Iterator[Event]:
+        monkeypatch.setattr(points, "distilled", failing(problem))
+        asked = {"recipe": POINTS, "targets": TARGETS, "resume": without_point3(whole, tmp_path), **own}
+        return compress(spec_of(encoder, reviews, **asked), tmp_path)
+
+    return job
+
+
 @pytest.mark.parametrize("problem", [TrainingDiverged("the loss is not finite"), MemoryError()])
 def test_a_size_that_cannot_be_trained_ends_the_sizes_and_not_the_job(
-    problem: Exception,
-    tmp_path: Path,
-    encoder: Path,
-    reviews: Path,
-    whole: tuple[Path, list[Event]],
-    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception, tmp_path: Path, whole: tuple[Path, list[Event]], failed: Callable[..., Iterator[Event]]
 ) -> None:
-    monkeypatch.setattr(points, "distilled", failing(problem))
-    own = {"recipe": POINTS, "targets": TARGETS, "resume": without_point3(whole, tmp_path), "split_batches": 4}
-    seen = list(compress(spec_of(encoder, reviews, **own), tmp_path))
+    seen = list(failed(problem, split_batches=4))
     report, first = report_of(seen), report_of(whole[1])
     assert report.rows == first.rows[:-1]
     assert list(report.front.stages) == SIZES[:2]
@@ -178,17 +185,10 @@ def test_a_size_that_cannot_be_trained_ends_the_sizes_and_not_the_job(
     "problem", [MemoryError(), Pause(), DeviceError("it broke"), OSError(errno.ENOSPC, "full"), KeyError(1)]
 )
 def test_what_another_attempt_may_mend_is_not_the_end_of_the_sizes(
-    problem: Exception,
-    tmp_path: Path,
-    encoder: Path,
-    reviews: Path,
-    whole: tuple[Path, list[Event]],
-    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception, failed: Callable[..., Iterator[Event]]
 ) -> None:
-    monkeypatch.setattr(points, "distilled", failing(problem))
-    own = {"recipe": POINTS, "targets": TARGETS, "resume": without_point3(whole, tmp_path)}
     with pytest.raises(type(problem)) as raised:
-        list(compress(spec_of(encoder, reviews, **own), tmp_path))
+        list(failed(problem))
     assert raised.value is problem
 
 
