@@ -1,9 +1,9 @@
 """Predicts a model's latency from a device table: the sum of its layers' times, interpolated. Torch-free.
 
 A layer's time is read from the timed layers of its kind, on a grid of widths and places: between two of them the logarithm of
-the time is a straight line over that of the work, and beyond the last ones the line goes on. What a call of the runtime takes
-is subtracted from each timed layer and counted once for the model. Lookups of embeddings, outputs of one row and what a runtime
-gains by joining layers are not in the sum: a prediction tells which of two shapes is faster better than how fast one is.
+the time is a straight line over that of the work, and beyond the last ones the line goes on. Convolutions have weights for each
+pair of grains instead (`convolution_times`). What a call of the runtime takes is subtracted from each timed layer that contains
+it, and counted once for the model. Lookups of embeddings and outputs of one row are not in the sum.
 """
 
 from bisect import bisect_left
@@ -14,14 +14,16 @@ from math import exp, inf, log
 
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.network_shapes import spared_blocks
-from compression.schema.device_table import FORMS, OF_IMAGES, DeviceTable, Form, Operation, TableRow, TableRuntime
+from compression.planning.convolution_times import ConvolutionTimes, Grains, grains_of
+from compression.schema.device_table import FORMS, GRAINS, OF_IMAGES, DeviceTable, Form, Operation, TableRow, TableRuntime
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts
 
-EVEN = 16
-"""Only widths that are multiples of this are interpolated between: others are timed to see what odd widths cost."""
+EVEN, ONLY_EVEN = 16, ("linear",)
+"""Of linear layers only multiples of this are interpolated between: others are timed to see what odd widths cost."""
 AREA = 9  #: of the timed convolutions' kernels
 LEAST = 1e-3  #: microseconds of a layer, at least: the time of a small one may be less than that of a call
+EVENEST: Grains = (GRAINS[0], GRAINS[0])
 STEEPEST = 1.5
 """The most that the time may grow, in powers of the work, beyond what is timed: two noisy rows give any slope."""
 Point = tuple[float, float]
@@ -37,6 +39,7 @@ class LayerWork:
     places: float
     count: int = 1
     rounded: bool = False  #: whether a quantization scheme rounds it
+    grains: Grains = EVENEST  #: of a convolution's channels
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class DeviceTimes:
     def _rows(self) -> Mapping[tuple[Operation, Form], Sequence[TableRow]]:
         found: dict[tuple[Operation, Form], list[TableRow]] = {}
         for row in self.table.rows:
-            odd = row.operation != "call" and (row.inputs % EVEN or (row.operation != "attention" and row.outputs % EVEN))
-            if row.runtime == self.runtime and not odd:
+            odd = row.inputs % EVEN or row.outputs % EVEN
+            if row.runtime == self.runtime and not (odd and row.operation in ONLY_EVEN):
                 found.setdefault((row.operation, row.form), []).append(row)
         return found
 
@@ -77,26 +80,49 @@ class DeviceTimes:
     def _layer(self, layer: LayerWork, form: Form, batch: int) -> float | None:
         """Return the microseconds of a layer without the call."""
         if layer.operation == "attention":
-            found = self._curve(layer, "float32", layer.places)
+            found = self._attention(layer, form)
             return None if found is None else batch * found
         used = form if layer.rounded else "float32"
         if layer.operation in OF_IMAGES and used == "dynamic-int8":
-            used = "static-int8"  # whose convolutions they are
-        return self._curve(layer, used, layer.places * batch)
+            used = "static-int8"  # whose integers they have
+        if layer.operation == "convolution":
+            times = self._convolutions.get((used, layer.grains), self._convolutions.get((used, EVENEST)))
+            return None if times is None else times.microseconds(layer.inputs, layer.outputs, layer.places * batch)
+        rows = self._rows.get((layer.operation, used), ())
+        return self._curve(rows, _width(layer), layer.places * batch)
 
-    def _curve(self, layer: LayerWork, form: Form, places: float) -> float | None:
-        rows = self._rows.get((layer.operation, form), ())
-        if layer.operation == "attention":
-            sizes = {row.inputs / row.outputs for row in rows}
-            near = min(sizes, key=lambda size: abs(log(size / (layer.inputs / layer.outputs))), default=0.0)
-            rows = [row for row in rows if row.inputs / row.outputs == near and row.batch == 1]
+    @cached_property
+    def _convolutions(self) -> Mapping[tuple[Form, Grains], ConvolutionTimes]:
+        found: dict[tuple[Form, Grains], list[TableRow]] = {}
+        for (operation, form), rows in self._rows.items():
+            for row in rows if operation == "convolution" else ():
+                found.setdefault((form, grains_of(row.inputs, row.outputs)), []).append(row)
+        return {key: ConvolutionTimes.of(rows) for key, rows in found.items()}
+
+    def _attention(self, layer: LayerWork, form: Form) -> float | None:
+        """Return the time of one row's attention: a line over the heads of each timed size, and one over the sizes."""
+        rows = self._rows.get(("attention", "float32" if form == "float32" else "static-int8"))
+        rows = rows or self._rows.get(("attention", "float32"), ())
+        sizes: dict[float, list[TableRow]] = {}
+        for row in rows:
+            if row.batch == 1:
+                sizes.setdefault(row.inputs / row.outputs, []).append(row)
+        # Rare places are timed of few sizes, which a line over places may stand for.
+        timed = {row.places for some in sizes.values() for row in some}
+        near = min(timed, key=lambda places: abs(log(places / layer.places)), default=0)
+        whole = {size: some for size, some in sizes.items() if near in {row.places for row in some}}
+        found = [(log(size), self._curve(some, layer.outputs * size, layer.places)) for size, some in whole.items()]
+        points = [(size, log(time)) for size, time in found if time is not None]
+        return exp(_line(points, log(layer.inputs / layer.outputs))) if points else None
+
+    def _curve(self, rows: Sequence[TableRow], width: float, places: float) -> float | None:
         curves: dict[int, dict[float, list[float]]] = {}
         for row in rows:
             times = curves.setdefault(row.places * row.batch, {}).setdefault(_width(row), [])
-            times.append(log(max(row.microseconds - self.call, LEAST)))
+            call = 0.0 if row.operation in OF_IMAGES else self.call
+            times.append(log(max(row.microseconds - call, LEAST)))
         if not curves:
             return None
-        width = _width(layer)
         over = [
             (log(at), _line([(log(each), sum(times) / len(times)) for each, times in points.items()], log(width)))
             for at, points in curves.items()
@@ -195,12 +221,17 @@ def network_layers(network: NetworkFacts, shape: Shape, without: Iterable[str] =
 
 def _network_layer(layer: LayerFacts, widths: Mapping[str, int]) -> Iterator[LayerWork]:
     inputs, outputs = layer.inputs.at(widths), layer.outputs.at(widths)
-    if not layer.positions or not inputs:
+    if not layer.positions:
         return
-    if layer.grouped and inputs == 1:
+    if layer.kind == "move":
+        yield LayerWork("addition", outputs, outputs, layer.positions, rounded=True)
+    elif not inputs:
+        return
+    elif layer.grouped and inputs == 1:
         yield LayerWork("depthwise", outputs * layer.area / AREA, outputs, layer.positions, rounded=True)
     elif layer.kind == "conv":
-        yield LayerWork("convolution", inputs * layer.area / AREA, outputs, layer.positions, rounded=True)
+        grains = grains_of(inputs, outputs)
+        yield LayerWork("convolution", inputs * layer.area / AREA, outputs, layer.positions, rounded=True, grains=grains)
     elif layer.kind == "linear":
         yield LayerWork("linear", inputs, outputs, layer.positions, rounded=True)
     elif layer.kind == "matmul":

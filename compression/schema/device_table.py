@@ -15,8 +15,10 @@ MOST_ROWS = 2000
 TableRuntime = Literal["onnxruntime", "openvino"]
 Form = Literal["float32", "dynamic-int8", "static-int8"]
 FORMS: tuple[Form, ...] = get_args(Form)
-Operation = Literal["call", "linear", "attention", "normalization", "activation", "convolution", "depthwise"]
-OF_IMAGES: tuple[Operation, ...] = ("convolution", "depthwise")
+Operation = Literal["call", "linear", "attention", "normalization", "activation", "convolution", "depthwise", "addition"]
+OF_IMAGES: tuple[Operation, ...] = ("convolution", "depthwise", "addition")
+GRAINS = (16, 4, 1)
+"""Steps of widths: runtimes have faster kernels for channels whose number is a multiple of a larger one."""
 Name = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -41,10 +43,12 @@ class TableRow(Config):
     """The time of one layer in one runtime."""
 
     runtime: TableRuntime
-    form: Annotated[Form, Field(description="What the layer computes in; layers without weights are always float32.")]
+    form: Annotated[Form, Field(description="What the layer computes in, or those around it if it has no weights.")]
     operation: Operation
-    """linear; attention: products and softmax between its linear layers; normalization: a sum and a layer_norm; activation:
-    GELU; convolution and depthwise: 3×3; call: a pass of a graph that computes nothing, which every other time contains."""
+    """linear; attention: products and softmax between its linear layers, softmax in separate operators among integers;
+    normalization: a sum and a layer_norm; activation: GELU; convolution and depthwise: 3×3; addition: the sum of two values of
+    images; call: a pass of a graph that computes nothing, which other times contain. Those of images are of a layer between
+    others of its kind and contain none; a convolution's is the mean of both directions."""
     inputs: Annotated[Width, Field(description="Channels that it reads.")]
     outputs: Annotated[Width, Field(description="Channels that it makes; of attention: heads.")]
     places: Annotated[Width, Field(description="Tokens of a row, or pixels of a convolution's square image.")]
@@ -61,7 +65,7 @@ class TableRow(Config):
 class DeviceTable(Config):
     """Times of layers, measured under the same conditions."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     conditions: TableConditions
     measured_at: AwareDatetime
     exclusive: Annotated[bool, Field(description="Whether nothing else was timed on the machine meanwhile.")] = True

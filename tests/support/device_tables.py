@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 from compression.export.device_table.plan import Layer, whole_plan
-from compression.schema.device_table import DeviceTable, Form, TableConditions, TableRow, TableRuntime
+from compression.schema.device_table import OF_IMAGES, DeviceTable, Form, TableConditions, TableRow, TableRuntime
 
 CALL = 20.0  #: microseconds
 RATES = {"float32": 1000.0, "dynamic-int8": 2000.0, "static-int8": 3000.0}
@@ -23,7 +23,8 @@ def made_rows(time: Callable[[Layer, TableRuntime, Form], float] = by_work) -> I
         for runtime in RUNTIMES:
             for form in layer.forms(runtime):
                 sizes = dict(zip(("operation", "inputs", "outputs", "places", "batch"), layer.key, strict=True))
-                spent = CALL if layer.operation == "call" else CALL + time(layer, runtime, form)
+                spent = CALL if layer.operation == "call" else time(layer, runtime, form)
+                spent += 0.0 if layer.operation in ("call", *OF_IMAGES) else CALL
                 yield TableRow(runtime=runtime, form=form, microseconds=spent, spread=0.0, **sizes)
 
 

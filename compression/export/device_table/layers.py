@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from compression.evaluation.runtimes.onnx import FILE
-from compression.export.onnx.graph_builder import BLOCKS, Nodes
+from compression.export.onnx.graph_builder import BLOCKS, ZERO_POINT, Nodes
 from compression.export.onnx.quantized_linear import static_linear
+from compression.export.onnx.softmax import divided, exponentials
 from compression.models.linear_layers import is_linear
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.device_table import FORMS, OF_IMAGES, Form, Operation
@@ -22,6 +23,7 @@ from compression.schema.schemes import SCHEMES
 
 Shape = list[str | int]
 RANGE = (-4.0, 4.0)  #: of calibrated values
+UNIT = 8.0 / 255  #: of rounded values of images, with the zero point in the middle
 SCHEME_OF: dict[Form, str | None] = {form: form if form in SCHEMES else None for form in FORMS}
 
 
@@ -46,44 +48,58 @@ def linear(to: Nodes, form: Form, inputs: int, outputs: int) -> None:
         to.node("Gemm", "x", to.constant("weight", layer.weight.detach().numpy().T), to.constant("bias", bias), output="y")
 
 
-def convolution(to: Nodes, form: Form, inputs: int, outputs: int) -> None:
+def convolution(to: Nodes, form: Form, x: str, inputs: int, outputs: int) -> str:
     """Write a 3×3 convolution of x, between rounded values where the form is of integers."""
-    _convolution(to, form, torch.randn(outputs, inputs, 3, 3) / inputs, 1)
+    return _convolution(to, form, x, torch.randn(outputs, inputs, 3, 3) / sqrt(9 * inputs), 1)
 
 
-def depthwise(to: Nodes, form: Form, inputs: int, outputs: int) -> None:  # noqa: ARG001 (as many)
+def depthwise(to: Nodes, form: Form, x: str, inputs: int, outputs: int) -> str:  # noqa: ARG001 (as many)
     """Write a 3×3 convolution of each channel of x by itself."""
-    _convolution(to, form, torch.randn(inputs, 1, 3, 3) / 9, inputs)
+    return _convolution(to, form, x, torch.randn(inputs, 1, 3, 3) / 3, inputs)
 
 
-def _convolution(to: Nodes, form: Form, kernels: torch.Tensor, group: int) -> None:
+def addition(to: Nodes, form: Form, x: str, inputs: int, outputs: int) -> str:  # noqa: ARG001 (as many)
+    """Write the sum of x and k, of two rounded values where the form is of integers."""
+    return to.node("Add", _rounded(to, form, x), _rounded(to, form, "k"))
+
+
+def _rounded(to: Nodes, form: Form, x: str, output: str | None = None) -> str:
+    return x if form == "float32" else to.dequantized(x, UNIT, ZERO_POINT, output)
+
+
+def _convolution(to: Nodes, form: Form, x: str, kernels: torch.Tensor, group: int) -> str:
     weight: npt.NDArray[np.float32] = kernels.numpy()
     how: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "group": group}
-    outputs = len(weight)
+    outputs, name = len(weight), f"{len(to.nodes)}"
     if form == "float32":
-        bias = to.constant("bias", np.zeros(outputs, np.float32))
-        to.node("Conv", "x", to.constant("weight", weight), bias, output="y", **how)
-        return
+        bias = to.constant(f"{name}.bias", np.zeros(outputs, np.float32))
+        return to.node("Conv", x, to.constant(f"{name}.weight", weight), bias, **how)
     scale = np.abs(weight).max(axis=(1, 2, 3)) / 63
     whole = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-    unit = 8.0 / 255
-    stored = to.node("DequantizeLinear", to.constant("whole", whole), to.constant("scale", scale), axis=0)
-    counts = to.constant("bias", np.zeros(outputs, np.int32))
-    bias = to.node("DequantizeLinear", counts, to.constant("s", unit * scale), axis=0)
-    made = to.node("Conv", to.dequantized("x", unit, 128), stored, bias, **how)
-    to.dequantized(made, unit, 128, output="y")
+    units = to.constant(f"{name}.scale", scale)
+    stored = to.node("DequantizeLinear", to.constant(f"{name}.whole", whole), units, axis=0)
+    counts = to.constant(f"{name}.bias", np.zeros(outputs, np.int32))
+    bias = to.node("DequantizeLinear", counts, to.constant(f"{name}.bias_scale", UNIT * scale), axis=0)
+    return to.node("Conv", _rounded(to, form, x), stored, bias, **how)
 
 
-def attention(to: Nodes, form: Form, inputs: int, outputs: int) -> None:  # noqa: ARG001 (its products are never rounded)
-    """Write what lies between an attention layer's linear layers. x, k, v: (batch, tokens, inputs); outputs: heads."""
+def attention(to: Nodes, form: Form, inputs: int, outputs: int) -> None:
+    """Write what lies between an attention layer's linear layers, of which nothing is rounded. Among integers softmax is
+    written as separate operators, as exporters do. x, k, v: (batch, tokens, inputs); outputs: heads.
+    """
     split = to.constant("split", np.array([0, 0, outputs, inputs // outputs], np.int64))
     query, key, value = (
         to.node("Transpose", to.node("Reshape", name, split), perm=perm)
         for name, perm in (("x", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3]))
     )
     factor = to.constant("factor", np.array(1 / sqrt(inputs // outputs), np.float32))
-    shares = to.node("Softmax", to.node("Mul", to.node("MatMul", query, key), factor), axis=-1)
-    mixed = to.node("Transpose", to.node("MatMul", shares, value), perm=[0, 2, 1, 3])
+    scores = to.node("Mul", to.node("MatMul", query, key), factor)
+    if form == "float32":
+        heads = to.node("MatMul", to.node("Softmax", scores, axis=-1), value)
+    else:
+        weights = exponentials(to, scores)
+        heads = divided(to, to.node("MatMul", weights, value), weights)
+    mixed = to.node("Transpose", heads, perm=[0, 2, 1, 3])
     to.node("Reshape", mixed, to.constant("join", np.array([0, 0, inputs], np.int64)), output="y")
 
 
@@ -112,18 +128,40 @@ WRITERS: dict[Operation, Callable[[Nodes, Form, int, int], None]] = {
     "attention": attention,
     "normalization": normalization,
     "activation": activation,
+}
+LINKS: dict[Operation, Callable[[Nodes, Form, str, int, int], str]] = {
     "convolution": convolution,
     "depthwise": depthwise,
+    "addition": addition,
 }
-NAMES: dict[Operation, tuple[str, ...]] = {"attention": ("x", "k", "v"), "normalization": ("x", "k")}
+"""Layers of images, which are written one behind another: each returns what it makes."""
+NAMES: dict[Operation, tuple[str, ...]] = {"attention": ("x", "k", "v"), "normalization": ("x", "k"), "addition": ("x", "k")}
 """Inputs of a graph that has more than x."""
 
 
-def write(operation: Operation, form: Form, inputs: int, outputs: int, folder: Path, *, side: int = 0) -> None:
-    """Write folder/model.onnx with one layer; the number of rows is free. side: of the images of a convolution."""
+def _chain(to: Nodes, operation: Operation, form: Form, inputs: int, outputs: int, links: int) -> None:
+    value, widths = "x", (inputs, outputs)
+    for _ in range(links):
+        value = LINKS[operation](to, form, value, *widths)
+        widths = widths[::-1]
+    if form == "float32":
+        to.nodes[-1].output[0] = "y"
+    else:
+        _rounded(to, form, value, "y")
+
+
+def write(operation: Operation, form: Form, inputs: int, outputs: int, folder: Path, *, side: int = 0, links: int = 1) -> None:
+    """Write folder/model.onnx with one layer; the number of rows is free.
+
+    side: of the images of an operation of images. links: how many such layers lie one behind another, an odd number; every
+    other one goes the opposite way, from `outputs` to `inputs` channels.
+    """
     to = Nodes()
     torch.manual_seed(0)
-    WRITERS[operation](to, form, inputs, outputs)
+    if operation in OF_IMAGES:
+        _chain(to, operation, form, inputs, outputs, links)
+    else:
+        WRITERS[operation](to, form, inputs, outputs)
 
     def shape(width: int) -> Shape:
         if operation in OF_IMAGES:
@@ -141,10 +179,11 @@ def write(operation: Operation, form: Form, inputs: int, outputs: int, folder: P
 
 
 def drawn_inputs(operation: Operation, inputs: int, places: int, batch: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Draw what the layer reads. places: tokens of a row, or pixels of a square image."""
+    """Draw what the layer reads, small enough that no sum saturates. places: tokens of a row, or pixels of a square image."""
     side, draw = round(sqrt(places)), np.random.default_rng(0)
+    size = 0.2 if operation == "addition" else 1.0
     if operation in OF_IMAGES:
         shape: tuple[int, ...] = (batch, inputs, side, side)
     else:
         shape = (batch, places, inputs) if operation == "attention" else (batch * places, inputs)
-    return {name: draw.normal(size=shape).astype(np.float32) for name in NAMES.get(operation, ("x",))}
+    return {name: draw.normal(scale=size, size=shape).astype(np.float32) for name in NAMES.get(operation, ("x",))}

@@ -22,7 +22,11 @@ WARM_UP = 3
 SECONDS = 0.5  #: about how long the alternatives of one layer are timed together
 FEWEST_TURNS, MOST_TURNS = 9, 200
 AT_ONCE = 8  #: layers that are timed while nothing else may be timed on the machine
+LINKS = 5
+"""Layers of images are timed one by one and so many in a row. The difference is theirs, without what a runtime does to images
+that enter and leave it. An odd number, so that both end with the same channels."""
 Run = Callable[[], Any]
+Timed = tuple[TableRuntime, Form, int]  #: and the number of links
 
 
 def conditions(threads: int) -> TableConditions:
@@ -60,26 +64,27 @@ def timed(layer: Layer, here: TableConditions, seconds: float = SECONDS) -> list
         for run in [*runs.values()] * WARM_UP:
             run()
         turns = int(seconds * WARM_UP / (time.perf_counter() - began))
-        taken: dict[tuple[TableRuntime, Form], list[float]] = {key: [] for key in runs}
+        taken: dict[Timed, list[float]] = {key: [] for key in runs}
         for turn in range(min(max(turns, FEWEST_TURNS), MOST_TURNS)):
             for key in runs if turn % 2 else reversed(runs):
                 start = clock()
                 runs[key]()
                 taken[key].append((clock() - start) / 1e3)
-    return [_row(layer, *key, times) for key, times in taken.items()]
+    return [_row(layer, key, taken) for key in taken if key[2] == 1]
 
 
-def _opened(layer: Layer, here: TableConditions, place: Path) -> dict[tuple[TableRuntime, Form], Run]:
+def _opened(layer: Layer, here: TableConditions, place: Path) -> dict[Timed, Run]:
     feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)
-    side = round(layer.places**0.5) if layer.operation in OF_IMAGES else 0
-    runs: dict[tuple[TableRuntime, Form], Run] = {}
-    for form in layer.forms("onnxruntime"):
-        folder = place / form
+    of_images = layer.operation in OF_IMAGES
+    side = round(layer.places**0.5) if of_images else 0
+    runs: dict[Timed, Run] = {}
+    for form, links in ((form, links) for form in layer.forms("onnxruntime") for links in ((1, LINKS) if of_images else (1,))):
+        folder = place / f"{form}-{links}"
         folder.mkdir()
-        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side)
-        runs["onnxruntime", form] = onnx_run(OnnxRunner(folder / FILE, threads=here.threads), feeds)
+        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side, links=links)
+        runs["onnxruntime", form, links] = onnx_run(OnnxRunner(folder / FILE, threads=here.threads), feeds)
         if "openvino" in here.runtimes and form in layer.forms("openvino"):
-            runs["openvino", form] = openvino_run(OpenVinoRunner(folder / FILE, threads=here.threads), feeds)
+            runs["openvino", form, links] = openvino_run(OpenVinoRunner(folder / FILE, threads=here.threads), feeds)
     return runs
 
 
@@ -95,9 +100,11 @@ def openvino_run(runner: OpenVinoRunner, feeds: dict[str, Any]) -> Run:
     return lambda: list(runner.compiled(given).values())
 
 
-def _row(layer: Layer, runtime: TableRuntime, form: Form, times: list[float]) -> TableRow:
-    low, median, high = statistics.quantiles(times, n=4)
-    median = max(median, 0.001)
+def _row(layer: Layer, key: Timed, taken: dict[Timed, list[float]]) -> TableRow:
+    runtime, form, _ = key
+    low, median, high = statistics.quantiles(taken[key], n=4)
+    if (chain := taken.get((runtime, form, LINKS))) is not None:
+        median = (statistics.median(chain) - median) / (LINKS - 1)
     return TableRow(
         runtime=runtime,
         form=form,
@@ -106,6 +113,6 @@ def _row(layer: Layer, runtime: TableRuntime, form: Form, times: list[float]) ->
         outputs=layer.outputs,
         places=layer.places,
         batch=layer.batch,
-        microseconds=round(median, 3),
-        spread=round((high - low) / median, 3),
+        microseconds=round(max(median, 0.001), 3),
+        spread=round((high - low) / max(statistics.median(taken[key]), 0.001), 3),
     )

@@ -15,12 +15,15 @@ from compression.schema.report.network import BlockFacts, Count, GroupFacts, Lay
 STATISTICS = ("running_mean", "running_var")
 """Roles of tensors that are buffers; all others are parameters, except a constant of a single number."""
 
+FREE = ("relu", "clip", "reshape")
+"""Operators that runtimes join with the one before, or that move nothing."""
+
 
 def network_facts(graph: Graph) -> NetworkFacts:
     """Return the cost model of a network. Raises ValueError if the graph's nodes do not fit each other."""
     channels, shapes = channels_of(graph), value_shapes(graph)
     counting = _Counting(channels, shapes)
-    layers = tuple(_KINDS[node.op](counting, node) for node in graph.nodes if node.op in _KINDS)
+    layers = tuple(_KINDS.get(node.op, _move)(counting, node) for node in graph.nodes if node.op not in FREE)
     names = {layer.name for layer in layers}
     return NetworkFacts(
         layers=layers,
@@ -65,6 +68,11 @@ class _Counting:
         cut = self._channels.values.get(value)
         return len(self.shapes[value]) - 1 if cut is None else cut.axis
 
+    def places(self, value: str) -> int:
+        """Return at how many places a value has its channels."""
+        shape = self.shapes[value]
+        return prod(shape) // shape[self.cut_axis(value)]
+
     def _count(self, size: int, units: Units | None) -> Count:
         if units is None:
             return Count(fixed=size)
@@ -101,14 +109,19 @@ def _linear(counting: _Counting, node: Node) -> LayerFacts:
 def _matmul(counting: _Counting, node: Node) -> LayerFacts:
     # A value is cut along one axis alone; what is summed over is another.
     summed = node.inputs[0]
-    axis, shape = counting.cut_axis(node.name), counting.shapes[node.name]
     return LayerFacts(
         name=node.name,
         kind="matmul",
-        outputs=counting.axis(node.name, axis),
+        outputs=counting.axis(node.name, counting.cut_axis(node.name)),
         inputs=counting.axis(summed, len(counting.shapes[summed]) - 1),
-        positions=prod(shape) // shape[axis],
+        positions=counting.places(node.name),
     )
+
+
+def _move(counting: _Counting, node: Node) -> LayerFacts:
+    largest = max((*node.inputs, node.name), key=lambda value: prod(counting.shapes[value]))
+    outputs = counting.axis(largest, counting.cut_axis(largest))
+    return LayerFacts(name=node.name, kind="move", outputs=outputs, inputs=Count(), positions=counting.places(largest))
 
 
 def _norm(counting: _Counting, node: Node) -> LayerFacts:

@@ -27,20 +27,25 @@ class Count(Config):
 
 
 class LayerFacts(Config):
-    """One operator that has tensors or multiplies: what its size and its work depend on.
+    """One operator that takes memory or time: what its size and its work depend on.
 
     Its weight has `outputs` × `inputs` × `area` elements, and each is used at `positions` places of a row. A matmul has none:
-    it computes `outputs` numbers at each of its places, of `inputs` products each.
+    it computes `outputs` numbers at each of its places, of `inputs` products each. A move multiplies nothing: it is a sum of
+    two values or another operator without tensors, and its `outputs` and `positions` are of the largest value that it touches.
     """
 
     name: str
-    kind: Literal["conv", "linear", "matmul", "norm", "slope", "constant"]
+    kind: Literal["conv", "linear", "matmul", "norm", "slope", "constant", "move"]
     outputs: Annotated[Count, Field(description="Channels that it makes.")]
-    inputs: Annotated[Count, Field(description="Channels that each output reads: of its group, 1 if depthwise. A norm's: 0.")]
+    inputs: Annotated[
+        Count, Field(description="Channels that each output reads: of its group, 1 if depthwise. A norm's and a move's: 0.")
+    ]
     grouped: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """Whether a convolution's outputs read only the inputs of their group: with one input each it is depthwise."""
     area: Annotated[int, Field(description="Of a convolution: height × width of its kernel.")] = 1
-    positions: Annotated[int, Field(description="Places of a row where it computes an output; 0 if it multiplies nothing.")] = 0
+    positions: Annotated[
+        int, Field(description="Places of a row where it computes an output; 0 of norms, slopes and constants.")
+    ] = 0
     vectors: Annotated[int, Field(description="Parameters with one element for each output: a bias, a norm's weight.")] = 0
     statistics: Annotated[int, Field(description="Buffers with one element for each output: a norm's running ones.")] = 0
 

@@ -21,25 +21,29 @@ FEW = [Layer("call", 1, 1, 1), Layer("linear", 16, 32, 4, 2), Layer("depthwise",
 
 @pytest.mark.parametrize("layer", [
     Layer("linear", 16, 24, 5), Layer("attention", 64, 2, 6, 2), Layer("normalization", 16, 16, 3),
-    Layer("activation", 16, 16, 3), Layer("convolution", 8, 8, 25), Layer("depthwise", 8, 8, 25), Layer("call", 1, 1, 1),
+    Layer("activation", 16, 16, 3), Layer("convolution", 16, 32, 25), Layer("depthwise", 16, 16, 25),
+    Layer("addition", 16, 16, 25), Layer("convolution", 8, 6, 25), Layer("call", 1, 1, 1),
 ])  # fmt: skip
-def test_runtimes_and_forms_answer_alike(layer: Layer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [1, 3])
+def test_runtimes_and_forms_answer_alike(layer: Layer, links: int, tmp_path: Path) -> None:
+    if links > 1 and layer.operation not in OF_IMAGES:
+        return
     feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)
     answers = []
     for form in layer.forms("onnxruntime"):
         folder = tmp_path / form
         folder.mkdir()
         side = round(layer.places**0.5) if layer.operation in OF_IMAGES else 0
-        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side)
+        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side, links=links)
         answers += onnx_run(OnnxRunner(folder / FILE, threads=1), feeds)()
         if form in layer.forms("openvino"):
             answers += openvino_run(OpenVinoRunner(folder / FILE, threads=1), feeds)()
-    assert len(answers) == (5 if layer.operation == "linear" else 2 * len(layer.forms("openvino")))
+    assert len(answers) == sum(len(layer.forms(runtime)) for runtime in READS)
     for answer in answers:
         assert answer.shape == answers[0].shape
         distance = np.sqrt(np.square(answer - answers[0]).mean() / np.square(answers[0]).mean())
         assert distance < 0.1
-    if len(answers) > 2:
+    if layer.operation in ("linear", *OF_IMAGES):
         assert not np.array_equal(answers[0], answers[-1])  # integers are rounded
 
 

@@ -8,6 +8,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWOR
 from compression.models.architectures.network_shapes import multiply_adds, network_shape_at, whole_shape
 from compression.models.networks.costs import network_facts
 from compression.models.networks.graph import INPUT
+from compression.planning.convolution_times import grains_of
 from compression.planning.device_times import DeviceTimes, LayerWork, ShapeTimes, encoder_layers
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
@@ -78,6 +79,47 @@ def test_depthwise_convolutions_take_their_own_time() -> None:
     times = [ShapeTimes(table, NETWORK, network, 0) for table in (slow, TABLE)]
     late, usual = (each.milliseconds(whole_shape(network), None) for each in times)
     assert late - usual == pytest.approx(work[True] * (1 / 10 - 1 / 1000) / 1000, rel=0.02)
+
+
+def test_sums_of_residual_blocks_take_their_own_time_and_go_with_their_block() -> None:
+    slow = made_table(lambda layer, *_: layer.work / (1 if layer.operation == "addition" else 1000))
+    network = network_facts(resnet((2, 2), 32, size=16))
+    whole = whole_shape(network)
+    moved = [layer.positions * layer.outputs.at(network.widths) for layer in network.layers if layer.kind == "move"]
+    late, usual = (ShapeTimes(table, NETWORK, network, 0).milliseconds(whole, None) for table in (slow, TABLE))
+    assert late - usual == pytest.approx(sum(moved) * (1 - 1 / 1000) / 1000, rel=0.02)
+    fewer = whole.model_copy(update={"layers": whole.layers - 1})
+    assert ShapeTimes(slow, NETWORK, network, 0).milliseconds(fewer, None) < late - min(moved) / 1000
+
+
+def test_convolutions_are_predicted_by_their_grains() -> None:
+    slow = made_table(lambda layer, *_: layer.work / (100 if layer.inputs % 4 or layer.outputs % 4 else 1000))
+    times = DeviceTimes(slow, "onnxruntime")
+
+    def microseconds(inputs: int, outputs: int) -> float:
+        layer = LayerWork("convolution", inputs, outputs, 256, grains=grains_of(inputs, outputs))
+        return 1000 * times.milliseconds([layer], "float32") - CALL
+
+    assert (grains_of(32, 48), grains_of(6, 32), grains_of(12, 3)) == ((16, 16), (16, 1), (4, 1))
+    for inputs, outputs, rate in ((32, 48, 1000), (36, 44, 1000), (34, 32, 100), (18, 26, 100), (300, 500, 1000)):
+        assert microseconds(inputs, outputs) == pytest.approx(9 * inputs * outputs * 256 / rate, rel=0.01)
+
+
+def test_a_timed_convolution_takes_what_was_timed() -> None:
+    bent = made_table(lambda layer, *_: layer.work ** (0.9 if layer.inputs == 32 else 1) / 1000)
+    (row,) = (row for row in bent.rows if row.operation == "convolution" and row.runtime == "onnxruntime"
+              and row.form == "float32" and (row.inputs, row.outputs, row.places) == (32, 32, 196))  # fmt: skip
+    found = DeviceTimes(bent, "onnxruntime").milliseconds([LayerWork("convolution", 32, 32, 196)], "float32")
+    assert found == pytest.approx((CALL + row.microseconds) / 1000, rel=0.1)
+
+
+@pytest.mark.parametrize("form", ["float32", "dynamic-int8"])
+def test_narrow_heads_take_their_own_time(form: str) -> None:
+    by_size = made_table(lambda layer, *_: layer.work / 1000 * (2 if layer.inputs / layer.outputs < 32 else 1))
+    work = [LayerWork("attention", heads * size, heads, 128) for heads, size in ((8, 64), (8, 20), (7, 22))]
+    times = [1000 * DeviceTimes(by_size, "onnxruntime").milliseconds([one], form) - CALL for one in work]
+    assert times == [pytest.approx(2 * 128 * 128 * one.inputs * (1 + at) / 1000, rel=0.01)
+                     for one, at in zip(work, (0, 1, 1), strict=True)]  # fmt: skip
 
 
 def test_a_convolution_of_gray_images_is_not_depthwise() -> None:
