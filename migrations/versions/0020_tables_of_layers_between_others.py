@@ -1,4 +1,4 @@
-"""Device tables time convolutions between others of their kind: those of before would predict wrongly, and are measured anew."""
+"""Device tables time convolutions between others of their kind: older ones would predict wrongly, and are measured anew."""
 
 from alembic import op
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from compression.engine.shipping import measure_artifact
+from compression.evaluation import measure as measuring
 from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, time_both
 from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.runner import open_artifact
@@ -107,7 +108,11 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -> None:
+@pytest.mark.parametrize(("seconds", "uncounted"), [(0.0, 1), (60.0, 4)])
+def test_the_two_sides_run_by_turns_on_the_same_batch(
+    tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch, seconds: float, uncounted: int
+) -> None:
+    monkeypatch.setattr(measuring, "UNCOUNTED_SECONDS", seconds)
     order: list[str] = []
     example = full_batch(2, 8, 40)
     folders = {"after": tiny_shipment.folder(tiny_shipment.int8), "before": tiny_shipment.folder(tiny_shipment.baseline)}
@@ -115,10 +120,10 @@ def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -
     latency, saved = time_both(sides[0], sides[1], example, threads=1)
     assert saved < 1
     assert order.count("after") == order.count("before") >= latency.runs
-    timed = order[-4 * latency.runs :]
-    assert timed[:8] == ["after", "after", "before", "before", "before", "before", "after", "after"]
-    assert all(timed[run] == timed[run + 1] for run in range(0, len(timed), 2))  # the first of two has the caches filled
-    assert all({*timed[turn : turn + 4]} == {"after", "before"} for turn in range(0, len(timed), 4))
+    one = uncounted + 1
+    timed = order[-2 * one * latency.runs :]
+    assert timed[: 4 * one] == ["after"] * one + ["before"] * 2 * one + ["after"] * one
+    assert all({*timed[turn : turn + 2 * one]} == {"after", "before"} for turn in range(0, len(timed), 2 * one))
     assert all(batch is example for side in sides for batch in side.batches)
 
 
