@@ -43,7 +43,7 @@ from compression.schema.stages import BASELINE, PRUNED
 from compression.system import durable_files
 
 TABLE, MODELS = "device-table", ("encoder", "network")
-SHAPES, SEED, THREADS, DEPTH = 20, 29, 1, 20
+SHAPES, SEED, THREADS, DEPTH = 20, 31, 1, 20
 MEDIAN, WORST = 0.05, 0.10
 """How far a prediction may be from the measured time, as a share of it."""
 DEEPEST = 0.8  #: the most that an axis loses

@@ -283,7 +283,7 @@ def time_both(
 
 
 def settle(runner: Runner[Any], example: Inputs) -> None:
-    """Let a model answer passes that do not count: one at least, and more while they are short, as caches hold what is small."""
+    """Let a model answer passes that do not count: one at least, and more while they are short: caches hold small models."""
     until = time.perf_counter() + UNCOUNTED_SECONDS
     for _ in range(UNCOUNTED_PASSES):
         runner.logits(example)

@@ -1,9 +1,9 @@
 """Predicts a model's latency from a device table: the sum of its layers' times, interpolated. Torch-free.
 
-A layer's time is read from the timed layers of its kind, on a grid of widths and places: between two of them the logarithm of
-the time is a straight line over that of the work, and beyond the last ones the line goes on. Convolutions have weights for each
-pair of grains instead (`convolution_times`). What a call of the runtime takes is subtracted from each timed layer that contains
-it, and counted once for the model. Lookups of embeddings and outputs of one row are not in the sum.
+A layer's time is read from the timed layers of its kind: between two of them the logarithm of the time is a straight line over
+that of the width or of the places, and beyond the last ones the line goes on. Layers that multiply have a sum with weights
+instead (`product_times`). What a call of the runtime takes is subtracted from each timed layer that contains it, and counted
+once for the model. Lookups of embeddings and outputs of one row are not in the sum.
 """
 
 from bisect import bisect_left
@@ -14,8 +14,18 @@ from math import exp, inf, log
 
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.network_shapes import spared_blocks
-from compression.planning.convolution_times import ConvolutionTimes, Grains, grains_of
-from compression.schema.device_table import FORMS, GRAINS, OF_IMAGES, DeviceTable, Form, Operation, TableRow, TableRuntime
+from compression.planning.product_times import Grains, ProductTimes, grains_of
+from compression.schema.device_table import (
+    FORMS,
+    GRAINS,
+    OF_IMAGES,
+    RUNTIMES,
+    DeviceTable,
+    Form,
+    Operation,
+    TableRow,
+    TableRuntime,
+)
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts
 
@@ -24,6 +34,7 @@ EVEN, ONLY_EVEN = 16, ("linear",)
 AREA = 9  #: of the timed convolutions' kernels
 LEAST = 1e-3  #: microseconds of a layer, at least: the time of a small one may be less than that of a call
 EVENEST: Grains = (GRAINS[0], GRAINS[0])
+PRODUCTS: tuple[Operation, ...] = ("linear", "convolution")
 STEEPEST = 1.5
 """The most that the time may grow, in powers of the work, beyond what is timed: two noisy rows give any slope."""
 Point = tuple[float, float]
@@ -85,19 +96,32 @@ class DeviceTimes:
         used = form if layer.rounded else "float32"
         if layer.operation in OF_IMAGES and used == "dynamic-int8":
             used = "static-int8"  # whose integers they have
-        if layer.operation == "convolution":
-            times = self._convolutions.get((used, layer.grains), self._convolutions.get((used, EVENEST)))
+        if layer.operation in PRODUCTS:
+            times = self._product(layer.operation, used, layer.grains) or self._product(layer.operation, used, EVENEST)
             return None if times is None else times.microseconds(layer.inputs, layer.outputs, layer.places * batch)
         rows = self._rows.get((layer.operation, used), ())
-        return self._curve(rows, _width(layer), layer.places * batch)
+        return self._curve(rows, layer.inputs, layer.places * batch)
+
+    def _product(self, operation: Operation, form: Form, grains: Grains) -> ProductTimes | None:
+        """Return the times of linear layers or convolutions; None if none of these grains is timed."""
+        key = operation, form, grains
+        if key not in self._products:
+            alike = operation == "convolution"
+            rows = [
+                ((float(row.inputs), float(row.outputs), float(row.places * row.batch)), self._alone(row))
+                for row in self._rows.get((operation, form), ())
+                if not alike or grains_of(row.inputs, row.outputs) == grains
+            ]
+            self._products[key] = ProductTimes.of(rows, alike=alike) if rows else None
+        return self._products[key]
 
     @cached_property
-    def _convolutions(self) -> Mapping[tuple[Form, Grains], ConvolutionTimes]:
-        found: dict[tuple[Form, Grains], list[TableRow]] = {}
-        for (operation, form), rows in self._rows.items():
-            for row in rows if operation == "convolution" else ():
-                found.setdefault((form, grains_of(row.inputs, row.outputs)), []).append(row)
-        return {key: ConvolutionTimes.of(rows) for key, rows in found.items()}
+    def _products(self) -> dict[tuple[Operation, Form, Grains], ProductTimes | None]:
+        return {}
+
+    def _alone(self, row: TableRow) -> float:
+        """Return a row's microseconds without the call."""
+        return max(row.microseconds - (0.0 if row.operation in OF_IMAGES else self.call), LEAST)
 
     def _attention(self, layer: LayerWork, form: Form) -> float | None:
         """Return the time of one row's attention: a line over the heads of each timed size, and one over the sizes."""
@@ -118,9 +142,8 @@ class DeviceTimes:
     def _curve(self, rows: Sequence[TableRow], width: float, places: float) -> float | None:
         curves: dict[int, dict[float, list[float]]] = {}
         for row in rows:
-            times = curves.setdefault(row.places * row.batch, {}).setdefault(_width(row), [])
-            call = 0.0 if row.operation in OF_IMAGES else self.call
-            times.append(log(max(row.microseconds - call, LEAST)))
+            times = curves.setdefault(row.places * row.batch, {}).setdefault(row.inputs, [])
+            times.append(log(self._alone(row)))
         if not curves:
             return None
         over = [
@@ -128,11 +151,6 @@ class DeviceTimes:
             for at, points in curves.items()
         ]
         return exp(_line(over, log(places)))
-
-
-def _width(row: TableRow | LayerWork) -> float:
-    """Return the part of a layer's work that does not depend on its places."""
-    return row.inputs * row.outputs if row.operation in ("linear", "convolution") else row.inputs
 
 
 def _line(points: Sequence[Point], at: float) -> float:
@@ -163,7 +181,7 @@ class ShapeTimes:
         """Return the predicted time of a pass; None for models of other kinds than encoders of text and networks of images, and
         for schemes that the table has no times of. scheme: None is float32.
         """
-        form, times = self.form_of(scheme, runtime), DeviceTimes(self.table, runtime)
+        form, times = self.form_of(scheme, runtime), self._times[runtime]
         if form is None:
             return None
         if self.network is not None:
@@ -176,7 +194,7 @@ class ShapeTimes:
         form = next((form for form in FORMS if form == (scheme or "float32")), None)
         if self.network is None and (self.family.decodes or self.family.name in INSTALLED):
             return None
-        return form if form is not None and DeviceTimes(self.table, runtime).has(form) else None
+        return form if form is not None and self._times[runtime].has(form) else None
 
     def of_layer(self, layer: LayerFacts, widths: Mapping[str, int], form: Form) -> float:
         """Return the milliseconds of one layer of a network, without the call; infinite if its kind was not timed.
@@ -194,7 +212,11 @@ class ShapeTimes:
     @cached_property
     def onnxruntime(self) -> DeviceTimes:
         """Return the times in ONNX Runtime."""
-        return DeviceTimes(self.table, "onnxruntime")
+        return self._times["onnxruntime"]
+
+    @cached_property
+    def _times(self) -> Mapping[TableRuntime, DeviceTimes]:
+        return {runtime: DeviceTimes(self.table, runtime) for runtime in RUNTIMES}
 
 
 def encoder_layers(shape: Shape, tokens: int) -> list[LayerWork]:

@@ -13,6 +13,7 @@ from compression.schema.config import Config
 
 MOST_ROWS = 2000
 TableRuntime = Literal["onnxruntime", "openvino"]
+RUNTIMES: tuple[TableRuntime, ...] = get_args(TableRuntime)
 Form = Literal["float32", "dynamic-int8", "static-int8"]
 FORMS: tuple[Form, ...] = get_args(Form)
 Operation = Literal["call", "linear", "attention", "normalization", "activation", "convolution", "depthwise", "addition"]

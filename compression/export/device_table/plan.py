@@ -69,6 +69,8 @@ PAIRS = {
     (1, 1): ((6, 6), (6, 14), (14, 14), (14, 30), (22, 22), (22, 46), (30, 30), (62, 62), (126, 126)),
 }
 """Channels on both sides of a convolution, by the grains of their numbers (`GRAINS`)."""
+RECTANGLES = ((96, 768), (768, 96), (96, 1536), (1536, 96), (192, 768), (768, 192), (256, 1024), (1024, 256))
+"""Linear layers as feed-forward networks of narrow models have them: each channel on both sides is rounded or rescaled."""
 PAIRED_SIDES = (8, 16, 32)
 STEPS = (448, 480, 496, 504, 508, 510, 511)
 """Widths below 512 that are multiples of 64, 32, 16, 8, 4, 2 and 1 and of nothing larger."""
@@ -82,6 +84,7 @@ def whole_plan() -> list[Layer]:
         Layer("call", 1, 1, 1),
         *_square("linear", (64, 128, 256, 384, 512, 768, 1024), ((1, 1), *tokens)),
         *(Layer("linear", *widths, *size) for widths in ((384, 1536), (1536, 384)) for size in tokens),
+        *(Layer("linear", *widths, places) for widths in RECTANGLES for places in (32, 128)),
         *(Layer("attention", heads * size, heads, at) for heads in HEADS for size in HEAD_SIZES for at in (32, 128)),
         *(Layer("attention", heads * size, heads, 512) for heads in HEADS for size in (32, 64)),
         *_square("normalization", (128, 384, 1024), tokens),

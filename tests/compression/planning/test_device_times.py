@@ -8,8 +8,8 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWOR
 from compression.models.architectures.network_shapes import multiply_adds, network_shape_at, whole_shape
 from compression.models.networks.costs import network_facts
 from compression.models.networks.graph import INPUT
-from compression.planning.convolution_times import grains_of
 from compression.planning.device_times import DeviceTimes, LayerWork, ShapeTimes, encoder_layers
+from compression.planning.product_times import grains_of
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from tests.support.device_tables import CALL, RATES, made_table
