@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from compression.schema.errors import CompressionError
+from compression.schema.extras import pip_install
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -182,7 +183,7 @@ NoAnswer = _problem(422, "no_answer", "NoAnswer",
     "Name fewer targets, or only widths in the axes of the job's recipe; a job's own solver has 300 seconds.")
 NoSolver = _problem(501, "no_solver", "NoSolver",
     "The service cannot solve for targets: scipy is not installed beside it.",
-    "Whoever runs the service installs `lathe[api]`.")
+    f"Whoever runs the service adds it: {pip_install('api')}.")
 TooManyTargets = _problem(429, "too_many_targets", "TooManyTargets",
     "The service is answering as many targets as it can at once.",
     "Repeat the request after Retry-After seconds.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.core.settings import get_settings
+from compression.schema.extras import pip_install
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -37,9 +38,7 @@ def configure(process: str) -> None:
         sdk, resources = import_module("opentelemetry.sdk.trace"), import_module("opentelemetry.sdk.resources")
         processor = _processor(place)
     except ImportError as error:
-        raise TracingUnavailable(
-            f"LATHE_TRACES is set, and {error.name} is not installed: pip install 'lathe[otel]'"
-        ) from error
+        raise TracingUnavailable(f"LATHE_TRACES is set, and {error.name} is not installed: {pip_install('otel')}") from error
     _provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": f"lathe-{process}"}))
     _provider.add_span_processor(processor)
     _tracer = _provider.get_tracer("lathe")

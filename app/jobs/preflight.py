@@ -19,6 +19,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.network_rules import fitted
 from compression.planning.preflight import Preflight, preflight
+from compression.schema.extras import pip_install
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
 from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, Targets, check_removed, gated
@@ -145,7 +146,7 @@ def _check_search(session: Session, recipe: Recipe) -> None:
     able, told = _search_workers(session, recipe)
     if told and not able and recipe.prune is not None:
         cause = f"no online worker has the packages of the search {recipe.prune.search}"
-        remedy = "Set prune.search to solver, or ask who runs the workers to install lathe[search]."
+        remedy = f"Set prune.search to solver, or ask who runs the workers to add the packages: {pip_install('search')}."
         raise InvalidRequest(cause, param="recipe.prune.search", remedy=remedy)
 
 
@@ -162,7 +163,7 @@ def _search_warnings(session: Session, recipe: Recipe) -> list[str]:
         return []
     return [
         f"search_absent: {told - able} of {told} online workers lack the packages of prune.search {recipe.prune.search}; on "
-        "one of them the job fails as it begins. Install lathe[search] there, or set prune.search to solver."
+        f"one of them the job fails as it begins. Add them there ({pip_install('search')}), or set prune.search to solver."
     ]
 
 

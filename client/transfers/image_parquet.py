@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from client.errors import BadFolder
+from compression.schema.extras import pip_install
 
 GROUP_BYTES = 16 << 20
 """Bytes of a group of rows: what the writer keeps in memory, and what a reader reads at once."""
@@ -21,7 +22,7 @@ GROUP_BYTES = 16 << 20
 def check_writer(place: Path) -> None:
     """Raise BadFolder where pyarrow is not installed. place: the folder that it would pack."""
     if find_spec("pyarrow") is None:
-        remedy = "pip install 'lathe[images]', or send Parquet files or npz arrays."
+        remedy = f"{pip_install('images')}; or send Parquet files or npz arrays."
         raise BadFolder(f"{place} is packed into Parquet on the way, and pyarrow is not installed", remedy=remedy)
 
 

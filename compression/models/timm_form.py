@@ -16,6 +16,7 @@ from torch import nn
 from compression.models.adapters.network.module import NetworkConfig, NetworkForImageClassification
 from compression.models.files.timm_config import TimmModel, timm_model
 from compression.schema.errors import CompressionError, ConfigMismatch, MissingResource, UnsupportedArchitecture
+from compression.schema.extras import pip_install
 
 Array = NDArray[Any]
 AS_ONNX = "Export the model as ONNX (torch.onnx.export), and send that file."
@@ -89,7 +90,8 @@ def created(found: TimmModel) -> nn.Module:
         import timm
     except ImportError as problem:
         cause = f"timm, which has the architecture {found.architecture}, cannot be imported: {problem}"
-        raise MissingResource(cause, remedy=f"Ask who runs the workers to install the extra vision. {AS_ONNX}") from problem
+        remedy = f"Ask who runs the workers to add it ({pip_install('vision')}). {AS_ONNX}"
+        raise MissingResource(cause, remedy=remedy) from problem
     if not timm.is_model(found.architecture):
         cause = f"timm {timm.__version__} has no architecture {found.architecture!r}"
         raise UnsupportedArchitecture(cause, param="config.json:architecture", remedy=AS_ONNX)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from compression.schema.errors import MissingResource
+from compression.schema.extras import pip_install
 
 SOLVER = "solver"
 """The search that all others are compared to."""
@@ -42,5 +43,5 @@ def check_installed(name: str | None) -> None:
     """Raises MissingResource if a search's packages are not installed here. None: no search, which needs nothing."""
     if name is not None and (missing := SEARCHES[name].missing):
         cause = f"prune.search: {name} needs {' and '.join(missing)}, which this worker does not have"
-        remedy = "Ask who runs the worker to install lathe[search], or set prune.search to solver."
+        remedy = f"Ask who runs the worker to add them ({pip_install('search')}), or set prune.search to solver."
         raise MissingResource(cause, param="recipe.prune.search", remedy=remedy)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
+from compression.schema.extras import pip_install
 from compression.schema.prediction_request import FILES, LARGEST_QUESTION
 from compression.schema.tasks import TASKS
 from compression.system.processor import usable_cores
@@ -79,7 +80,7 @@ def _serve(options: argparse.Namespace) -> int:
         from compression.serving.served_model import ServedModel
     except ImportError as problem:
         cause = f"a package that serving needs is not installed: {problem}"
-        raise MissingResource(cause, remedy="pip install 'lathe[serve]'") from problem
+        raise MissingResource(cause, remedy=f"{pip_install('serve')}.") from problem
 
     model = ServedModel(options.folder, threads=options.threads)
     files = bool(FILES & set(TASKS[model.task].asks))

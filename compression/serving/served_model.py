@@ -11,6 +11,7 @@ from compression.modalities.registry import AS_MEASURED, modality_of, scorer_of
 from compression.modalities.scoring.base import Asked, Floats, Row, RowScorer, answered
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.errors import CompressionError, DamagedCheckpoint, MissingFile, MissingResource, NotServable
+from compression.schema.extras import pip_install
 from compression.schema.prediction_request import RowInputs
 from compression.schema.specs import FormatSpec
 from compression.schema.tasks import TASKS
@@ -83,7 +84,7 @@ class ServedModel:
             self.reader = self.scorer.reader(self.folder)
         except ImportError as problem:
             cause = f"{self.format.name} runs in {self.format.runs_in}, which cannot be imported: {problem}"
-            raise MissingResource(cause, remedy="pip install 'lathe[serve]'") from problem
+            raise MissingResource(cause, remedy=f"{pip_install('serve')}.") from problem
         except CompressionError:
             raise
         except Exception as problem:  # each runtime has errors of its own

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from compression.schema.extras import pip_install
 from compression.schema.report.card_rows import CardState
 
 PACKAGE = "pynvml"
-ABSENT = "nvidia-ml-py is not installed: install Lathe's extra `cuda` on the worker."
+ABSENT = f"nvidia-ml-py is not installed on the worker: {pip_install('cuda')}."
 
 
 def card_state(uuid: str) -> CardState:

@@ -1,7 +1,7 @@
 """Runs lm-eval on an exported checkpoint: `python -m compression lm-eval FOLDER --tasks NAME …`. Torch-free until it opens a
 model.
 
-lm-eval is EleutherAI's and needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder with the same content.
+lm-eval is EleutherAI's and needs the extra `lm-eval`. Data comes from a hub, or from a folder with the same content.
 Tasks come from the package or from YAML files, which may name Python functions that then run: trust such folders only as you
 trust programs. Jobs run only the package's own tasks (`harness_job`).
 """
@@ -19,10 +19,11 @@ from pydantic import Field
 
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
+from compression.schema.extras import pip_install
 from compression.schema.report.task_figure import TaskFigure
 from compression.system.process import private_channel
 
-REMEDY = "pip install 'lathe[lm-eval]'"
+REMEDY = f"{pip_install('lm-eval')}."
 OTHERS = (
     "`lm-eval ls tasks` lists lm-eval's own tasks; --include names a folder with others. Data comes from the hub, or from a "
     "folder (--data) that has it under its name on the hub."

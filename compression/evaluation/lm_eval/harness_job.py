@@ -17,6 +17,7 @@ from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.config import Config
 from compression.schema.errors import ALL_ERRORS, CompressionError, InvalidSpec, MissingResource, OutOfMemory
 from compression.schema.events import Log
+from compression.schema.extras import pip_install
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import LmEval
 from compression.schema.report.task_figure import TaskFigure
@@ -28,8 +29,8 @@ from compression.system.progress import Step as Tick
 PARAM = "evaluate.lm_eval"
 PHASE = "lm-eval"
 REMEDIES = {
-    MissingResource.code: "Ask who runs the worker to install lathe[lm-eval] and to set LATHE_LM_EVAL_DATA, or leave "
-    "evaluate.lm_eval out.",
+    MissingResource.code: f"Ask who runs the worker to add lm-eval ({pip_install('lm-eval')}) and to set LATHE_LM_EVAL_DATA, "
+    "or leave evaluate.lm_eval out.",
     InvalidSpec.code: "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have.",
 }
 RESAMPLES = 1000  #: number of resamples, the same as for the engine's own scores

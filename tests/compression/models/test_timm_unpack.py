@@ -66,7 +66,7 @@ def test_a_worker_without_timm_says_what_it_lacks(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "timm", None)
     (problem,) = check(tmp_path)
     assert isinstance(problem, MissingResource)
-    assert "the extra vision" in problem.remedy_text
+    assert "[vision]" in problem.remedy_text
     assert "Export the model as ONNX" in problem.remedy_text
 
 
