@@ -62,15 +62,16 @@ InvalidRecipe = _problem(422, "invalid_recipe", "InvalidRecipe",
     "Correct the named key; GET /v1/recipes shows every key with its range.")
 Unauthorized = _problem(401, "unauthorized", "Unauthorized",
     "The request has no key, or the key is unknown, revoked or expired.",
-    "Send `Authorization: Bearer lathe_<id>_<secret>`. `lathe up` keeps its key in client.json; `lathe keys create` creates "
-    "one by a key that works; without any, the operator runs `python -m app.bootstrap --key NAME` on the server.",
+    "Send `Authorization: Bearer lathe_<id>_<secret>`. `lathe up` keeps its key in client.json; `lathe keys create NAME` "
+    "creates one by a key that works; without any, the operator runs `python -m app.bootstrap --key NAME` on the server.",
     {"WWW-Authenticate": "Bearer"})
 ReadOnlyKey = _problem(403, "read_only_key", "ReadOnlyKey",
     "The key is read-only.",
-    "Use a key of scope `write`, or `admin` for keys; an admin of the team creates one: `lathe keys create --scope`.")
+    "Use a key of scope `write`, or `admin` for keys; an admin of the team creates one: "
+    "`lathe keys create NAME --scope write`.")
 InsufficientScope = _problem(403, "insufficient_scope", "InsufficientScope",
     "The key's scope does not allow this.",
-    "Use a key of the scope that the cause names; an admin of the team creates one: `lathe keys create --scope`.")
+    "Use a key of the scope that the cause names; an admin of the team creates one: `lathe keys create NAME --scope SCOPE`.")
 CsrfFailed = _problem(403, "csrf_failed", "CsrfFailed",
     "A browser sent a change without its session's CSRF token, or from another site's page.",
     "Reload the page and repeat; scripts send a key in Authorization and need no token.")
@@ -139,7 +140,7 @@ StorageFull = _problem(507, "storage_full", "StorageFull",
     "The storage has too little space for this upload, or the database's disk is full.",
     "Delete models, datasets or jobs that nobody needs, or enlarge the storage.")
 QuotaExceeded = _problem(403, "quota_exceeded", "QuotaExceeded",
-    "The team has reached its limit of jobs or of worker hours.",
+    "The team has reached its limit of jobs, of waiting profiles or of worker hours.",
     "`quota` says what frees it; GET /v1/quotas shows all limits, which the operator can raise.")
 BytesQuotaExceeded = _problem(507, "bytes_quota_exceeded", "BytesQuotaExceeded",
     "The team has reached its limit of stored, declared or incoming bytes.",

@@ -1,6 +1,7 @@
 """The preflight: checks a job's request and estimates its cost from stored facts; it opens no file and starts no process."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ def _check_devices(session: Session, team: str, body: JobCreate) -> list[str]:
     names = profiles.list_device_names(session, team)
     for place, name in enumerate(body.evaluate.devices):
         if name not in names:
-            remedy = f"The team has {', '.join(names)}." if names else "Register it: lathe device register."
+            register = f"Register it: lathe device register {shlex.quote(name)}."
+            remedy = f"The team has {', '.join(names)}." if names else register
             raise InvalidRequest(f"no device {name!r}", param=f"evaluate.devices.{place}", remedy=remedy)
     return names
 

@@ -72,7 +72,7 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
     if known is None:
         yield (
             f"No device {name} is registered or described, so targets.latency_ms stays not_measured. Register it (lathe device "
-            f"register), or name one that is described: {', '.join(described_devices())}."
+            f"register {name}), or name one that is described: {', '.join(described_devices())}."
         )
         return
     least = least_ms(pass_work(job), known)

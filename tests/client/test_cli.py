@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,18 @@ import httpx
 import pytest
 import typer
 from sqlalchemy.orm import Session
+from typer.core import TyperGroup
 
 from app.core.errors import ALL_PROBLEMS
 from app.jobs import fencing, jobs, stage_results
 from client import config
+from client.cli import app
 from client.commands.submit import tasks_of
 from client.errors import EXITS, NOT_ACCEPTED, ClientError
 from client.recipes import override
 from client.terminal import job_view
 from client.terminal.output import IN_COMMANDS
-from compression.schema.errors import OutOfMemory
+from compression.schema.errors import ALL_ERRORS, OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import DATA_FACTS, LLAMA_FACTS, further, recommending, report, validated
 from tests.conftest import ROOT, free_port
@@ -49,6 +53,17 @@ def test_one_task_is_for_all_datasets_or_each_has_its_own() -> None:
     assert tasks_of(["text-classification", "text-regression"], 2) == ["text-classification", "text-regression"]
     with pytest.raises(typer.BadParameter, match="2 tasks for 3 datasets"):
         tasks_of(["text-classification", "text-regression"], 3)
+
+
+def test_commands_in_remedies_can_be_typed_as_they_are() -> None:
+    remedies = [kind.remedy for kind in (*ALL_PROBLEMS, *ALL_ERRORS)]
+    typed = [shlex.split(words) for remedy in remedies for words in re.findall(r"`lathe ([^`]+)`", remedy)]
+    assert ["keys", "create", "NAME", "--scope", "write"] in typed
+    for words in typed:
+        asked = typer.main.get_command(app)
+        while isinstance(asked, TyperGroup):
+            asked = asked.commands[words.pop(0)]
+        asked.make_context("lathe", ["write" if word == "SCOPE" else word for word in words])  # raises for what is missing
 
 
 def test_wait_ends_with_0_and_the_table(live: Live, command: Command, job: str) -> None:
