@@ -46,7 +46,7 @@ class ProfileSpec(Config):
     """The input of `python -m compression profile`. A relative folder starts at the spec's own."""
 
     version: Literal[1] = 1
-    folder: Annotated[str, Field(description="Of the artifact as it was downloaded, with its manifest.json.")]
+    folder: Annotated[str, Field(description="Of the artifact as it was downloaded, with its manifest.json, or the one above.")]
     kind: Annotated[str | None, Field(description="The artifact's format; null: what its manifest says.")] = None
     request: ProfileRequest = ProfileRequest()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from compression.evaluation.runtimes.runner import config_of, open_artifact
+from compression.evaluation.runtimes.runner import BEFORE, config_of, find_artifact, open_artifact
 from compression.modalities.registry import AS_MEASURED, modality_of, scorer_of
 from compression.modalities.scoring.base import Asked, Floats, Row, RowScorer, answered
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
@@ -18,23 +18,9 @@ from compression.schema.tasks import TASKS
 from compression.serving.batcher import Anchors
 from compression.serving.batching import length_group
 
-BEFORE = "before.json"
 TIMED_SECONDS = 5.0  #: for timing batches before the load
 TIMED_ROWS = 8  #: rows of the larger of the two batches that are timed
 RUNS, RUN_SECONDS = 3, 0.1  #: of each: at least so many, for so long; the fastest counts
-
-
-def find_artifact(folder: Path) -> Path:
-    """Return the folder of the artifact: this one, or the only one below it. Raises MissingFile."""
-    if (folder / BEFORE).is_file():
-        return folder
-    below = sorted(path.parent for path in folder.glob(f"*/{BEFORE}")) if folder.is_dir() else []
-    if len(below) != 1:
-        cause = f"{folder} holds no artifact" if not below else f"{folder} holds {len(below)} artifacts"
-        remedy = "Name a folder that `lathe download` wrote, with before.json and manifest.json"
-        remedy += f", as {below[0]}." if below else "."
-        raise MissingFile(cause, param=str(folder / BEFORE), remedy=remedy)
-    return below[0]
 
 
 def format_of(folder: Path, name: str) -> FormatSpec:
@@ -64,7 +50,7 @@ class ServedModel:
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         """Open a folder. Raises MissingFile, DamagedCheckpoint, MissingResource and NotServable."""
-        self.folder = find_artifact(folder)
+        self.folder = find_artifact(folder, BEFORE)
         try:
             before = json.loads((self.folder / BEFORE).read_text("utf-8"))
             self.task, name = str(before["task"]), str(before["artifact"])

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from compression.evaluation.profiling.part import Opened, PartSpec, parse_output
 from compression.evaluation.profiling.refusals import AGAIN, REPORT, SMALLER, Refused, refused
 from compression.evaluation.profiling.sizes import chosen_sizes
+from compression.evaluation.runtimes.runner import find_artifact
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
+from compression.schema.errors import MissingFile
 from compression.schema.manifest import MANIFEST, Manifest
 from compression.schema.profile import LayerTime, Load, Profile, ProfileFailure, ProfileSpec
 from compression.schema.report.measurements import NotMeasured
@@ -27,8 +29,11 @@ BUSY = "Let nothing else measure on this device meanwhile, and profile again."
 
 
 def profile(spec: ProfileSpec, base: Path) -> Profile:
-    """Profile the artifact. base: what a relative folder starts at. Raises Refused."""
-    folder = (base / spec.folder).resolve()
+    """Profile the artifact. base: what a relative folder starts at, the artifact's own or one with it alone. Raises Refused."""
+    try:
+        folder = find_artifact((base / spec.folder).resolve(), MANIFEST)
+    except MissingFile as problem:
+        raise refused("bad_artifact", problem.cause, problem.remedy_text) from problem
     manifest = _checked(folder)
     kind, interface = spec.kind or manifest.kind, manifest.interface
     if interface is None:
@@ -63,8 +68,6 @@ def _checked(folder: Path) -> Manifest:
     """Read the manifest, and compare each file with its hash. Raises Refused if one is missing or differs."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError as problem:
-        raise refused("bad_artifact", f"There is no {MANIFEST} in the artifact's folder.", AGAIN) from problem
     except (OSError, ValidationError) as problem:
         raise refused("bad_artifact", f"The {MANIFEST} cannot be read: {problem}", AGAIN) from problem
     for file in manifest.files:

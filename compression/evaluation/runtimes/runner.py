@@ -8,10 +8,29 @@ from typing import Any, cast
 
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
+from compression.schema.errors import MissingFile
+from compression.schema.manifest import MANIFEST
 from compression.schema.report.operators import Operators
 
+BEFORE = "before.json"  #: of an artifact: what it is, and how its job got there
 NO_CARD = "{} does not run on GPUs here"
 MOST_BYTES = 2 << 30  #: of weights: opening larger ones a second time, to count, takes too long
+
+
+def find_artifact(folder: Path, file: str) -> Path:
+    """Return the folder of the artifact: this one, or the only one below it. file: one that the folder of an artifact has.
+
+    `lathe download --out small` writes small/NAME. Raises MissingFile.
+    """
+    if (folder / file).is_file():
+        return folder
+    below = sorted(path.parent for path in folder.glob(f"*/{file}")) if folder.is_dir() else []
+    if len(below) != 1:
+        cause = f"{folder} holds no artifact" if not below else f"{folder} holds {len(below)} artifacts"
+        remedy = f"Name a folder that `lathe download` wrote, with {BEFORE} and {MANIFEST}"
+        remedy += f", as {below[0]}." if below else "."
+        raise MissingFile(cause, param=str(folder / file), remedy=remedy)
+    return below[0]
 
 
 def open_artifact(kind: Kind, folder: Path, *, threads: int) -> Runner[Any]:

@@ -44,8 +44,9 @@ def refused(folder: Path, **request: int) -> ProfileFailure:
 
 @pytest.mark.fresh
 def test_the_command_prints_a_profile_as_one_line(tmp_path: Path) -> None:
-    artifact(tmp_path / "artifact")
-    spec = spec_of(Path("artifact"), batch=2)
+    (tmp_path / "small").mkdir()
+    artifact(tmp_path / "small/artifact")
+    spec = spec_of(Path("small"), batch=2)  # what `lathe download --out small` wrote
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-m", "compression", "profile", tmp_path / "spec.json"], capture_output=True, text=True, check=True
@@ -222,7 +223,15 @@ def test_a_download_that_is_not_whole_is_refused_before_it_is_opened(left: str |
     assert found.code == "bad_artifact"
     assert f"config.json is {'missing' if left is None else 'not what was written'}" in found.detail
     (folder / "manifest.json").unlink()
-    assert refused(folder).code == "bad_artifact"
+    assert (found := refused(folder)).code == "bad_artifact"
+    assert "holds no artifact" in found.detail
+
+
+def test_of_several_downloads_one_is_to_be_named(tmp_path: Path) -> None:
+    both = [artifact(tmp_path / name) for name in ("one", "two")]
+    found = refused(tmp_path)
+    assert (found.code, "holds 2 artifacts" in found.detail) == ("bad_artifact", True)
+    assert str(both[0]) in found.remedy
 
 
 def test_an_artifact_that_does_not_say_what_it_reads_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
