@@ -13,8 +13,10 @@ from client.errors import BadFolder, ClientError
 from client.terminal.output import as_json, moving, say
 from client.transfers.download import download as fetch
 from compression.schema.artifact_formats import ONNX
+from compression.schema.prediction_request import BODY_DEFAULTS
 
 RECOMMENDED = "recommended"
+BODY_HELP = f"Bytes of a request, by default {BODY_DEFAULTS}; more is answered with 413."
 
 
 def serve(  # noqa: PLR0913 (Typer makes an option of each)
@@ -27,7 +29,7 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
     max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows of a batch; 1: no batches.")] = 32,
     queue: Annotated[int, typer.Option(min=1, max=1 << 20, help="Rows that may wait; more are answered with 503.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; by default one a core.")] = None,
-    max_body: Annotated[int | None, typer.Option(min=1, help="Bytes of a request; more is answered with 413.")] = None,
+    max_body: Annotated[int | None, typer.Option(min=1, help=BODY_HELP)] = None,
     kind: Annotated[
         str, typer.Option(help="Of a job: the format to serve, or recommended: what its report takes.")
     ] = ONNX.name,

@@ -18,6 +18,10 @@ LARGEST_IMAGE = 4 << 20
 """In bytes, of the file; base64 takes a third more."""
 LARGEST_QUESTION = 4 * -(-LARGEST_IMAGE // 3) + (1 << 16)
 """In bytes, of a request's body."""
+LARGEST_TEXTS = 1 << 20
+"""In bytes, of the body of a request without files: two texts of the most characters, escaped."""
+BODY_DEFAULTS = f"{LARGEST_TEXTS / (1 << 20):g} MiB, of images {LARGEST_QUESTION / (1 << 20):.1f} MiB"
+"""These, for the help of commands."""
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
 

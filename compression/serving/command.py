@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
 from compression.schema.extras import pip_install
-from compression.schema.prediction_request import FILES, LARGEST_QUESTION
+from compression.schema.prediction_request import BODY_DEFAULTS, FILES, LARGEST_QUESTION, LARGEST_TEXTS
 from compression.schema.tasks import TASKS
 from compression.system.processor import usable_cores
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 KEY = "LATHE_SERVE_KEY"  #: environment variable with the key that requests must carry
 SHORTEST_KEY = 16
-LARGEST_TEXTS = 1 << 20  #: bytes of a request without files: two texts of the most characters, escaped
 GRACE = 30  #: seconds for running requests after SIGTERM
 BACKLOG = 512
 
@@ -35,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-ms", type=float, default=50.0, help="time from a request to its answer, when rows may wait")
     parser.add_argument("--max-batch", type=int, default=32, help="rows of a batch; 1: no batches")
     parser.add_argument("--queue", type=int, default=256, help="rows that may wait; more are answered with 503")
-    parser.add_argument("--max-body", type=int, default=None, metavar="BYTES", help="of a request; more is answered with 413")
+    most = f"of a request, by default {BODY_DEFAULTS}; more is answered with 413"
+    parser.add_argument("--max-body", type=int, default=None, metavar="BYTES", help=most)
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 

@@ -109,6 +109,10 @@ def test_wait_ends_with_5_when_nobody_answers(home: Any, command: Command) -> No
     assert document(ran)["error"]["code"] == "unreachable"
 
 
+def test_the_largest_request_is_told(command: Command) -> None:
+    says(" ".join(command("serve", "--help").out.split()), "by default 1 MiB, of images 5.4 MiB")
+
+
 def test_the_codes_are_documented(command: Command) -> None:
     text = " ".join(command("--help").out.split())
     for code, meaning in EXITS.items():
