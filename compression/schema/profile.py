@@ -37,8 +37,8 @@ class ProfileRequest(Config):
 
     def command(self, artifact: str, device: str) -> str:
         """Return the command that asks for it. artifact: an id; device: its name."""
-        given = {name: getattr(self, name) for name in ("batch", "length", "resolution", "threads")}
-        asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
+        given = {name: str(value) for name, value in self if value is not None} | {"seconds": f"{self.seconds:g}"}
+        asked = " ".join(f"--{name} {value}" for name, value in given.items())
         return f"lathe profile {artifact} --device {shlex.quote(device)} {asked}"
 
 

@@ -212,7 +212,7 @@ def test_the_commands_go_from_a_device_to_its_figures(
         ran.out, "float_products: 100% of the time goes to products in floating point: 1 MatMul (slowest: /dense).", "attention"
     )
     crashed = command("profile", artifact, "--device", device.name, "--batch", str(CRASHED))
-    says(crashed.out, f"next: lathe profile {artifact} --device '{device.name}' --batch {CRASHED} --threads 1")
+    says(crashed.out, f"next: lathe profile {artifact} --device '{device.name}' --batch {CRASHED} --seconds 10 --threads 1")
     failed = command("profile", artifact, "--device", device.name, "--batch", str(UNFIT))
     assert failed.code == 1
     says(failed.out, "failed: unsupported", "unsupported: no LSTM", "Take another format.")
@@ -238,9 +238,9 @@ def test_only_commands_that_work_now_are_named(live: Live, job: str, owner: Lath
         ProfileRemedy(code="faster_form", artifact=artifact, **why),
     )
     made = {"id": "prf_1", "job": job, "artifact": "art_1", "device": "dev_1", "device_name": "my pi", "state": "done"}
-    profile = Profile(**made, request=ProfileRequest(length=64), remedies=remedies)
+    profile = Profile(**made, request=ProfileRequest(length=64, seconds=60), remedies=remedies)
     named = [
-        f"lathe profile {artifact} --device 'my pi' --batch 1 --length 64 --threads 1",
+        f"lathe profile {artifact} --device 'my pi' --batch 1 --length 64 --seconds 60 --threads 1",
         f"lathe download {job} --stage distilled --kind onnx",
     ]
     assert [line for line in advice(owner, profile) if "next" in line] == [f"  next: {command}" for command in named]
