@@ -26,6 +26,8 @@ Layout = Literal["table", "md", "csv", "json"]
 FORMATS: dict[str, Format] = {".md": "md", ".html": "html", ".json": "json"}
 """File suffix → format."""
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file, and not to the terminal.")]
+NO_REPORT = 404
+"""The status of a job without a report."""
 
 
 def _write(text: str, out: Path | None) -> None:
@@ -153,7 +155,9 @@ def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:
     """Return the stage of the report's headline; without a report, the last stage that has artifacts."""
     try:
         headline = lathe.report(job).headline
-    except Problem:
+    except Problem as error:
+        if error.status != NO_REPORT:
+            raise
         headline = None
     order: dict[str, int] = {name: place for place, name in enumerate(STAGES)}
     named = [artifact.stage for artifact in artifacts if artifact.name == headline]

@@ -22,6 +22,8 @@ T = TypeVar("T", bound=BaseModel)
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 """Answers that mean: not now."""
+LIMITED = 429
+"""The one of them that a service gives which works."""
 LONGEST_PAUSE = 20.0
 PATIENT = 12
 """Attempts of a caller that follows a job, two minutes in all: a service that is being upgraded is back by then."""
@@ -153,12 +155,14 @@ class Attempts:
         """Return the seconds to pause before the next attempt. Raises Problem, or Unreachable if there is to be none."""
         if isinstance(answer, httpx.TransportError):
             return self._broken(answer)
-        problem = Problem.of(answer)
+        problem, wait = Problem.of(answer), answer.headers.get("retry-after")
         if answer.status_code not in RETRIED_STATUSES or not self.repeatable:
             raise problem
+        if answer.status_code == LIMITED:
+            return self._next(problem, None, wait=wait)
         remedy = problem.remedy_text or Unreachable.remedy
         failure = Unreachable(f"{self.url} answers {answer.status_code}: {problem.cause}", remedy=remedy)
-        return self._next(failure, problem, wait=answer.headers.get("retry-after"))
+        return self._next(failure, problem, wait=wait)
 
     def _broken(self, error: httpx.TransportError) -> float:
         if isinstance(error, httpx.UnsupportedProtocol):
@@ -170,7 +174,9 @@ class Attempts:
         arrived = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         return self._next(failure, error, final=arrived and not self.repeatable)
 
-    def _next(self, failure: Unreachable, cause: Exception, *, wait: str | None = None, final: bool = False) -> float:
+    def _next(
+        self, failure: Problem | Unreachable, cause: Exception | None, *, wait: str | None = None, final: bool = False
+    ) -> float:
         self.made += 1
         if final or self.made >= self.most:
             raise failure from cause

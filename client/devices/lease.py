@@ -4,6 +4,7 @@ import threading
 from typing import Self
 
 from client.api import Lathe
+from client.core.protocol import RETRIED_STATUSES
 from client.device_types import Claim
 from client.errors import ClientError, Problem
 
@@ -11,6 +12,11 @@ BEATS = 4
 """Heartbeats within a lease."""
 SERVER_FAULTS = 500
 """The first status that is the service's own fault."""
+
+
+def refuses(error: ClientError) -> bool:
+    """Return whether the service refuses for good: at a limit, or with a fault of its own, it may accept later."""
+    return isinstance(error, Problem) and error.status < SERVER_FAULTS and error.status not in RETRIED_STATUSES
 
 
 class Lease:
@@ -33,7 +39,7 @@ class Lease:
             try:
                 self.lathe.renew_profile(self.claim)
             except ClientError as error:
-                if isinstance(error, Problem) and error.status < SERVER_FAULTS:
+                if refuses(error):
                     self.lost.set()
                     return
                 # else the service is away or broken for a moment: what is measured meanwhile may still be taken

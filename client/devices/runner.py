@@ -15,7 +15,7 @@ from time import monotonic
 
 from client.api import Lathe
 from client.device_types import Claim
-from client.devices.lease import SERVER_FAULTS, Lease
+from client.devices.lease import Lease, refuses
 from client.devices.measuring import failure, measure
 from client.errors import ClientError, Problem, Unreachable, WrongHash
 from client.transfers.download import download
@@ -66,7 +66,7 @@ class Runner:
             try:
                 return self.lathe.claim_profile(self.device_id, wait=ASK)
             except ClientError as error:
-                if isinstance(error, Problem) and error.status < SERVER_FAULTS:
+                if refuses(error):
                     raise
                 self.tell(f"{error.cause}. Next attempt in {AGAIN:g} s.")
                 self.stopped.wait(AGAIN)
@@ -117,8 +117,9 @@ class Runner:
         except Unreachable as error:
             self.tell(f"{claim.profile}: the result is lost: {error.cause}")
         except Problem as error:
-            self.tell(f"{claim.profile}: the service refuses the result: {error.cause}")
-            if error.status not in GONE and error.status < SERVER_FAULTS:
+            said = "the service refuses the result" if refuses(error) else "the result is lost"
+            self.tell(f"{claim.profile}: {said}: {error.cause}")
+            if refuses(error) and error.status not in GONE:
                 remedy = "Update lathe on the device to the service's version."
                 refused = failure("failed", f"The service refuses what the device measured: {error.cause}", remedy)
                 with contextlib.suppress(ClientError):

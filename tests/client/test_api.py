@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from client.api import AsyncLathe, Lathe
 from client.core.protocol import pause
-from client.errors import BadAnswer, Problem, Unreachable
+from client.errors import REFUSED, BadAnswer, Problem, Unreachable
 from tests.client.conftest import Live, served
 from tests.client.flaky import Flaky, event
 from tests.client.halves import HALVES
@@ -64,6 +64,17 @@ def test_a_gateway_that_stays_bad_is_unreachable(flaky: Flaky, lathe: Lathe) -> 
     flaky.answers = [Response("<html>", status_code=502) for _ in range(4)]
     with pytest.raises(Unreachable, match="502"):
         lathe.submit({})
+
+
+def test_a_limit_that_lasts_is_the_services_own_error(flaky: Flaky, lathe: Lathe) -> None:
+    quota = {"name": "requests", "limit": 60, "used": 60.0, "frees": "the hour", "frees_at": None}
+    body = {"code": "rate_limited", "cause": "c", "remedy": "r", "status": 429, "quota": quota}
+    flaky.answers = [JSONResponse(body, 429, headers={"Retry-After": "0"}) for _ in range(4)]
+    with pytest.raises(Problem) as error:
+        lathe.submit({})
+    assert (error.value.problem_code, error.value.exit_code) == ("rate_limited", REFUSED)
+    assert error.value.as_dict()["quota"] == quota
+    assert len(flaky.keys) == 4
 
 
 def test_nobody_there_is_unreachable(half: Callable[..., Any]) -> None:

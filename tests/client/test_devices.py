@@ -15,7 +15,8 @@ import pytest
 from client.api import Lathe
 from client.commands.profiles import advice
 from client.device_types import NewDevice, Profile
-from client.errors import NoDevice, Problem, WaitedTooLong
+from client.devices.lease import refuses
+from client.errors import NoDevice, Problem, Unreachable, WaitedTooLong
 from compression.schema.device_table import DeviceTable
 from compression.schema.profile import ProfileRequest
 from compression.schema.profile_remedies import ProfileRemedy
@@ -226,6 +227,12 @@ def test_the_commands_go_from_a_device_to_its_figures(
     assert waits[0]["state"] == "queued"
     known = command("device", "ls")
     says(known.out, "a CPU, 4 cores")
+
+
+def test_a_limit_ends_no_device_and_loses_no_lease() -> None:
+    answers = {status: Problem("c", status=status, code="x", remedy="r") for status in (401, 404, 422, 429, 500, 503)}
+    assert [status for status, answer in answers.items() if refuses(answer)] == [401, 404, 422]
+    assert not refuses(Unreachable("c"))
 
 
 def test_only_commands_that_work_now_are_named(live: Live, job: str, owner: Lathe) -> None:
