@@ -28,6 +28,8 @@ class JobFields(TypedDict, total=False):
     labels: Mapping[str, str]
     targets: Mapping[str, Any]
     evaluate: Mapping[str, Any]
+    budget_minutes: float | None
+    """Of the recipe auto: minutes of the whole job."""
     device: str
     priority: int
     deadline_seconds: int | None

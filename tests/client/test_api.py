@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from fastapi.responses import JSONResponse, Response
 
+from app.jobs.request import JobCreate
 from client.api import AsyncLathe, Lathe
+from client.core.fields import JobFields
 from client.core.protocol import pause
 from client.errors import REFUSED, BadAnswer, Problem, Unreachable
 from tests.client.conftest import Live, served
@@ -135,6 +137,12 @@ def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live, half: Callable[.
             lathe.delete(f"keys/{key.id}")
             with pytest.raises(Problem, match="revoked"):
                 other.queue()
+
+
+def test_every_field_of_a_job_may_be_named_in_python() -> None:
+    typed = {"models": {"model", "student", "teachers"}, "datasets": {"data"}, "task": set()}  # the data say the task
+    fields = (typed.get(name, {name}) for name in JobCreate.model_fields)
+    assert set(JobFields.__annotations__) == set[str]().union(*fields)
 
 
 def test_both_clients_offer_the_same_and_say_what_it_returns() -> None:
