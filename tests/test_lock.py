@@ -41,6 +41,14 @@ def test_all_that_is_pinned_is_hashed() -> None:
     assert set(PROJECT["build-system"]["requires"]) <= set(lock.BUILD.split())
 
 
+def test_the_licences_of_vendored_files_are_packed() -> None:
+    packed = [set(ROOT.glob(pattern)) for pattern in PROJECT["project"]["license-files"]]
+    assert all(packed)
+    vendored = set(ROOT.glob("app/**/vendor/*.txt"))
+    assert len(vendored) > 2
+    assert vendored < set.union(*packed)
+
+
 def test_what_installs_lathe_asks_for_hashes_and_at_once_for_torch_and_what_fits_it() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [each for name in ("worker", "vision") for each in extras[name] if plain(each) in OPEN]
