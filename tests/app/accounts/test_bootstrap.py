@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import select, update
+from sqlalchemy import inspect, select, text, update
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import authenticate
@@ -84,6 +84,25 @@ def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Dat
     with Session(engine) as session:
         assert authenticate(session, reader) is None
         assert authenticate(session, database.key) == known
+    engine.dispose()
+
+
+def test_a_migration_is_reversed_by_a_command(database: Database, tmp_path: Path) -> None:
+    down = partial(run, database, tmp_path, "app.bootstrap", "--down")
+    assert json.loads(down("0012")[1]) == {"migrated": "0012", "key": None}
+    engine = make_engine(database.url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0012"
+        assert not inspect(connection).has_table("devices")
+    refusals = {("base",): "invalid choice", ("0013",): "cannot be migrated", ("0011", "--key", "x"): "makes no key"}
+    for wrong, why in refusals.items():
+        status, said = down(*wrong)
+        assert status != 0
+        assert why in said
+    assert bootstrap(database, tmp_path) is None  # and forth: the first key is still there
+    with engine.connect() as connection, Session(connection) as session:
+        assert inspect(connection).has_table("devices")
+        assert authenticate(session, database.key) is not None
     engine.dispose()
 
 
