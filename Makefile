@@ -77,8 +77,10 @@ audit: setup ## Ask OSV for known vulnerabilities of what is locked, and of torc
 sbom: setup ## List what is installed as CycloneDX, in lathe.cdx.json
 	$(BIN)/python scripts/sbom.py lathe.cdx.json
 
-pin: setup ## Ask the registries for the digests of all images, into compose.pinned.yaml (needs Docker)
-	$(BIN)/python scripts/pin_images.py compose.pinned.yaml
+pin: ## Ask the registries for the digests of all images, into compose.pinned.yaml (needs Docker)
+	$(PYTHON) -m venv .venv-pin
+	.venv-pin/bin/pip install --quiet --no-deps --constraint constraints.txt pyyaml
+	.venv-pin/bin/python scripts/pin_images.py compose.pinned.yaml
 
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update

@@ -113,6 +113,13 @@ def _asked(client: "redis.Redis[Any]") -> object:
         return False
 
 
+def test_pinning_needs_no_torch() -> None:
+    command = ["make", "--dry-run", "pin", "VENV=absent"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pin_images.py" in plan
+    assert "torch" not in plan
+
+
 def test_pinning_names_every_image_by_its_digest_or_writes_nothing(tmp_path: Path) -> None:
     """The registry is a script here: what is tested is that no image is left out."""
     docker, target = tmp_path / "docker", tmp_path / "compose.pinned.yaml"
