@@ -6,25 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from client.api import Lathe
+from client.commands.days import DAY, days_within
 from client.commands.registry import Commands
 from client.core.fields import Scope
 from client.terminal.output import emit, table
 
 app = Commands(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
-DAY = 24 * 3600
-LEAST_SECONDS, MOST_DAYS = 60, 3660
-
-
-def _within(days: float | None) -> float | None:
-    # A range of Typer's own would be printed with all its digits.
-    if days is not None and not LEAST_SECONDS / DAY <= days <= MOST_DAYS:
-        raise typer.BadParameter(f"{days:g} is not between a minute and {MOST_DAYS} days")
-    return days
-
-
+_within = days_within(3660)
 Days = Annotated[
     float | None, typer.Option(callback=_within, metavar="DAYS", help="Days until it ends, at most 3660; by default never.")
 ]
+NEW_HELP = "Days until the new key ends, at most 3660; by default the lifetime of the old one."
 
 
 def moment(value: datetime | None) -> str | None:
@@ -81,10 +73,7 @@ def rotate(
     lathe: Lathe,
     key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")],
     overlap: Annotated[float, typer.Option(min=0, max=90 * 24, help="Hours that the old key still works.")] = 24,
-    days: Annotated[
-        float | None,
-        typer.Option(min=60 / DAY, max=3660, help="Days until the new key ends; by default the lifetime of the old one."),
-    ] = None,
+    days: Annotated[float | None, typer.Option(callback=_within, metavar="DAYS", help=NEW_HELP)] = None,
 ) -> None:
     """Replace a key by a new one, which is shown this once; the old one works for a while."""
     new = lathe.rotate_key(key, overlap=round(overlap * 3600), expires_in=_seconds(days))

@@ -10,6 +10,7 @@ import typer
 
 from client.api import Lathe
 from client.commands.completion import job_ids
+from client.commands.days import days_within
 from client.commands.jobs import JobId
 from client.core.fields import Question
 from client.errors import FAILED, ClientError, Problem
@@ -25,9 +26,9 @@ Format = Literal["table", "md", "html", "json"]
 Layout = Literal["table", "md", "csv", "json"]
 FORMATS: dict[str, Format] = {".md": "md", ".html": "html", ".json": "json"}
 """File suffix → format."""
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file, and not to the terminal.")]
 NO_REPORT = 404
 """The status of a job without a report."""
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file, and not to the terminal.")]
 
 
 def _write(text: str, out: Path | None) -> None:
@@ -124,7 +125,9 @@ def try_(  # noqa: PLR0913 (Typer makes an option of each)
 def share(
     lathe: Lathe,
     job: JobId,
-    days: Annotated[float, typer.Option(min=1 / 1440, max=90, help="Days until the link ends.")] = 7,
+    days: Annotated[
+        float, typer.Option(callback=days_within(90), metavar="DAYS", help="Days until the link ends, at most 90.")
+    ] = 7,
     list_: Annotated[bool, typer.Option("--list", help="List the active links, and make none.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="End this link at once, and make none.")] = None,
 ) -> None:

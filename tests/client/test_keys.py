@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +44,13 @@ def test_keys_are_made_rotated_and_revoked(live: Live, command: Command, monkeyp
     monkeypatch.delenv("LATHE_KEY")
     assert new["id"] not in [key["id"] for key in document(command("keys", "ls", "--json"))]
     command("keys", "revoke", made["id"])
+
+
+@pytest.mark.parametrize("words", ["keys create", "keys rotate", "share"])
+def test_a_range_of_days_is_told_in_words(command: Command, words: str) -> None:
+    assert not re.search(r"\d\.\d{4}", command(*words.split(), "--help").out)
+    wrong = command(*words.split(), "x", "--days", "0.0001")
+    assert (wrong.code, "between a minute and" in " ".join(wrong.err.split())) == (2, True)
 
 
 def test_a_team_is_made_renamed_and_closed(live: Live, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
