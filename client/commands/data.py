@@ -147,7 +147,7 @@ def datasets_add(
     task: Task = "text-classification",
     column: ColumnNames = None,
 ) -> None:
-    """Upload data (jsonl, csv, parquet; causal-lm: txt too; image-classification: images, npz, parquet) until it is checked."""
+    """Upload data (jsonl, csv, tsv, parquet; causal-lm: txt too; image-classification: images, npz, parquet), and wait."""
     columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
     found = add_dataset(lathe, place, name, task=task, columns=columns)
     emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")

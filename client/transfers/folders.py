@@ -21,7 +21,7 @@ MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"}
 """Files that from_pretrained reads at the top of a folder; other formats, samples and caches are not sent."""
 WHOLE = {".gguf": "GGUF", ".onnx": "ONNX"}
 """Files that are a whole model. Beside safetensors, which take precedence, they are not sent either."""
-DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".txt": "text"}
+DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".npz": "npz", ".txt": "text"}
 SPLITS = {name: name for name in ("train", "validation", "test", "unlabelled")} | {
     **dict.fromkeys(("valid", "val", "dev"), "validation"),
     "unlabeled": "unlabelled",
@@ -111,7 +111,8 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
         images = place.is_dir() and any(
             path.suffix.lower() in IMAGE_FILES for deep in ("*/*", "*/*/*") for path in place.glob(deep)
         )
-        remedy = "Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (.csv, .npz, .parquet, .txt)."
+        names = ", ".join(f"{split}.jsonl" for split in ("train", "validation", "test", "unlabelled"))
+        remedy = f"Call the files {names} (.csv, .tsv, .parquet, .npz, .txt)."
         raise BadFolder(f"{place} has no train split", remedy=OF_IMAGES if images else remedy)
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(

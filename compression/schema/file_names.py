@@ -35,7 +35,9 @@ MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.jso
 ONE_ONNX_FILE = (
     "Save the model as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), new_path)."
 )
-DATA_REMEDY = "Leave it out, or name it by its format: *.jsonl, *.csv, *.parquet, *.txt, *.npz or images, a card and a licence."
+DATA_REMEDY = (
+    "Leave it out, or name it by its format: *.jsonl, *.csv, *.tsv, *.parquet, *.txt, *.npz or images, a card and a licence."
+)
 
 
 def portable(path: str) -> str:

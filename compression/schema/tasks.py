@@ -157,8 +157,8 @@ TASKS = {task.name: task for one in MODALITIES.values() for task in one.tasks}
 FORMATS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.formats))
 """Formats of data. jsonl, csv and parquet have columns; text is plain UTF-8, in which a blank line ends a text; folder has
 images in a folder for each class; npz is NumPy arrays."""
-SUFFIXES = {PLAIN: (".txt",), FOLDER: IMAGE_FILES}
-"""Suffixes of the files of a format, if they are not its name."""
+SUFFIXES = {"csv": (".csv", ".tsv"), PLAIN: (".txt",), FOLDER: IMAGE_FILES}
+"""Suffixes of the files of a format, if they are not its name alone."""
 
 
 def suffixes_of(name: str) -> tuple[str, ...]:

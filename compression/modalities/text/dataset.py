@@ -29,6 +29,8 @@ UNLABELLED: Task = "causal-lm"  #: the task whose rows are like those of `unlabe
 FEWEST_TEXTS = 2  #: minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 MOST_COLUMNS = 10_000
+DELIMITERS = {".tsv": "\t"}  #: by the suffix of a file of format csv; of all others a comma
+JSON_LINES = "Send JSON lines: one object a line, and no list around them."
 BATCH_ROWS = 512  #: rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length
 
 
@@ -246,9 +248,14 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
         raise UnreadableData(f"{path.name} is not readable as {kind}: {problem}", param=path.name) from problem
 
 
+def delimiter_of(path: Path) -> str:
+    """Return what separates the values of a file of format csv."""
+    return DELIMITERS.get(path.suffix.lower(), ",")
+
+
 def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     with path.open(encoding="utf-8", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
-        read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""))
+        read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""), delimiter=delimiter_of(path))
         _bounded(path, len(next(filter(None, read), ())))
     with _open_csv(path) as file:
         names = file.schema.names
@@ -264,8 +271,8 @@ def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
 
 
 def _open_csv(path: Path, columns: arrow.csv.ConvertOptions | None = None) -> arrow.csv.CSVStreamingReader:
-    blocks, rows = arrow.csv.ReadOptions(block_size=LARGEST_ROW), arrow.csv.ParseOptions(newlines_in_values=True)
-    return arrow.csv.open_csv(path, blocks, rows, columns)
+    rows = arrow.csv.ParseOptions(delimiter=delimiter_of(path), newlines_in_values=True)
+    return arrow.csv.open_csv(path, arrow.csv.ReadOptions(block_size=LARGEST_ROW), rows, columns)
 
 
 def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
@@ -318,9 +325,9 @@ def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any
             try:
                 found = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
             except (ValueError, RecursionError) as problem:
-                raise UnreadableData(f"{where} is not JSON: {problem}", param=param) from problem
+                raise UnreadableData(f"{where} is not JSON: {problem}", param=param, remedy=JSON_LINES) from problem
             if not isinstance(found, dict):
-                raise UnreadableData(f"{where} is not a JSON object", param=param)
+                raise UnreadableData(f"{where} is not a JSON object", param=param, remedy=JSON_LINES)
             for key in wanted:
                 _require(key, list(found), wanted, where)
             yield row, {key: found[column] for key, column in wanted.items()}

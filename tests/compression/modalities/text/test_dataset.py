@@ -1,5 +1,6 @@
 """Reading rows: every format gives the same rows, and what is wrong is named by file and row."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -28,8 +29,11 @@ def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("\n".join(lines) + "\n")
     table = pyarrow.table({"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
-    for kind in ("jsonl", "csv", "parquet"):
-        rows = read_split(Data(format=kind, splits={"train": (f"d.{kind}",)}), "train", tmp_path)
+    with (tmp_path / "d.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([("label", "extra", "text"), *((label, 1, text) for text, label in ROWS)])
+    for kind in ("jsonl", "csv", "tsv", "parquet"):
+        source = Data(format="csv" if kind == "tsv" else kind, splits={"train": (f"d.{kind}",)})
+        rows = read_split(source, "train", tmp_path)
         assert list(zip(rows.texts, rows.labels, strict=True)) == ROWS, kind
 
 
@@ -108,6 +112,13 @@ def test_a_file_of_another_format_or_none_is_refused_by_name(tmp_path: Path) -> 
             load_dataset(Data(format=kind, splits={"train": ("d",)}), tmp_path, seed=0)
     with pytest.raises(errors.MissingFile, check=lambda error: error.param == "data.splits.train[0]"):
         load_dataset(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("content", ['[{"text": "a", "label": "b"}]', '[\n  {"text": "a", "label": "b"}\n]'])
+def test_a_json_array_is_told_how_to_be_written(tmp_path: Path, content: str) -> None:
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(UnreadableData, check=lambda error: "one object a line" in error.remedy_text):
+        load_dataset(Data(format="jsonl", splits={"train": ("d.json",)}), tmp_path, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
