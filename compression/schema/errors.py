@@ -1,7 +1,7 @@
 """The errors of a user's model, data or recipe. Torch-free.
 
 A `CompressionError` is the user's to fix: it has a stable code, a cause, a remedy and the field that it is about. Workers retry
-only the last four, which the machine partly causes. Any other exception that leaves the engine is a bug or a machine failure.
+only the last five, which the machine partly causes. Any other exception that leaves the engine is a bug or a machine failure.
 Each code has a paragraph in docs/errors.md; a test compares the two.
 """
 
