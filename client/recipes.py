@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import BadRecipe
+from compression.schema.recipe.prune import USUAL_AXES
 
 SUFFIXES = (".json", ".jsonc")
 WIDTH = 100
@@ -50,6 +51,16 @@ def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             place = inner
         place[last] = value
     return changed
+
+
+def without_usual_axes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe that leaves the axes of its cut to the model, unless it names others than the usual ones.
+
+    Named, they would be cut as they are: a preset does not name them, so a network of images has usual axes of its own.
+    """
+    cut = recipe.get("prune") or {}
+    usual = cut.get("axes") == list(USUAL_AXES)
+    return {**recipe, "prune": {key: value for key, value in cut.items() if key != "axes"}} if usual else dict(recipe)
 
 
 def different(sides: Sequence[Any], path: str = "") -> Iterator[tuple[str, list[Any]]]:

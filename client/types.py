@@ -204,6 +204,8 @@ class Preset(Answer):
     name: str
     summary: str = ""
     recipe: dict[str, Any]
+    of_modalities: dict[str, dict[str, Any]] = {}
+    """Of other data than texts: what is under this name, by the kind of data."""
 
 
 class Recipes(Answer):

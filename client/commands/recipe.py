@@ -2,7 +2,7 @@
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,13 +13,17 @@ from client.commands.registry import Commands
 from client.errors import BadRecipe
 from client.terminal import render
 from client.terminal.output import emit, say, table
-from client.types import Preset
+from client.types import Dataset, Preset
+from compression.schema.recipe.base import Task as TaskName
 
 app = Commands(help="Recipes: the settings of each stage.", no_args_is_help=True)
 
 Named = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="Its name (lathe recipe ls), or its file.", autocompletion=recipe_names)
 ]
+TASK_HELP = f"The task of the data that it is for: {', '.join(get_args(TaskName))}; by default of texts. Repeatable."
+Tasks = Annotated[list[str] | None, typer.Option("--task", help=TASK_HELP)]
+AXES = "Of the usual axes of a cut, those count that the model has: prune.axes names others."
 
 
 def preset(found: list[Preset], name: str) -> Preset:
@@ -32,9 +36,11 @@ def preset(found: list[Preset], name: str) -> Preset:
     )
 
 
-def load(lathe: Lathe, given: str) -> dict[str, Any]:
-    """Return the recipe of a file or a name. Raises BadRecipe."""
-    return recipes.read(given) if recipes.is_file(given) else preset(lathe.recipes(), given).recipe
+def nearest_to(whole: dict[str, Any], found: list[Preset]) -> tuple[str, dict[str, Any]]:
+    """Return the preset, of any kind of data, that differs from `whole` in the fewest keys: (what it is called, its recipe)."""
+    known = [(one.name, one.recipe) for one in found]
+    known += [(f"{one.name} ({kind})", recipe) for one in found for kind, recipe in one.of_modalities.items()]
+    return min(known, key=lambda one: len(recipes.changes(one[1], whole)))
 
 
 @app.command("ls")
@@ -46,9 +52,14 @@ def ls(lathe: Lathe) -> None:
 
 
 @app.command("show")
-def show(lathe: Lathe, recipe: Named) -> None:
+def show(lathe: Lathe, recipe: Named, task: Tasks = None) -> None:
     """Print a recipe in full: every key, with defaults."""
-    found = lathe.check_recipe(load(lathe, recipe)).recipe
+    if recipes.is_file(recipe):
+        if task:
+            raise typer.BadParameter("a file is the same for all tasks", param_hint="--task")
+        found = lathe.check_recipe(recipes.read(recipe)).recipe
+    else:
+        found = preset(lathe.recipes(tasks=task or ()), recipe).recipe
     emit(found, *jsonlib.dumps(found, indent=2, ensure_ascii=False).splitlines())
 
 
@@ -56,6 +67,7 @@ def show(lathe: Lathe, recipe: Named) -> None:
 def init(
     lathe: Lathe,
     name: Annotated[str, typer.Argument(help="The recipe to start from.", autocompletion=recipe_names)] = "standard",
+    task: Tasks = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write it.")] = Path("recipe.jsonc"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
@@ -64,11 +76,15 @@ def init(
         raise typer.BadParameter(f"{out} must end in {' or '.join(recipes.SUFFIXES)}", param_hint="--out")
     if out.exists() and not force:
         raise BadRecipe(f"{out} is there already", remedy="Name another with --out, or add --force to write over it.")
-    everything = lathe.all_recipes()
+    everything = lathe.all_recipes(tasks=task or ())
     found = preset(list(everything.items), name)
-    title = (f"{name}: {found.summary}", "Lines that begin with // are comments. A key that is left out has its default.")
-    out.write_text(recipes.commented(found.recipe, everything.recipe_schema, *title), encoding="utf-8")
-    emit({"file": str(out), "recipe": found.recipe}, f"{out} is written.", f"Next: lathe recipe check {out}")
+    title = [f"{name}: {found.summary}", "Lines that begin with // are comments. A key that is left out has its default."]
+    written = found.recipe
+    if task:
+        title[:1] = [f"{name} for {', '.join(task)}: {found.summary}", AXES]
+        written = recipes.without_usual_axes(written)
+    out.write_text(recipes.commented(written, everything.recipe_schema, *title), encoding="utf-8")
+    emit({"file": str(out), "recipe": written}, f"{out} is written.", f"Next: lathe recipe check {out}")
 
 
 @app.command("check")
@@ -84,15 +100,16 @@ def check(
     """
     if bool(model) != bool(data):
         raise typer.BadParameter("--model and --data go together", param_hint="--model")
-    asked = load(lathe, recipe)
-    whole = lathe.check_recipe(asked).recipe
-    forecast = lathe.preflight(model=model, data=data or (), recipe=whole) if model else None
-    presets = lathe.recipes()
-    nearest = min(presets, key=lambda one: len(recipes.changes(one.recipe, whole)))
-    changes = dict(recipes.different([nearest.recipe, whole]))
-    lines = [f"{recipe} is right: {nearest.name}" + (", with these changes:" if changes else ", unchanged.")]
-    lines += [f"  {change}" for change in recipes.changes(nearest.recipe, whole)]
+    of_data = [lathe.upload("datasets", one) for one in data or ()]
+    presets = lathe.recipes(tasks=[one.task for one in of_data if isinstance(one, Dataset)])
+    sent: str | dict[str, Any] = recipes.read(recipe) if recipes.is_file(recipe) else recipe  # as `lathe submit` does
+    whole = preset(presets, sent).recipe if isinstance(sent, str) else lathe.check_recipe(sent).recipe
+    forecast = lathe.preflight(model=model, data=data or (), recipe=sent) if model else None
+    name, nearest = nearest_to(whole, presets)
+    changes = dict(recipes.different([nearest, whole]))
+    lines = [f"{recipe} is right: {name}" + (", with these changes:" if changes else ", unchanged.")]
+    lines += [f"  {change}" for change in recipes.changes(nearest, whole)]
     if forecast:
         lines += render.forecast_lines(forecast)
-    emit({"recipe": whole, "nearest": nearest.name, "changes": changes, "forecast": forecast}, *lines)
+    emit({"recipe": whole, "nearest": name, "changes": changes, "forecast": forecast}, *lines)
     say(f"Next: lathe submit --model {model or 'FOLDER'} --data {' --data '.join(data or ['FOLDER'])} --recipe {recipe}")

@@ -38,6 +38,10 @@ def _job(job_id: str, wait: float = 0, seen: int | None = None, **options: Any) 
     return _request("GET", f"jobs/{job_id}", types.Job, params={"version": seen} if wait else {}, **_held(wait), **options)
 
 
+def _recipes(tasks: Sequence[str]) -> Request[types.Recipes]:
+    return _request("GET", "recipes", types.Recipes, params={"task": list(tasks)})
+
+
 def _entries(files: Sequence[types.Manifest]) -> list[dict[str, Any]]:
     return [file.model_dump(include={"path", "size", "sha256"}) for file in files]
 
@@ -296,14 +300,14 @@ class Endpoints(DeviceEndpoints):
     # Recipes, workers and usage
 
     @call
-    def all_recipes(self) -> Request[types.Recipes]:
-        """Return the recipes that have a name, and the JSON schema of all recipes."""
-        return _request("GET", "recipes", types.Recipes)
+    def all_recipes(self, *, tasks: Sequence[str] = ()) -> Request[types.Recipes]:
+        """Return the recipes that have a name, as `recipes` does, and the JSON schema of all recipes."""
+        return _recipes(tasks)
 
     @call
-    def recipes(self) -> Steps[list[types.Preset]]:
-        """Return the recipes that have a name."""
-        return list((yield from _request("GET", "recipes", types.Recipes).steps(self)).items)
+    def recipes(self, *, tasks: Sequence[str] = ()) -> Steps[list[types.Preset]]:
+        """Return the recipes that have a name, each as a job on data of these tasks gets it; without tasks, as for texts."""
+        return list((yield from _recipes(tasks).steps(self)).items)
 
     @call
     def check_recipe(self, recipe: Mapping[str, Any]) -> Request[types.CheckedRecipe]:

@@ -8,11 +8,14 @@ import pytest
 
 from client import recipes
 from client.errors import BadRecipe
-from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.presets import PRESETS, preset
 from compression.schema.recipe.recipe import Recipe
 from tests.client.conftest import Command, Live
 from tests.client.test_cli import document
+from tests.compression.planning.test_network_rules import NETWORKS, data_of, model_of
 from tests.support.saying import says
+
+IMAGES = "image-classification"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -27,6 +30,40 @@ def test_a_recipe_is_written_with_what_each_key_means(live: Live, command: Comma
     assert max(map(len, lines)) <= 120
     keys = [place for place, line in enumerate(lines) if line.startswith('  "')]
     assert all(lines[place - 1].lstrip().startswith("//") for place in keys[1:]), text
+
+
+@pytest.mark.parametrize(("name", "task"), [("standard", IMAGES), ("quick", IMAGES), ("article", "token-classification")])
+def test_a_recipe_for_a_task_is_the_one_that_its_jobs_get(
+    live: Live, command: Command, tmp_path: Path, name: str, task: str
+) -> None:
+    out = tmp_path / "mine.jsonc"
+    assert command("recipe", "init", name, "--task", task, "--out", str(out)).code == 0
+    whole = preset(name, task).model_dump(mode="json")
+    assert whole != PRESETS[name][0].model_dump(mode="json")
+    assert Recipe.model_validate(recipes.read(out)).model_dump(mode="json") == whole
+    assert document(command("recipe", "show", name, "--task", task, "--json")) == whole
+    checked = command("recipe", "check", str(out))
+    assert (checked.code, f"is right: {name}" in checked.out) == (0, True)
+    assert command("recipe", "show", str(out), "--task", task).code == 2
+    assert command("recipe", "show", name, "--task", "cooking").code == 6
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_the_service_accepts_a_recipe_that_was_written_for_images(
+    live: Live, command: Command, tmp_path: Path, network: str
+) -> None:
+    out, facts = tmp_path / "mine.jsonc", (model_of(network).model_dump(mode="json"), data_of().model_dump(mode="json"))
+    model, dataset = live.ready(*({**each, "kind": kind} for each, kind in zip(facts, ("model", "dataset"), strict=True)))
+    command("recipe", "init", "standard", "--task", IMAGES, "-o", str(out))
+    asked = ("--model", model, "--data", dataset)
+    mine, named = (document(command("recipe", "check", each, *asked, "--json")) for each in (str(out), "standard"))
+    assert (mine["nearest"], mine["changes"]) == ("standard", {})
+    assert mine == named
+    dry = document(command("submit", *asked, "--recipe", "standard", "--dry-run", "--json"))
+    assert dry["parameters"] == mine["forecast"]["parameters"]
+    for_texts = tmp_path / "texts.jsonc"
+    command("recipe", "init", "standard", "-o", str(for_texts))
+    assert command("recipe", "check", str(for_texts), *asked).code == 6
 
 
 def test_comments_say_what_may_stand_there(live: Live, command: Command, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from app.api.dependencies import AskerDep, CallerDep
@@ -12,6 +12,7 @@ from app.core.schemas import Out, Page
 from app.jobs.preflight import resolve_recipe
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.schema.errors import CompressionError
+from compression.schema.recipe.base import MOST_PARTS, Task
 from compression.schema.recipe.presets import OF_MODALITIES, PRESETS
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
@@ -41,18 +42,24 @@ class RecipeOut(Out):
     recipe: Recipe
 
 
+Tasks = Annotated[
+    tuple[Task, ...],
+    Query(max_length=MOST_PARTS, description="Each recipe as a job on data of these tasks gets it; without any, as for texts."),
+]
+
+
 @router.get("/recipes")
-def recipes(_caller: CallerDep) -> RecipesOut:
+def recipes(_caller: CallerDep, task: Tasks = ()) -> RecipesOut:
     """List the presets, each a complete recipe, and the JSON schemas of recipes, targets and evaluation."""
     return RecipesOut(
         items=[
             Preset(
                 name=name,
                 summary=summary,
-                recipe=recipe,
+                recipe=resolve_recipe(name, task),
                 of_modalities={kind: own[name] for kind, own in OF_MODALITIES.items() if name in own},
             )
-            for name, (recipe, summary) in PRESETS.items()
+            for name, (_, summary) in PRESETS.items()
         ],
         recipe_schema=Recipe.model_json_schema(),
         targets_schema=Targets.model_json_schema(),

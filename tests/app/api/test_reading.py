@@ -113,6 +113,14 @@ def test_reference_lists(http: httpx.Client) -> None:
     assert of_images["standard"]["quantize"]["scheme"] == "static-int8"
     assert of_images["language"] is None
     assert "Prune" in recipes["schema"]["$defs"]
+    asked = {
+        task: {item["name"]: item["recipe"] for item in http.get("/v1/recipes", params={"task": task}).json()["items"]}
+        for task in ("text-classification", "token-classification", "image-classification")
+    }
+    assert asked["text-classification"] == {item["name"]: item["recipe"] for item in recipes["items"]}
+    assert asked["image-classification"]["standard"] == of_images["standard"]
+    assert [found["article"]["distill"]["augment"] is None for found in asked.values()] == [False, True, True]
+    problem(http.get("/v1/recipes", params={"task": "cooking"}), 422, "invalid_request", "task.0")
     names = "bert distilbert roberta xlm-roberta electra mpnet llama mistral qwen2 qwen3 gpt2 deepseek_v2 deepseek_v3 network"
     names += " resnet mobilenet_v2 convnext convnextv2 vit deit swin"
     assert [item["name"] for item in http.get("/v1/families").json()["items"]] == names.split()
