@@ -82,8 +82,7 @@ def _device_table(session: Session, job: Job, table_id: str | None) -> tuple[Dev
     environment = (job.report or {}).get("environment", {})
     processor = environment.get("processor") or (worker.facts.get("processor") if worker else None)
     threads = JobEvaluate.model_validate(job.evaluate).threads
-    query = select(StoredTable).where(StoredTable.processor == processor, StoredTable.threads == threads)
-    offered = session.scalars(query.order_by(StoredTable.measured_at.desc()).limit(device_tables.MOST_OFFERED)).all()
+    offered = session.scalars(device_tables.of_processor(processor, threads)).all()
 
     def likeness(one: StoredTable) -> int:
         known = (one.facts["instructions"], one.facts["runtimes"].get("onnxruntime"))

@@ -46,6 +46,6 @@ def _decided(spec: Spec, base: Path, pause_asked: Callable[[], bool]) -> Generat
         reasons.append(why)
     multiple = None
     if recipe.prune is not None and recipe.prune.multiple == "auto":
-        multiple, why = smallest_multiple(times.table if times is not None else None, scheme)
+        multiple, why = smallest_multiple(times, scheme)
         reasons.append(why)
     return Resolved(scheme=scheme, multiple=multiple, reasons=tuple(f"{reason}." for reason in reasons))

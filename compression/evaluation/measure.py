@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -43,6 +44,7 @@ from compression.system.host_lock import host_lock
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 UNCOUNTED_PASSES, UNCOUNTED_SECONDS = 4, 0.02  #: of a model before each pass that counts: no more than both
+LONG_SECONDS = 1.0  #: of a pass of each model together: caches hold little of such models, and every pass counts
 SECONDS = 8.0  #: default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model
 
 
@@ -261,11 +263,17 @@ def time_both(
     """
     clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     sides = [candidate] if baseline is None else [candidate, baseline]
+    asks = [partial(side.logits, example) for side in sides]
+    started = time.perf_counter()
+    for ask in asks:
+        ask()
+    settles = time.perf_counter() - started < LONG_SECONDS
     started = time.perf_counter()
     for _ in range(WARM_UP_RUNS):
-        for side in sides:
-            settle(side, example)
-            side.logits(example)
+        for ask in asks:
+            if settles:
+                settle(ask)
+            ask()
     one_turn = (time.perf_counter() - started) / WARM_UP_RUNS
     turns = min(max(int(seconds / one_turn), FEWEST_RUNS), MOST_RUNS)
     times: list[list[float]] = [[] for _ in sides]
@@ -273,20 +281,21 @@ def time_both(
     for turn in range(turns):
         order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
         for index in order:
-            settle(sides[index], example)
+            if settles:
+                settle(asks[index])
             start, before = time.perf_counter_ns(), clock()
-            sides[index].logits(example)
+            asks[index]()
             times[index].append((time.perf_counter_ns() - start) / 1e6)
             worked[index].append(clock() - before)
     latency = generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
     return latency, 1 - statistics.median(own / reference for own, reference in zip(worked[0], worked[-1], strict=True))
 
 
-def settle(runner: Runner[Any], example: Inputs) -> None:
+def settle(ask: Callable[[], object]) -> None:
     """Let a model answer passes that do not count: one at least, and more while they are short: caches hold small models."""
     until = time.perf_counter() + UNCOUNTED_SECONDS
     for _ in range(UNCOUNTED_PASSES):
-        runner.logits(example)
+        ask()
         if time.perf_counter() > until:
             return
 

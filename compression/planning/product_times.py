@@ -14,7 +14,7 @@ from compression.schema.device_table import GRAINS
 
 Grains = tuple[int, int]
 Size = tuple[float, float, float]  #: channels that are read, channels that are made, places
-ROUNDS = 2000  #: of coordinate descent: more change nothing that matters
+ROUNDS, ENOUGH = 2000, 1e-7  #: of coordinate descent: the most, and the change of all weights, as a share, at which it ends
 NEAR = 0.05  #: squared distance, in logarithms of sizes, within which a row counts as the same size
 
 
@@ -66,7 +66,10 @@ def fitted(rows: Iterable[Sequence[float]]) -> tuple[float, ...]:
     products = [[sum(map(float.__mul__, one, other)) for other in columns] for one in columns]
     sums, weights = [sum(column) for column in columns], [0.0] * len(columns)
     for _ in range(ROUNDS):
+        before = [*weights]
         for at, own in enumerate(products):
             others = sum(map(float.__mul__, own, weights)) - own[at] * weights[at]
             weights[at] = max((sums[at] - others) / own[at], 0.0)
+        if all(abs(new - old) <= ENOUGH * new for new, old in zip(weights, before, strict=True)):
+            break
     return tuple(weights)

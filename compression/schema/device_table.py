@@ -12,6 +12,8 @@ from pydantic import AwareDatetime, Field
 from compression.schema.config import Config
 
 MOST_ROWS = 2000
+VERSION = 2
+"""Of what is timed and how. Tables of another version count for nothing: a new one is measured beside them."""
 TableRuntime = Literal["onnxruntime", "openvino"]
 RUNTIMES: tuple[TableRuntime, ...] = get_args(TableRuntime)
 Form = Literal["float32", "dynamic-int8", "static-int8"]
@@ -35,9 +37,10 @@ class TableConditions(Config):
 
     @property
     def digest(self) -> str:
-        """Return what identifies these conditions: SHA-256 in hexadecimal digits."""
+        """Return what identifies tables of this version under these conditions: SHA-256 in hexadecimal digits."""
         runtimes = ",".join(f"{name}={self.runtimes[name]}" for name in sorted(self.runtimes))
-        return hashlib.sha256(f"{self.processor}\n{self.instructions}\n{self.threads}\n{runtimes}".encode()).hexdigest()
+        parts = (VERSION, self.processor, self.instructions, self.threads, runtimes)
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 class TableRow(Config):

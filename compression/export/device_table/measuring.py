@@ -27,6 +27,8 @@ AT_ONCE = 8  #: layers that are timed while nothing else may be timed on the mac
 LINKS = 5
 """Layers of images are timed one by one and so many in a row. The difference is theirs, without what a runtime does to images
 that enter and leave it. An odd number, so that both end with the same channels."""
+LEAST_SHARE = 0.05
+"""The least that a layer of images takes, as a share of the pass with it alone: below it, a difference is noise."""
 Run = Callable[[], Any]
 Timed = tuple[TableRuntime, Form, int]  #: and the number of links
 Quartiles = tuple[float, float, float]  #: microseconds
@@ -124,7 +126,7 @@ def _row(layer: Layer, key: Timed, found: Mapping[Timed, Quartiles]) -> TableRow
     runtime, form, _ = key
     low, median, high = found[key]
     chain = found.get((runtime, form, LINKS))
-    own = median if chain is None else (chain[1] - median) / (LINKS - 1)
+    own = median if chain is None else max((chain[1] - median) / (LINKS - 1), LEAST_SHARE * median)
     return TableRow(
         runtime=runtime,
         form=form,

@@ -119,7 +119,7 @@ def _matmul(counting: _Counting, node: Node) -> LayerFacts:
 
 
 def _move(counting: _Counting, node: Node) -> LayerFacts:
-    largest = max((*node.inputs, node.name), key=lambda value: prod(counting.shapes[value]))
+    largest = max((node.name, *node.inputs), key=lambda value: prod(counting.shapes[value]))
     outputs = counting.axis(largest, counting.cut_axis(largest))
     return LayerFacts(name=node.name, kind="move", outputs=outputs, inputs=Count(), positions=counting.places(largest))
 

@@ -18,7 +18,7 @@ import pytest
 
 from compression.engine.shipping import measure_artifact
 from compression.evaluation import measure as measuring
-from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, time_both
+from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, settle, time_both
 from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.registry import scorer_of
@@ -125,6 +125,20 @@ def test_the_two_sides_run_by_turns_on_the_same_batch(
     assert timed[: 4 * one] == ["after"] * one + ["before"] * 2 * one + ["after"] * one
     assert all({*timed[turn : turn + 2 * one]} == {"after", "before"} for turn in range(0, len(timed), 2 * one))
     assert all(batch is example for side in sides for batch in side.batches)
+
+
+def test_passes_settle_while_they_are_short_and_not_at_all_where_they_are_long(
+    tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(measuring, "UNCOUNTED_SECONDS", 0.05)
+    settle(lambda: asked.append(0) or time.sleep(0.03))  # type: ignore[func-returns-value]
+    assert len(asked) == 2
+    order: list[str] = []
+    runner = Noted(open_artifact("onnx", tiny_shipment.folder(tiny_shipment.int8), threads=1), order, "long")
+    monkeypatch.setattr(measuring, "LONG_SECONDS", 0.0)
+    latency, _ = time_both(runner, None, full_batch(1, 8, 40), threads=1)
+    assert len(order) == 1 + measuring.WARM_UP_RUNS + latency.runs
 
 
 def test_without_a_baseline_an_artifact_is_its_own(tiny_shipment: Shipment) -> None:

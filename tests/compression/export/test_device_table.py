@@ -1,33 +1,35 @@
 """Graphs of single layers, and a table that is measured of a few of them: each once, and anew under other conditions."""
 
 import datetime as dt
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
 from compression.evaluation.runtimes.openvino import OpenVinoRunner
-from compression.export.device_table import command
+from compression.export.device_table import command, measuring
 from compression.export.device_table.layers import OF_IMAGES, drawn_inputs, write
-from compression.export.device_table.measuring import conditions, measured, onnx_run, openvino_run
+from compression.export.device_table.measuring import Timed, conditions, measured, onnx_run, openvino_run
 from compression.export.device_table.plan import READS, Layer, quick_plan, whole_plan
-from compression.schema.device_table import MOST_ROWS, DeviceTable
+from compression.schema.device_table import MOST_ROWS, VERSION, DeviceTable
 from tests.conftest import ROOT
+from tests.support.device_tables import made_table
 
 FEW = [Layer("call", 1, 1, 1), Layer("linear", 16, 32, 4, 2), Layer("depthwise", 8, 8, 16), Layer("activation", 8, 8, 2)]
 
 
-@pytest.mark.parametrize("layer", [
-    Layer("linear", 16, 24, 5), Layer("attention", 64, 2, 6, 2), Layer("normalization", 16, 16, 3),
-    Layer("activation", 16, 16, 3), Layer("convolution", 16, 32, 25), Layer("depthwise", 16, 16, 25),
-    Layer("addition", 16, 16, 25), Layer("convolution", 8, 6, 25), Layer("call", 1, 1, 1),
+@pytest.mark.parametrize(("layer", "links", "answered"), [
+    (Layer("linear", 16, 24, 5), 1, 5), (Layer("attention", 64, 2, 6, 2), 1, 3), (Layer("normalization", 16, 16, 3), 1, 2),
+    (Layer("activation", 16, 16, 3), 1, 2), (Layer("call", 1, 1, 1), 1, 2), (Layer("depthwise", 16, 16, 25), 3, 4),
+    (Layer("convolution", 16, 32, 25), 1, 4), (Layer("convolution", 16, 32, 25), 3, 4), (Layer("convolution", 8, 6, 25), 3, 2),
+    (Layer("addition", 16, 16, 25), 1, 4), (Layer("addition", 16, 16, 25), 3, 4),
 ])  # fmt: skip
-@pytest.mark.parametrize("links", [1, 3])
-def test_runtimes_and_forms_answer_alike(layer: Layer, links: int, tmp_path: Path) -> None:
-    if links > 1 and layer.operation not in OF_IMAGES:
-        return
+def test_runtimes_and_forms_answer_alike(layer: Layer, links: int, answered: int, tmp_path: Path) -> None:
     feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)
     answers = []
     for form in layer.forms("onnxruntime"):
@@ -38,7 +40,7 @@ def test_runtimes_and_forms_answer_alike(layer: Layer, links: int, tmp_path: Pat
         answers += onnx_run(OnnxRunner(folder / FILE, threads=1), feeds)()
         if form in layer.forms("openvino"):
             answers += openvino_run(OpenVinoRunner(folder / FILE, threads=1), feeds)()
-    assert len(answers) == sum(len(layer.forms(runtime)) for runtime in READS)
+    assert len(answers) == answered
     for answer in answers:
         assert answer.shape == answers[0].shape
         distance = np.sqrt(np.square(answer - answers[0]).mean() / np.square(answers[0]).mean())
@@ -62,6 +64,30 @@ def test_a_layer_is_timed_once_and_a_table_of_other_conditions_counts_for_nothin
     newer = whole.model_copy(update={"conditions": whole.conditions.model_copy(update={"runtimes": {"onnxruntime": "0"}})})
     *_, anew = measured(FEW[:1], 1, newer, seconds=0.001)
     assert {row.layer for row in anew.rows} == {FEW[0].key}
+
+
+def test_a_layer_of_images_takes_what_more_of_them_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, rounds = Layer("convolution", 16, 16, 25), iter([9.0, 1.0, 2.0])
+    took = {"ends": 20.0, "each": 7.0}
+
+    def slower_in_some(runs: Mapping[Timed, Any], turns: int, clock: object) -> dict[Timed, tuple[float, float, float]]:
+        noise = next(rounds)
+        times = {key: noise * (took["ends"] + key[2] * took["each"]) for key in runs}
+        return {key: (time, time, time) for key, time in times.items()}
+
+    monkeypatch.setattr(measuring, "_round", slower_in_some)
+    rows = measuring.timed([layer], conditions(1), 0.001)
+    assert {row.microseconds for row in rows} == {7.0}  # of the fastest round
+    rounds, took["each"] = iter([1.0] * 3), -1.0  # as noise may say
+    assert {row.microseconds for row in measuring.timed([layer], conditions(1), 0.001)} == {round(0.05 * 19, 3)}
+
+
+def test_a_file_of_another_version_is_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(made_table().model_dump_json())
+    assert command.read_table(path) == made_table()
+    path.write_text(json.dumps(made_table().model_dump(mode="json") | {"version": VERSION - 1}))
+    assert command.read_table(path) is None
 
 
 def test_the_command_keeps_what_its_file_has(
