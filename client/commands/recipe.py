@@ -101,9 +101,10 @@ def check(
     if bool(model) != bool(data):
         raise typer.BadParameter("--model and --data go together", param_hint="--model")
     of_data = [lathe.upload("datasets", one) for one in data or ()]
-    presets = lathe.recipes(tasks=[one.task for one in of_data if isinstance(one, Dataset)])
+    tasks = [one.task for one in of_data if isinstance(one, Dataset)]
+    presets = lathe.recipes(tasks=tasks)
     sent: str | dict[str, Any] = recipes.read(recipe) if recipes.is_file(recipe) else recipe  # as `lathe submit` does
-    whole = preset(presets, sent).recipe if isinstance(sent, str) else lathe.check_recipe(sent).recipe
+    whole = preset(presets, sent).recipe if isinstance(sent, str) else lathe.check_recipe(sent, tasks=tasks).recipe
     forecast = lathe.preflight(model=model, data=data or (), recipe=sent) if model else None
     name, nearest = nearest_to(whole, presets)
     changes = dict(recipes.different([nearest, whole]))

@@ -310,9 +310,11 @@ class Endpoints(DeviceEndpoints):
         return list((yield from _recipes(tasks).steps(self)).items)
 
     @call
-    def check_recipe(self, recipe: Mapping[str, Any]) -> Request[types.CheckedRecipe]:
-        """Check a recipe by itself and return it in full. Raises Problem, whose `param` is the wrong key."""
-        return _request("POST", "recipes/check", types.CheckedRecipe, recipe)
+    def check_recipe(self, recipe: Mapping[str, Any], *, tasks: Sequence[str] = ()) -> Request[types.CheckedRecipe]:
+        """Check a recipe by itself and return it in full: a preset as a job on data of these tasks gets it. Raises Problem,
+        whose `param` is the wrong key.
+        """
+        return _request("POST", "recipes/check", types.CheckedRecipe, recipe, params={"task": list(tasks)})
 
     @listed
     def families(self) -> Listing[dict[str, Any]]:

@@ -106,7 +106,8 @@ class Runner:
         except WrongHash as error:
             return failure("bad_artifact", error.cause, error.remedy_text)
         except (ClientError, OSError) as error:
-            if ended() or (isinstance(error, Problem) and error.status in GONE):
+            waits = isinstance(error, Problem) and not refuses(error)  # the service may give the files later
+            if ended() or waits or (isinstance(error, Problem) and error.status in GONE):
                 return None
             cause, remedy = (error.cause, error.remedy_text) if isinstance(error, ClientError) else (str(error), "")
             return failure("failed", f"The device cannot measure: {cause}", remedy or "Look at the disk of the device.")

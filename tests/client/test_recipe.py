@@ -59,6 +59,10 @@ def test_the_service_accepts_a_recipe_that_was_written_for_images(
     mine, named = (document(command("recipe", "check", each, *asked, "--json")) for each in (str(out), "standard"))
     assert (mine["nearest"], mine["changes"]) == ("standard", {})
     assert mine == named
+    changed = tmp_path / "changed.json"
+    changed.write_text('{"preset": "standard", "distill": null}')
+    without = document(command("recipe", "check", str(changed), *asked, "--json"))
+    assert (without["nearest"], list(without["changes"])) == ("standard", ["distill"])
     dry = document(command("submit", *asked, "--recipe", "standard", "--dry-run", "--json"))
     assert dry["parameters"] == mine["forecast"]["parameters"]
     for_texts = tmp_path / "texts.jsonc"

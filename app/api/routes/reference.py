@@ -68,9 +68,9 @@ def recipes(_caller: CallerDep, task: Tasks = ()) -> RecipesOut:
 
 
 @router.post("/recipes/check", responses=problems(InvalidRecipe, CompressionError))
-def check_recipe(body: dict[str, Any], _caller: AskerDep) -> RecipeOut:
+def check_recipe(body: dict[str, Any], _caller: AskerDep, task: Tasks = ()) -> RecipeOut:
     """Validate a recipe, and return it complete with its defaults. To check it with a model and data, use `validate_only`."""
-    return RecipeOut(recipe=resolve_recipe(body, ()))
+    return RecipeOut(recipe=resolve_recipe(body, task))
 
 
 @router.get("/families")

@@ -33,7 +33,9 @@ def profile(spec: ProfileSpec, base: Path) -> Profile:
     try:
         folder = find_artifact((base / spec.folder).resolve(), MANIFEST)
     except MissingFile as problem:
-        raise refused("bad_artifact", problem.cause, problem.remedy_text) from problem
+        # The service shows the cause to whoever asked, who knows no folder of the device.
+        cause = problem.cause.replace(f"{(base / spec.folder).resolve()}", "The folder")
+        raise refused("bad_artifact", cause, problem.remedy_text) from problem
     manifest = _checked(folder)
     kind, interface = spec.kind or manifest.kind, manifest.interface
     if interface is None:
