@@ -29,7 +29,8 @@ from compression.schema.device_table import (
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts
 
-EVEN, ONLY_EVEN = 16, ("linear",)
+NOISE = 0.02  #: of a row's time: a layer that takes less beside the call tells nothing of other sizes
+EVEN = 16
 """Of linear layers only multiples of this are interpolated between: others are timed to see what odd widths cost."""
 AREA = 9  #: of the timed convolutions' kernels
 LEAST = 1e-3  #: microseconds of a layer, at least: the time of a small one may be less than that of a call
@@ -65,7 +66,7 @@ class DeviceTimes:
         found: dict[tuple[Operation, Form], list[TableRow]] = {}
         for row in self.table.rows:
             odd = row.inputs % EVEN or row.outputs % EVEN
-            if row.runtime == self.runtime and not (odd and row.operation in ONLY_EVEN):
+            if row.runtime == self.runtime and not (odd and row.operation == "linear"):
                 found.setdefault((row.operation, row.form), []).append(row)
         return found
 
@@ -110,6 +111,7 @@ class DeviceTimes:
             rows = [
                 ((float(row.inputs), float(row.outputs), float(row.places * row.batch)), self._alone(row))
                 for row in self._rows.get((operation, form), ())
+                if self._alone(row) > NOISE * row.microseconds
                 if not alike or grains_of(row.inputs, row.outputs) == grains
             ]
             self._products[key] = ProductTimes.of(rows, alike=alike) if rows else None

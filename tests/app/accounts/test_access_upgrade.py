@@ -3,28 +3,20 @@
 import datetime as dt
 
 import pytest
-from alembic import command
 from sqlalchemy import Engine, Executable, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import authenticate
 from app.accounts.keys import create_key
-from app.bootstrap import alembic_config
 from app.core.ids import new_id
 from app.store.clock import now
 from app.store.models import ADMIN, DEVICE, READ, ApiKey, AuditEntry, ShareLink, Team
 from tests.app.conftest import SessionMaker
+from tests.support.migrations import migrate
 from tests.support.rows import submitted
 
 BEFORE = "0011"
-
-
-def migrate(engine: Engine, revision: str, *, down: bool = False) -> None:
-    config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        (command.downgrade if down else command.upgrade)(config, revision)
 
 
 @pytest.fixture

@@ -1,25 +1,17 @@
 """Device tables and networks' facts across the migration to tables of layers between others, on both databases."""
 
-from alembic import command
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from app.bootstrap import alembic_config
 from app.store.clock import now
 from app.store.models import Model, StoredTable
 from compression.models.networks.costs import network_facts
 from compression.schema.report.network import NetworkFacts
 from tests.app.conftest import SessionMaker
 from tests.support.device_tables import HERE, made_table
+from tests.support.migrations import migrate
 from tests.support.network_graphs import resnet
 from tests.support.rows import ready, team
-
-
-def migrate(engine: Engine, revision: str, *, down: bool = False) -> None:
-    config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        (command.downgrade if down else command.upgrade)(config, revision)
 
 
 def store(session: Session) -> str:

@@ -113,6 +113,12 @@ def test_a_timed_convolution_takes_what_was_timed() -> None:
     assert found == pytest.approx((CALL + row.microseconds) / 1000, rel=0.1)
 
 
+def test_a_layer_that_took_no_longer_than_a_call_spoils_no_other() -> None:
+    lost = made_table(lambda layer, *_: 0.0 if layer.key == ("linear", 64, 64, 1, 1) else layer.work / 1000)
+    found = DeviceTimes(lost, "onnxruntime").milliseconds([LayerWork("linear", 96, 1000, 100)], "float32")
+    assert found == pytest.approx((CALL + 96 * 1000 * 100 / 1000) / 1000, rel=0.01)
+
+
 @pytest.mark.parametrize("form", ["float32", "dynamic-int8"])
 def test_narrow_heads_take_their_own_time(form: str) -> None:
     by_size = made_table(lambda layer, *_: layer.work / 1000 * (2 if layer.inputs / layer.outputs < 32 else 1))
