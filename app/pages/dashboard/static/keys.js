@@ -1,7 +1,7 @@
 // Creates and ends keys, links and teams; the lists are refreshed after each change.
 import { api, bring, complain, say } from "./api.js";
+import { get } from "./elements.js";
 
-const get = (id) => document.getElementById(id);
 const again = () => bring(location.pathname + location.search, get("keys"));
 
 function show(key, what) {

@@ -2,8 +2,8 @@
 // when they are needed.
 import { api, complain } from "./api.js";
 import { writeTimes } from "./app.js";
+import { get } from "./elements.js";
 
-const get = (id) => document.getElementById(id);
 const place = () => `/v1/jobs/${get("share").dataset.job}/share`;
 const mayRevoke = () => !get("share-new").querySelector("button").disabled;
 

@@ -1,13 +1,8 @@
 // Other targets of a finished job: sliders ask the API what a cut would come to, and a chart shows the front.
 import { api, Problem } from "./api.js";
 import { picture } from "./charts.js";
+import { made } from "./elements.js";
 
-const made = (tag, text, name) => {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (name) element.className = name;
-  return element;
-};
 const count = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : String(value));
 const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
 const ms = (value) => (value === null ? "–" : `${Number(value.toPrecision(3))} ms`);

@@ -1,5 +1,6 @@
 // Runs both models of a job through the API and shows their predictions side by side.
 import { api, complain } from "./api.js";
+import { made } from "./elements.js";
 
 const page = document.getElementById("try");
 const waiting = document.getElementById("waiting");
@@ -9,12 +10,6 @@ const byRow = document.getElementById("ask-row");
 const OVER = ["succeeded", "failed"];
 const TITLES = { text: "Text", text_pair: "Second text", tokens: "Words", question: "Question", context: "Context", image: "Image" };
 
-const made = (tag, text, name) => {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (name) element.className = name;
-  return element;
-};
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
 const ms = (value) => `${Number(value.toPrecision(3))} ms`;
