@@ -9,6 +9,9 @@ from compression.schema.events import Event, StageFinished, TablesSaved, Trainin
 from compression.training.save import FOLDER
 from tests.support.engine_jobs import events, fork
 
+UNSAVED = {"save_seconds": None}
+"""Of a last attempt whose saves nobody collects: the end of each of its trainings would wait in vain for the one before."""
+
 
 def attempt(place: Path, kept: Path, spec: Path, kill_in: str, stage: str | None = None) -> list[Event]:
     """Run the engine in a process as a supervisor does, and kill it once it has saved a training of a name. stage: None is

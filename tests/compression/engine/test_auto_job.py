@@ -18,7 +18,7 @@ from compression.schema.report.report import Report
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.solved_search import SolvedSearch
 from compression.system.sealed_folder import STATE, unseal
-from tests.support.attempts import attempt, keep
+from tests.support.attempts import UNSAVED, attempt, keep
 from tests.support.engine_jobs import RECIPE, report_of, spec_of, write_spec
 
 AUTO: dict[str, Any] = {
@@ -92,7 +92,7 @@ def test_a_job_that_is_killed_in_each_training_goes_on_there_and_finds_the_same(
         seen = attempt(place, kept, write_spec(place, encoder, reviews, **changes, **more), phase)
         if number:
             assert any(isinstance(event, Log) and event.message.startswith("Training goes on from step") for event in seen)
-    seen = list(compress(spec_of(encoder, reviews, **changes, resume=str(kept)), tmp_path))
+    seen = list(compress(spec_of(encoder, reviews, **changes | UNSAVED, resume=str(kept)), tmp_path))
     resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
     assert resumed == ["baseline", "quantized", "pruned"]
     report = report_of(seen)
@@ -148,6 +148,7 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
     job.close()
     plain = StageClock.carry
     monkeypatch.setattr(StageClock, "carry", lambda clock, seconds: plain(clock, seconds + 1000))
+    changes |= UNSAVED
     report = report_of(compress(spec_of(encoder, reviews, **changes, resume="kept", output="again"), tmp_path))
     first, *others = [one for one in report.sizes.tried if one.kind == "full"]
     (chosen,) = [one for one in others if one.chosen]

@@ -27,7 +27,7 @@ from compression.system.interrupts import Pause
 from compression.system.sealed_folder import STATE, unseal
 from tests.client.figures import several
 from tests.compression.engine import test_language_job as language
-from tests.support.attempts import attempt
+from tests.support.attempts import UNSAVED, attempt
 from tests.support.engine_jobs import RECIPE, asked_of, report_of, spec_of, write_spec
 from tests.support.image_jobs import onnx_folder
 from tests.support.image_uploads import image_splits
@@ -128,7 +128,7 @@ def test_a_job_that_is_killed_in_the_training_of_each_size_goes_on_there_and_mak
         seen = attempt(place, kept, write_spec(place, encoder, reviews, **changes), "distill", stage)
         if number:
             assert any(isinstance(event, Log) and event.message.startswith("Training goes on from step") for event in seen)
-    seen = list(compress(spec_of(encoder, reviews, **changes), tmp_path))
+    seen = list(compress(spec_of(encoder, reviews, **changes | UNSAVED), tmp_path))
     resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
     assert resumed == ["baseline", "quantized", "pruned", "distilled", "point2"]
     report = report_of(seen)
