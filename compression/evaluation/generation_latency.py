@@ -3,11 +3,13 @@
 import statistics
 import time
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from compression.evaluation.turns import Pass, Timer, Turns
 from compression.modalities.text.decoding import Decoder, chosen, greedy
 from compression.modalities.text.inputs import Ids
 from compression.schema.report.measurements import Generation, Latency
@@ -23,15 +25,18 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
     within bounds. Without a baseline the candidate is its own.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
-    _round(sides, prompt, 0, tokens=2)  # to warm up
-    started = time.perf_counter()
-    rounds = [_round(sides, prompt, 0, tokens=TOKENS)]
-    count = min(max(int(seconds / (time.perf_counter() - started)), FEWEST_ROUNDS), MOST_ROUNDS)
-    rounds += [_round(sides, prompt, number, tokens=TOKENS) for number in range(1, count)]
+    prompts, steps = Turns(), Turns()
+    with Timer(threads) as timer:
+        _round(sides, prompt, 0, timer, tokens=2)  # to warm up
+        started = time.perf_counter()
+        _take(_round(sides, prompt, 0, timer, tokens=TOKENS), prompts, steps)
+        count = min(max(int(seconds / (time.perf_counter() - started)), FEWEST_ROUNDS), MOST_ROUNDS)
+        for number in range(1, count):
+            _take(_round(sides, prompt, number, timer, tokens=TOKENS), prompts, steps)
     rows, length = prompt.shape
-    first, first_reference = (statistics.median(times[side][0] for times in rounds) for side in (0, -1))
-    own, reference = ([step for times in rounds for step in times[side][1:]] for side in (0, -1))
-    latency = latency_of(own, reference, (rows, length), threads, candidate.name)
+    first, first_reference = (statistics.median(times) for times in prompts.milliseconds)
+    latency = latency_of(*steps.quiet().milliseconds, (rows, length), threads, candidate.name)
+    latency = latency.model_copy(update={"interrupted": steps.disturbed})
     generation = Generation(
         prompt=length,
         tokens=TOKENS,
@@ -74,14 +79,23 @@ def warm_up(decoder: Decoder, prompt: Ids) -> None:
         pass
 
 
-def _round(sides: list[Decoder], prompt: Ids, turn: int, *, tokens: int) -> list[list[float]]:
-    """Return each model's milliseconds for one prompt, then for each of `tokens` steps. turn: even if the first begins."""
+def _take(passes: list[list[Pass]], prompts: Turns, steps: Turns) -> None:
+    prompts.add(passes[0])
+    for step in passes[1:]:
+        steps.add(step)
+
+
+def _round(sides: list[Decoder], prompt: Ids, turn: int, timer: Timer, *, tokens: int) -> list[list[Pass]]:
+    """Return the passes of the models for one prompt, then for each of `tokens` steps. turn: even if the first begins."""
     caches: list[Any] = [None for _ in sides]
-    new, times = [prompt for _ in sides], [list[float]() for _ in sides]
-    for number in range(tokens + 1):
-        for index in range(len(sides)) if (turn + number) % 2 == 0 else reversed(range(len(sides))):
-            start = time.perf_counter_ns()
-            logits, caches[index] = sides[index].step(new[index], caches[index])
-            new[index] = chosen(logits)
-            times[index].append((time.perf_counter_ns() - start) / 1e6)
-    return times
+    new, passes = [prompt for _ in sides], [list[Pass]() for _ in range(tokens + 1)]
+
+    def ask(index: int) -> None:
+        logits, caches[index] = sides[index].step(new[index], caches[index])
+        new[index] = chosen(logits)
+
+    for number, of_turn in enumerate(passes):
+        order = list(range(len(sides)))[:: 1 if (turn + number) % 2 == 0 else -1]
+        found = {index: timer.time(partial(ask, index)) for index in order}
+        of_turn.extend(found[index] for index in range(len(sides)))
+    return passes

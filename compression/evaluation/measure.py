@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from compression.evaluation import generation_latency
 from compression.evaluation.card_check import CardCheck, hastened
 from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
+from compression.evaluation.turns import Timer, Turns, settle
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer, SplitScoring
 from compression.modalities.scoring.paired import packed
@@ -43,7 +44,6 @@ from compression.system.host_lock import host_lock
 
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
-UNCOUNTED_PASSES, UNCOUNTED_SECONDS = 4, 0.02  #: of a model before each pass that counts: no more than both
 LONG_SECONDS = 1.0  #: of a pass of each model together: caches hold little of such models, and every pass counts
 SECONDS = 8.0  #: default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model
 
@@ -259,9 +259,8 @@ def time_both(
     again, and the first passes pay for what the other model has put out of the caches (docs/decisions/0074).
 
     Returns the latency, in wall-clock milliseconds, and the share of the baseline's time that is saved: the median over turns,
-    of one thread in processor time, so that other load on the machine hardly changes it.
+    of one thread in processor time. Other load on the machine hardly changes what one thread takes (docs/decisions/0079).
     """
-    clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     sides = [candidate] if baseline is None else [candidate, baseline]
     asks = [partial(side.logits, example) for side in sides]
     started = time.perf_counter()
@@ -275,29 +274,14 @@ def time_both(
                 settle(ask)
             ask()
     one_turn = (time.perf_counter() - started) / WARM_UP_RUNS
-    turns = min(max(int(seconds / one_turn), FEWEST_RUNS), MOST_RUNS)
-    times: list[list[float]] = [[] for _ in sides]
-    worked: list[list[int]] = [[] for _ in sides]
-    for turn in range(turns):
-        order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
-        for index in order:
-            if settles:
-                settle(asks[index])
-            start, before = time.perf_counter_ns(), clock()
-            asks[index]()
-            times[index].append((time.perf_counter_ns() - start) / 1e6)
-            worked[index].append(clock() - before)
-    latency = generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
-    return latency, 1 - statistics.median(own / reference for own, reference in zip(worked[0], worked[-1], strict=True))
-
-
-def settle(ask: Callable[[], object]) -> None:
-    """Let a model answer passes that do not count: one at least, and more while they are short: caches hold small models."""
-    until = time.perf_counter() + UNCOUNTED_SECONDS
-    for _ in range(UNCOUNTED_PASSES):
-        ask()
-        if time.perf_counter() > until:
-            return
+    turns = Turns()
+    with Timer(threads) as timer:
+        for _ in range(min(max(int(seconds / one_turn), FEWEST_RUNS), MOST_RUNS)):
+            turns.take(asks, timer, settles=settles)
+    quiet = turns.quiet()
+    latency = generation_latency.latency_of(*quiet.milliseconds, example.shape, threads, candidate.name)
+    saved = 1 - statistics.median(own / reference for own, reference in zip(*quiet.worked, strict=True))
+    return latency.model_copy(update={"interrupted": turns.disturbed}), saved
 
 
 def read_rows(path: Path) -> list[Row]:

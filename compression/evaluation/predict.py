@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from compression.evaluation.measure import settle
 from compression.evaluation.runtimes.runner import open_artifact
+from compression.evaluation.turns import Timer, Turns
 from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Floats, Row, RowScorer, answered
 from compression.schema.artifact_formats import ONNX
@@ -38,22 +38,16 @@ class _Model:
         self.reader = self.scorer.reader(folder)
         self.asked = self.reader.ask([row])
         self.bytes = sum(file.stat().st_size for pattern in ONNX.weights for file in folder.glob(pattern))
-        self.times: list[float] = []
 
     def logits(self) -> list[Floats]:
         return answered(self.runner, self.reader, self.asked.windows, 1)
 
-    def timed(self) -> None:
-        started = time.perf_counter_ns()
-        self.logits()
-        self.times.append((time.perf_counter_ns() - started) / 1e6)
-
-    def answer(self) -> Answer:
+    def answer(self, times: list[float]) -> Answer:
         logits = self.logits()
         found: Any = self.scorer.answers(self.asked, logits, [self.row])[0]
         return Answer(
-            milliseconds=statistics.median(self.times),
-            runs=len(self.times),
+            milliseconds=statistics.median(times),
+            runs=len(times),
             runtime=self.runner.name,
             bytes=self.bytes,
             **self.scorer.shown(found, logits[0], self.labels),
@@ -68,14 +62,13 @@ def predict(spec: AnswerSpec, base: Path) -> Answered:
         sides = [_Model(base / place, spec, row) for place in (spec.original, spec.compressed)]
         for side in sides:
             side.logits()
-        end = time.perf_counter() + SECONDS
-        for turn in range(MOST_RUNS):
-            for side in sides if turn % 2 == 0 else reversed(sides):
-                settle(side.logits)
-                side.timed()
-            if time.perf_counter() > end:
-                break
-        original, compressed = (side.answer() for side in sides)
+        end, turns = time.perf_counter() + SECONDS, Turns()
+        with Timer(spec.evaluate.threads) as timer:
+            for _ in range(MOST_RUNS):
+                turns.take([side.logits for side in sides], timer)
+                if time.perf_counter() > end:
+                    break
+        original, compressed = (side.answer(times) for side, times in zip(sides, turns.milliseconds, strict=True))
     both = {"original": original, "compressed": compressed}
     return Answered(asked=asked, picture=picture, expected=expected, exclusive=alone.exclusive, **both)
 

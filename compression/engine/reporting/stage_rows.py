@@ -13,6 +13,8 @@ from compression.schema.report.measurements import Latency, Ratios, Row, Score, 
 from compression.schema.report.ratios import ratios
 from compression.schema.stages import BASELINE, Stage
 
+BUSY = 0.5  #: share of turns of timing that other processes disturbed, from which the row says so
+
 
 def stage_row(
     shipped: ShippedArtifact,
@@ -85,6 +87,11 @@ def with_notes(row: Row, previous: Row | None) -> Row:
         notes.append(f"Scored on the CPU and not on the worker's GPU: {tested.not_on_card}.")
     if isinstance(row.latency, Latency) and not row.latency.exclusive:
         notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
+    if isinstance(row.latency, Latency) and (row.latency.interrupted or 0.0) > BUSY:
+        notes.append(
+            f"The machine was busy: other processes ran in the models' place in {row.latency.interrupted:.0%} of the turns of "
+            "timing. Times and speed-up are less exact than on a machine of its own."
+        )
     return row.model_copy(update={"notes": (*row.notes, *notes)})
 
 

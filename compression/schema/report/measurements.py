@@ -142,6 +142,9 @@ class Latency(Config):
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
     generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
     exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
+    interrupted: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None
+    """Share of the turns in which another process ran for more than 2 % of a pass in a model's place. They do not count, unless
+    fewer than 40 others are left; the times of one thread are without what it waited. null in older reports."""
 
     @property
     def rows_per_second(self) -> float:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 
 from compression.engine.shipping import measure_artifact
-from compression.evaluation import measure as measuring
-from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, settle, time_both
+from compression.evaluation import measure as measuring, turns
+from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, time_both
 from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.runner import open_artifact
+from compression.evaluation.turns import settle
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Runner
 from compression.modalities.text.inputs import Batch, full_batch
@@ -112,7 +114,8 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 def test_the_two_sides_run_by_turns_on_the_same_batch(
     tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch, seconds: float, uncounted: int
 ) -> None:
-    monkeypatch.setattr(measuring, "UNCOUNTED_SECONDS", seconds)
+    monkeypatch.setattr(turns, "UNCOUNTED_SECONDS", seconds)
+    monkeypatch.setattr(turns, "FEWEST_QUIET", math.inf)  # every turn counts
     order: list[str] = []
     example = full_batch(2, 8, 40)
     folders = {"after": tiny_shipment.folder(tiny_shipment.int8), "before": tiny_shipment.folder(tiny_shipment.baseline)}
@@ -131,7 +134,8 @@ def test_passes_settle_while_they_are_short_and_not_at_all_where_they_are_long(
     tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(measuring, "UNCOUNTED_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "UNCOUNTED_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "FEWEST_QUIET", math.inf)  # every turn counts
     settle(lambda: asked.append(0) or time.sleep(0.03))  # type: ignore[func-returns-value]
     assert len(asked) == 2
     order: list[str] = []

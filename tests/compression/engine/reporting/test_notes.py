@@ -66,6 +66,13 @@ def test_a_latency_that_was_not_taken_alone_is_told() -> None:
     assert "Another job may have been timed" in " ".join(with_notes(disturbed, BASELINE).notes)
 
 
+def test_a_latency_of_a_busy_machine_is_told() -> None:
+    calm, busy = (QUANTIZED.latency.model_copy(update={"interrupted": share}) for share in (0.4, 0.875))
+    assert with_notes(QUANTIZED.model_copy(update={"latency": calm}), BASELINE).notes == ()
+    (note,) = with_notes(QUANTIZED.model_copy(update={"latency": busy}), BASELINE).notes
+    assert "other processes ran in the models' place in 88% of the turns" in note
+
+
 def test_a_score_that_a_gpu_did_not_take_has_the_reason() -> None:
     left = QUANTIZED.model_copy(update={"score": QUANTIZED.score.model_copy(update={"not_on_card": "no kernels"})})
     assert with_notes(left, BASELINE).notes == ("Scored on the CPU and not on the worker's GPU: no kernels.",)

@@ -20,6 +20,7 @@ from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArt
 from compression.evaluation import generation_latency
 from compression.evaluation.measure import read_rows
 from compression.evaluation.runtimes.runner import open_artifact
+from compression.evaluation.turns import FEWEST_QUIET
 from compression.export.exporter import exporter_of
 from compression.export.manifest import write_config
 from compression.export.parity_check import compare, limit, verify
@@ -103,7 +104,7 @@ def test_the_speed_is_that_of_generating(name: str, shipped: Shipped) -> None:
     latency = shipped[name][1].latency
     generation = latency.generation
     assert (latency.batch, latency.length, generation.prompt) == (1, 16, 16)
-    assert latency.runs >= generation_latency.FEWEST_ROUNDS * generation.tokens
+    assert latency.runs >= min(generation_latency.FEWEST_ROUNDS * generation.tokens, FEWEST_QUIET)
     assert generation.decode_per_second == pytest.approx(1000 / latency.median_ms)
     assert generation.baseline_decode_per_second == pytest.approx(1000 / latency.baseline_median_ms)
     assert generation.prefill_per_second == pytest.approx(16 * 1000 / generation.first_token_ms)
