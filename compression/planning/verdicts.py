@@ -105,8 +105,9 @@ def _choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         cheapest = [row for row in complete if any(row is one or same_graph(row, one) for one in near)]
         chosen = max(reversed(cheapest), key=_kept)
         others = [row for row in complete if row is not chosen]
-        also = f"; {', '.join(row.stage for row in others)} also {_reaches(chosen, targets, 'meet', 'reach')} them all"
-        costs = ", ".join(f"{cost(row):.1%}" for row in others)
+        verb = _reaches(chosen, targets) if len(others) == 1 else _reaches(chosen, targets, "meet", "reach")
+        also = f"; {', '.join(row.stage for row in others)} also {verb} them all"
+        costs = ", ".join(f"{cost(row):.1%}{_of_graph(row, chosen)}" for row in others)
         return chosen, (
             f"{chosen.stage} is shipped: it {_reaches(chosen, targets)} all targets at {cost(chosen):.1%} of the baseline's "
             f"bytes × latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
@@ -146,6 +147,15 @@ def same_graph(one: Row, other: Row) -> bool:
     """Return whether two rows' artifacts differ in their weights' values alone, so that their latencies differ by chance."""
     alike = all(getattr(one, part) == getattr(other, part) for part in ("shape", "parameters", "flops"))
     return alike and one.size.dtype == other.size.dtype and math.isclose(one.size.bytes, other.size.bytes, rel_tol=SAME_SIZE)
+
+
+def _of_graph(row: Row, chosen: Row) -> str:
+    """Return why a row that seems to cost less than the chosen one was passed over; nothing if it costs more."""
+    if cost(row) >= cost(chosen):
+        return ""
+    return (
+        " (the same graph, so no less)" if same_graph(row, chosen) else f" (less by at most {SAME_COST:.0%}, which is chance)"
+    )
 
 
 def _reaches(row: Row, targets: Targets, proven: str = "meets", unproven: str = "reaches") -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from compression.modalities.modality import SPLITS, InputFacts, Modality, RawInput, Summary
 from compression.modalities.scoring.base import Row, Scorer
 from compression.modalities.text.inputs import asked_row
+from compression.modalities.text.reading_notes import reading_notes
 from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.modalities.text.scoring.question_answering import QuestionScorer
 from compression.modalities.text.scoring.token_classification import TagScorer
@@ -292,9 +293,12 @@ class TextModality:
         facts, length = dataset.facts(), preprocessor.length
         if all(split.task.packed is None for split in rows.values()):
             train = rows.get("train", ())
-            cut = 0 if not train or TASKS[train.task.name].windows else sum(one >= length for one in train.lengths)
+            windows = bool(train) and TASKS[train.task.name].windows
+            cut = 0 if not train or windows else sum(one >= length for one in train.lengths)
             note = f"{cut} of {len(train)} training texts reach {length} tokens and were cut there." if cut else None
-            return Summary(facts, {str(name): len(split) for name, split in rows.items()}, note)
+            tokens = train.tokens if train else ()
+            notes = tuple(reading_notes(tokens, preprocessor.tokenizer, evaluate.length, windows=windows))
+            return Summary(facts, {str(name): len(split) for name, split in rows.items()}, note, notes)
         for name, split in rows.items():
             facts[name] = facts[name].model_copy(update={"tokens": split.whole, "bytes": split.bytes})
         notes = tuple(_language_notes(dataset, length, rows, evaluate, scored))
