@@ -70,6 +70,16 @@ class CannotConfine(Exception):
         )
 
 
+class PlaceExposed(CannotConfine):
+    """Engines would read what is the service's own, however they are confined."""
+
+    code = "place_exposed"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.remedy = "Choose another place for it, as below /var/lib or a home folder (docs/operations.md)."
+
+
 class Sandbox:
     """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads; of `device`
     it lets the files through. talks: whether the child and its own children may talk, through the loopback of a network that
@@ -106,17 +116,16 @@ class Sandbox:
 def get_sandbox(settings: Settings, device: Device = CPU, *, talks: bool = False) -> Sandbox:
     """Return the strongest confinement that works here, for children that compute on a device. talks: as of `Sandbox`.
 
-    Raises CannotConfine if none works and one is required.
+    Raises CannotConfine if none works and one is required, PlaceExposed if that is for where the service's own files are.
     """
-    reasons = [problem] if (problem := find_exposed(settings)) else []
-    if not reasons:
-        for level in STRONGEST_FIRST:
-            if (reason := find_obstacle(level)) is None:
-                return Sandbox(level, lent_folders(settings), device, talks=talks)
-            reasons.append(f"{level}: {reason}")
+    exposed, reasons = find_exposed(settings), []
+    for level in STRONGEST_FIRST if exposed is None else ():
+        if (reason := find_obstacle(level)) is None:
+            return Sandbox(level, lent_folders(settings), device, talks=talks)
+        reasons.append(f"{level}: {reason}")
     if settings.unconfined:
         return Sandbox("none", device=device)
-    raise CannotConfine("; ".join(reasons))
+    raise PlaceExposed(exposed) if exposed is not None else CannotConfine("; ".join(reasons))
 
 
 def code_folder(folder: Path) -> Path:

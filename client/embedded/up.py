@@ -207,7 +207,8 @@ def device_of(wanted: str, worker: int, cards: int) -> str:
 def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
     """Try whether engines can be confined here; return the workers' setting if they cannot.
 
-    A worker refuses to start without confinement. Here the user who runs it also sends the models, and gets a warning.
+    A worker refuses to start without confinement. Here the user who runs it also sends the models, and gets a warning. Raises
+    CannotStart if engines are confined here but would read the home.
     """
     done = subprocess.run(
         [sys.executable, "-m", "workers.sandbox"],
@@ -219,6 +220,9 @@ def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
     )
     if done.returncode == 0:
         return {}
+    *_, cause, remedy = ["", "", *done.stderr.strip().splitlines()]
+    if cause.startswith("place_exposed: ") and "LATHE_UNCONFINED" not in env:
+        raise CannotStart(cause, remedy=remedy)
     say(f"Warning: nothing confines the engines on this machine, so send only models that you trust. {done.stderr.strip()}")
     return {"LATHE_UNCONFINED": env.get("LATHE_UNCONFINED", "true")}
 

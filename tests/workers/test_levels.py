@@ -11,10 +11,12 @@ import pytest
 from app.core.settings import Settings
 from app.store.db import reading
 from app.store.models import Worker
+from client.embedded.up import confinement
+from client.errors import CannotStart
 from tests.conftest import ROOT
 from workers.broker_watchdog import ChildActivity
 from workers.registration import Registration
-from workers.sandbox import STRONGEST_FIRST, CannotConfine, find_exposed, find_obstacle, get_sandbox
+from workers.sandbox import STRONGEST_FIRST, PlaceExposed, find_exposed, find_obstacle, get_sandbox
 
 
 def run_where(refused: dict[str, int], *arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -79,6 +81,15 @@ def test_a_home_that_engines_could_read_is_refused() -> None:
     assert find_exposed(Settings(home="/srv/lathe/home", wordnet="/srv/lathe")) == (
         "LATHE_HOME (/srv/lathe/home) lies beneath /srv/lathe, which engines read"
     )
-    with pytest.raises(CannotConfine, match="LATHE_HOME"):
+    with pytest.raises(PlaceExposed, match="LATHE_HOME") as refused:
         get_sandbox(Settings(home=home))
+    assert refused.value.remedy.startswith("Choose another place")
     assert get_sandbox(Settings(home=home, unconfined=True)).level == "none"
+
+
+def test_the_embedded_set_refuses_such_a_home_and_runs_nothing_unconfined(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "LATHE_WORDNET": str(tmp_path), "LATHE_HOME": str(tmp_path / "home")}
+    with pytest.raises(CannotStart, match=r"place_exposed: LATHE_HOME .* lies beneath") as refused:
+        confinement(ROOT, env)
+    assert refused.value.remedy_text.startswith("Choose another place")
+    assert confinement(ROOT, {**env, "LATHE_UNCONFINED": "1"}) == {"LATHE_UNCONFINED": "1"}
