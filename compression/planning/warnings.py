@@ -22,6 +22,8 @@ from compression.schema.validation import ModelFacts
 
 DEEP = 0.4
 """A decoder that loses a larger share is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
+MANY_REPEATED = 0.02
+"""Share of a split's rows that may be in train too, as short texts are, before it is told."""
 MOST_STEPS = 20
 """The maximum number of cuts in a recipe."""
 ROUNDED_SECONDS = 2.4e-7
@@ -65,7 +67,7 @@ def _sampled(job: PlannedJob) -> Iterator[str]:
 
 
 def _of_data(job: PlannedJob) -> Iterator[str]:
-    """Warn of few rows, splits carved from train, truncated texts and rare labels."""
+    """Warn of few rows, splits carved from train, repeated, empty and truncated texts, and rare labels."""
     data, length = job.data, job.recipe.train.max_length
     # For a language model the number of test texts counts, not the number of train texts.
     for name, least in ({"test": 30} if job.is_language else {"train": 1000, "validation": 100, "test": 200}).items():
@@ -76,6 +78,14 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
     if data.mean_words * TOKENS_A_WORD > length and not job.is_language and not TASKS[data.task].windows:
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
+    for name, count in data.repeated.items():
+        if count >= MANY_REPEATED * data.rows[name]:
+            yield (
+                f"{count:,} of {data.rows[name]:,} rows of {name} are in train too, word for word: what is kept of the score "
+                "on them says little of new texts. Take them out of train."
+            )
+    for name, count in data.empty.items():
+        yield f"{count:,} of {data.rows[name]:,} rows of {name} have no word."
     counts = data.label_counts["train"]
     rarest = min(counts, key=lambda label: counts[label], default=None)
     if rarest is not None and counts[rarest] < 8:

@@ -1,11 +1,15 @@
 """Checks that a dataset's files can be read and trained on, with one row in memory at a time."""
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
+
+import numpy as np
 
 from compression.modalities.labels import MOST_LABELS
 from compression.modalities.text import dataset
@@ -32,6 +36,8 @@ class _Tally:
     characters: int = 0
     words: int = 0
     longest: int = 0
+    empty: int = 0
+    digests: "array[int]" = field(default_factory=lambda: array("Q"))  #: 8 bytes for each row's texts
 
     @property
     def values(self) -> Values:
@@ -83,7 +89,15 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
         characters={str(name): tally.characters for name, tally in tallies.items()} if task == "causal-lm" else {},
         longest_words=train.longest,
         unlabelled_words=plain.words / max(plain.rows, 1),
+        repeated={name: count for name in tallies if name != "train" and (count := _repeated(tallies[name], train))},
+        empty={name: tally.empty for name, tally in tallies.items() if tally.empty},
     )
+
+
+def _repeated(tally: _Tally, train: _Tally) -> int:
+    """Return how many rows of a split are in train too."""
+    own, other = (np.frombuffer(one.digests, np.uint64) for one in (tally, train))
+    return int(np.isin(own, other).sum())
 
 
 def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
@@ -106,6 +120,8 @@ def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
         words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words
         tally.longest = max(tally.longest, words)
+        tally.empty += not words
+        tally.digests.frombytes(blake2b(f"{row.text}\0{row.pair or ''}".encode(errors="surrogatepass"), digest_size=8).digest())
     return tally
 
 

@@ -174,6 +174,16 @@ def test_what_is_unlikely_to_be_meant_is_said() -> None:
     assert all(part in said for part in (*about_data, "no change", "not trained", "as it was drawn"))
 
 
+def test_rows_of_test_that_are_in_train_and_rows_without_words_are_told() -> None:
+    rows = {"train": 2000, "validation": 300, "test": 400}
+    leaked = DATA.model_copy(update={"rows": rows, "repeated": {"validation": 5, "test": 8}, "empty": {"train": 3}})
+    said = preflight(MODEL, leaked, STANDARD, Evaluate()).warnings
+    assert [one.partition(":")[0] for one in said if "rows of" in one] == [
+        "8 of 400 rows of test are in train too, word for word",
+        "3 of 2,000 rows of train have no word.",
+    ]
+
+
 ANSWERABLE = {"task": "question-answering", "labels": (), "label_counts": {"train": {"answerable": 900}}}
 QUESTIONS = DataFacts(**ANSWERABLE, rows={"train": 900}, mean_words=150, longest_words=700)
 TAGS = DATA.model_copy(update={"task": "token-classification"})

@@ -35,11 +35,30 @@ def codes(folder: Path, **changes: object) -> list[str | None]:
 
 def test_good_data_is_known_by_its_facts(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
-    write(tmp_path / "test.jsonl", GOOD[:3])
+    write(tmp_path / "test.jsonl", [("k", "x"), ("l", "y"), ("m", "x")])
     facts = found(tmp_path, splits={"train": ("train.jsonl", "train.jsonl"), "test": ("test.jsonl",)})
     counts = {"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}}
     rows = {"train": 40, "test": 3}
     assert facts == DataFacts(labels=("x", "y"), rows=rows, label_counts=counts, mean_words=2.5, longest_words=4)
+
+
+def test_rows_of_train_in_other_splits_and_rows_without_a_word_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [*GOOD, ("", "x"), (" \n", "y")])
+    write(tmp_path / "validation.jsonl", [("new", "x"), ("A b c", "x")])
+    write(tmp_path / "test.jsonl", [("a b c", "y"), ("d e", "y"), ("new", "x")])
+    facts = found(tmp_path, splits={name: (f"{name}.jsonl",) for name in ("train", "validation", "test")})
+    assert (facts.repeated, facts.empty) == ({"test": 2}, {"train": 2})
+
+
+def test_a_pair_is_repeated_if_both_of_its_texts_are(tmp_path: Path) -> None:
+    pairs = {"train": [("a", "b"), ("c", "d")] * 10, "test": [("a", "d"), ("c", "d")]}
+    for name, rows in pairs.items():
+        lines = [json.dumps({"text": one, "text_pair": two, "label": "xy"[at % 2]}) for at, (one, two) in enumerate(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    splits = {name: (f"{name}.jsonl",) for name in pairs}
+    data = Data(format="jsonl", splits=splits, columns=Columns(text_pair="text_pair"))
+    facts = validate(DataCheck(data=data, task="text-pair-classification"), tmp_path)
+    assert facts.repeated == {"test": 1}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
