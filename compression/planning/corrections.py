@@ -63,7 +63,5 @@ def _spread(jobs: Sequence[Times], factors: Mapping[str, float]) -> tuple[float,
     if len(jobs) < FEWEST_FOR_SPREAD:
         return None
     off = sorted(_total(one, took=True) / _total(one, factors) for one in jobs)
-    if len(off) < FEWEST_FOR_SHARES:
-        return off[0], off[-1]
-    tenths = statistics.quantiles(off, n=10, method="inclusive")
-    return tenths[0], tenths[-1]
+    ends = off if len(off) < FEWEST_FOR_SHARES else statistics.quantiles(off, n=10, method="inclusive")
+    return min(ends[0], 1.0), max(ends[-1], 1.0)  # a forecast that is still drawn towards 1 may lie beyond all of them

@@ -239,6 +239,13 @@ def test_three_jobs_bring_three_others_within_a_fifth() -> None:
         assert high > took * 0.95
 
 
+def test_a_forecast_lies_within_its_spread_though_it_is_still_drawn_towards_what_was_forecast_first() -> None:
+    found = learn([{"baseline": (100.0, took)} for took in (300.0, 305.0, 310.0)])
+    assert found.stages["baseline"] < 3  # all three took longer than the corrected forecast
+    low, high = found.spread
+    assert low == 1.0 < high
+
+
 def test_the_spread_is_of_what_a_correction_leaves_and_leaves_outliers_out_where_jobs_are_many() -> None:
     jobs = [{"baseline": (10.0, 20.0 * off)} for off in (0.8, 1.0, 1.3)]
     found = learn(jobs)
