@@ -18,6 +18,7 @@ help: ## Show this list
 setup: $(VENV)/.installed ## Make the virtual environment (.venv) and install Lathe with everything into it
 
 $(VENV)/.installed: pyproject.toml $(HASHED)
+	@echo "Installing into $(VENV), for one to five minutes ..."
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --require-hashes --no-deps --requirement $(HASHED)
 	$(RUN) pip install --quiet --constraint constraints.txt $(TORCH)
