@@ -29,9 +29,10 @@ from compression.schema.recipe.base import JobTask, PartName
 from compression.schema.recipe.prune import SearchBudget
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import Row, Sensitivity
+from compression.schema.report.measurements import Row
 from compression.schema.report.points import PointCut
 from compression.schema.report.report import Artifact, File
+from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
 from compression.system import durable_files, sealed_folder

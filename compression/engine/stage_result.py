@@ -5,10 +5,10 @@ from typing import Any
 
 from compression.models.tensors import Tensors
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import Sensitivity
 from compression.schema.report.points import PointCut
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.search import SearchComparison, TablesUsed
+from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.report.task_figure import TaskFigure
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compression.evaluation.turns import Pass, Timer, Turns
+from compression.evaluation.turns import Pass, Timer, Turns, speed_up_interval
 from compression.modalities.text.decoding import Decoder, chosen, greedy
 from compression.modalities.text.inputs import Ids
 from compression.schema.report.measurements import Generation, Latency
@@ -64,6 +64,7 @@ def latency_of(own: list[float], reference: list[float], shape: tuple[int, ...],
         length=shape[1],
         threads=threads,
         runtime=runtime,
+        speed_up_interval=speed_up_interval(own, reference),
     )
 
 

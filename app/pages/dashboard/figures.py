@@ -82,10 +82,12 @@ def figures(report: Report, base: Row, best: Row) -> list[Figure]:
     size = f"{formatting.size(base.size.bytes)} → {formatting.size(best.size.bytes)}"
     score = _scores(base.judged_score, best.judged_score)
     retention = (f"95 % interval {formatting.interval(interval)}",) if interval else ()
+    ends = found.speed_up_interval
+    speed = (f"95 % interval {formatting.times(ends[0])} to {formatting.times(ends[1])}",) if ends else ()
     shown: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
         "parameter_reduction": ("Parameters", *_less(found.parameter_reduction, "fewer", "more"), parameters, ()),
         "size_reduction": ("Size", *_less(found.size_reduction, "smaller", "larger"), size, sizes(report)),
-        "speed_up": ("Speed", formatting.times(found.speed_up), "as fast", _latencies(best.latency), ()),
+        "speed_up": ("Speed", formatting.times(found.speed_up), "as fast", _latencies(best.latency), speed),
         "retention": (f"Score on {found.judged_on}", formatting.percent(found.judged_retention), "kept", score, retention),
     }
     changes = {"parameters": parameters, "size": size, "latency": _latencies(best.latency), "score": score}

@@ -68,12 +68,15 @@ def spoken(name: str) -> str:
 
 
 def reached(name: str, verdict: Verdict) -> str:
-    """Write the value that a target is compared with; for retention with its split and 95 % interval."""
+    """Write the value that a target is compared with, with its split and 95 % interval if it has them."""
     if verdict.value is None:
         return "not measured"
     where = f" on {verdict.split}" if verdict.split is not None else ""
-    between = f" (95 % interval {interval(verdict.interval)})" if verdict.interval is not None else ""
-    return target_text(name, verdict.value, verdict.metric) + where + between
+    ends = ""
+    if verdict.interval is not None:
+        low, high = (target_text(name, end, verdict.metric) for end in verdict.interval)
+        ends = f" (95 % interval {low.removesuffix(' %')} to {high})"
+    return target_text(name, verdict.value, verdict.metric) + where + ends
 
 
 def target(name: str, verdict: Verdict) -> str:

@@ -16,9 +16,10 @@ from app.pages.report_page import formatting, svg
 from compression.schema.report.averages import judged, judged_each, metrics_of_parts
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.lm_eval_table import compare_lm_eval
-from compression.schema.report.measurements import Latency, Row, Score, Sensitivity
+from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.report import Report
 from compression.schema.report.sample_table import sample_tables
+from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.targets import in_order, spoken as target_name
 from compression.schema.tasks import row_of
 

@@ -11,10 +11,11 @@ from compression.schema.artifact_formats import INTEGERS, TRANSFORMERS
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
+from compression.schema.report.measurements import Row, Score, Uploaded
 from compression.schema.report.points import PointCut
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
 from compression.schema.report.samples import Sample
+from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import Stage

@@ -14,7 +14,7 @@ from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
-from compression.schema.report.measurements import Sensitivity
+from compression.schema.report.sensitivity import Sensitivity
 
 CURVES: dict[str, tuple[str, ...]] = {
     "hidden": ("hidden", "heads"),

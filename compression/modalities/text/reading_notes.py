@@ -1,9 +1,11 @@
-"""Notes on how a model's tokenizer reads the texts of a job."""
+"""Notes on how a model's tokenizer reads the texts of a job. Torch-free."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MANY_UNKNOWN = 0.2
 """Share of unknown tokens from which a tokenizer hardly reads its texts; one of their language knows nearly all."""
@@ -12,7 +14,7 @@ MUCH_SHORTER = 4
 
 
 def reading_notes(
-    tokens: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, timed: int, *, windows: bool
+    tokens: Sequence[Sequence[int]], tokenizer: "PreTrainedTokenizerBase", timed: int, *, windows: bool
 ) -> Iterator[str]:
     """Yield notes on the texts of train. tokens: ids of each; timed: tokens of a row whose latency is measured; windows:
     whether a text may be several rows, whose lengths say nothing of it.

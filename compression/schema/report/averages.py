@@ -106,7 +106,9 @@ def _latency(parts: Mapping[str, Row]) -> Latency | NotMeasured:
     times = ("median_ms", "p95_ms", "spread_ms", "baseline_median_ms", "baseline_p95_ms")
     means = {time: mean([getattr(one, time) for one in found.values()]) for time in times}
     first = next(iter(found.values()))
-    return first.model_copy(update={**means, "runs": min(one.runs for one in found.values())})
+    disturbed = [one.interrupted for one in found.values() if one.interrupted is not None]
+    changes = {"runs": min(one.runs for one in found.values()), "speed_up_interval": None}
+    return first.model_copy(update={**means, **changes, "interrupted": max(disturbed, default=None)})
 
 
 def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:

@@ -143,8 +143,9 @@ class Latency(Config):
     generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
     exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
     interrupted: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None
-    """Share of the turns in which another process ran for more than 2 % of a pass in a model's place. They do not count, unless
-    fewer than 40 others are left; the times of one thread are without what it waited. null in older reports."""
+    """Share of the turns in which another process ran in a model's place (docs/decisions/0079); null in older reports."""
+    speed_up_interval: Annotated[Interval | None, Field(exclude_if=lambda value: value is None)] = None
+    """95 %, by bootstrap of blocks of turns. null of the baseline, of means and in older reports."""
 
     @property
     def rows_per_second(self) -> float:
@@ -272,6 +273,8 @@ class Ratios(Config):
     size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes per parameter.")] = None
     size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
     speed_up: float | None
+    speed_up_interval: Annotated[Interval | None, Field(exclude_if=lambda value: value is None)] = None
+    """That of `latency`."""
     latency_reduction: float | None
     retention: Annotated[float | None, Field(description="Of the score on test: reported, and nothing is chosen by it.")]
     retention_above_chance: Annotated[float | None, Field(description="On test, of what is above chance.")]
@@ -334,15 +337,6 @@ class StageVerdict(Config):
     behind_in: tuple[str, ...] = ()
     """Names of the targets that this row misses by more than that one."""
     remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
-
-
-class Sensitivity(Config):
-    """The effect of a cut of one axis alone on the score, before any training."""
-
-    ratio: Annotated[float, Field(description="Asked; 0 is the model before the cut, on the same rows.")]
-    taken: Annotated[float, Field(description="At the nearest shape that the stock config can express.")]
-    parameters: Annotated[int, Field(description="That the whole model would be left with.")]
-    score: Annotated[float, Field(description="The task's metric on (at most 256) rows of validation.")]
 
 
 class Row(Config):

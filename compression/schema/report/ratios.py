@@ -52,6 +52,7 @@ def ratios(
         size_reduction_from_16_bit=reduction(2 * before[0].total, after[1].bytes),
         size_reduction_from_float32=reduction(4 * before[0].total, after[1].bytes),
         speed_up=faster,
+        speed_up_interval=latency.speed_up_interval if isinstance(latency, Latency) else None,
         latency_reduction=less_latency,
         retention=on_test[0],
         retention_interval=on_test[1],

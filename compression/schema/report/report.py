@@ -16,10 +16,11 @@ from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.draws import Interval
 from compression.schema.report.gate import GateVerdict
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
+from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Uploaded
 from compression.schema.report.operators import Operators
 from compression.schema.report.points import Front, PointCut
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
+from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.size_search import SizeSearch
 from compression.schema.report.targets import Target, asked
 from compression.schema.stages import Stage
@@ -104,7 +105,7 @@ class Verdict(Config):
     reason: Annotated[str | None, Field(description="The same for people.")] = None
     split: Literal["validation", "test"] | None = None
     """For retention and score: the split of `value`; test only in older reports."""
-    interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
+    interval: Annotated[Interval | None, Field(description="Of retention and speed-up: their 95 % interval.")] = None
     at_most: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """Whether the value may be at most the target, as parameters, milliseconds and perplexities; else at least."""
     metric: Annotated[str | None, Field(description="Of a score.", exclude_if=lambda value: value is None)] = None

@@ -81,6 +81,10 @@ def _retained(row: Row) -> dict[str, Any]:
     return {"split": row.ratios.judged_on, "interval": row.ratios.judged_interval}
 
 
+def _timed(row: Row) -> dict[str, Any]:
+    return {"interval": row.ratios.speed_up_interval}
+
+
 def _perplexity(row: Row) -> bool:
     return isinstance(row.judged_score, Score) and row.judged_score.lower_is_better
 
@@ -100,7 +104,7 @@ def _elsewhere(setting: LatencyTarget) -> str | None:
 _KINDS = (
     Target("parameter_reduction", "parameters", "share", lambda row: row.ratios.parameter_reduction, left=_rest),
     Target("size_reduction", "size", "share", lambda row: row.ratios.size_reduction, left=_rest),
-    Target("speed_up", "latency", "times", lambda row: row.ratios.speed_up, left=lambda value: 1 / value),
+    Target("speed_up", "latency", "times", lambda row: row.ratios.speed_up, left=lambda value: 1 / value, facts=_timed),
     Target("retention", "score", "share", lambda row: row.ratios.judged_retention, facts=_retained, by_baseline=True),
     Target("parameters", "parameters", "count", lambda row: float(row.parameters.total), _always, left=float),
     Target(

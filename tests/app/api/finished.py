@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import NotMeasured, Remedy, Row, Sensitivity, StageVerdict
+from compression.schema.report.measurements import NotMeasured, Remedy, Row, StageVerdict
 from compression.schema.report.report import Report
+from compression.schema.report.sensitivity import Sensitivity
 from tests.app.api.conftest import Json, insert, sql
 from tests.client.figures import report
 from tests.conftest import Service

@@ -9,8 +9,9 @@ import pytest
 
 from compression.planning.verdicts import judged
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import NotMeasured, Sensitivity
+from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import verdicts
+from compression.schema.report.sensitivity import Sensitivity
 from tests.app.api.conftest import Json, add_artifact, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
 from tests.client.figures import (

@@ -11,13 +11,16 @@ import httpx
 import pytest
 
 from app.pages.dashboard.figures import figures
+from app.pages.report_page.formatting import reached
 from app.pages.report_page.page import About, render
 from client.terminal.render import report_markdown
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.folding import Folding
-from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
+from compression.schema.report.measurements import NotMeasured, StageVerdict
 from compression.schema.report.operators import Operators
-from compression.schema.report.report import Report
+from compression.schema.report.report import Report, Verdict, verdicts
 from compression.schema.report.samples import split_samples
+from compression.schema.report.sensitivity import Sensitivity
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
 from tests.client.figures import (
@@ -84,6 +87,17 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(shown: Sh
     says(text, "target 99.2 %. baseline_not_converged: The baseline has not converged", "Baselinenot converged")
     says(text, "? unproven: retention 99.4 % on validation", "99.4 % kept (97.1 to 101.5 %), unproven", "✓ met: speed up 2.50×")
     assert "Baselinenot tuned here" in re.sub(r"\s+", " ", shown(validated(is_converged=None)).text)
+
+
+def test_a_speed_up_has_its_interval_in_the_units_of_its_target() -> None:
+    verdict = Verdict(target=1.45, value=2.5, met=True, status="met", interval=(2.4, 2.61))
+    assert reached("speed_up", verdict) == "2.50× (95 % interval 2.40× to 2.61×)"
+    stored = validated()
+    found = stored.ratios.model_copy(update={"speed_up_interval": (2.4, 2.61)})
+    last = stored.rows[-1].model_copy(update={"ratios": found})
+    assert verdicts(last, Targets())["speed_up"].interval == (2.4, 2.61)
+    told = figures(stored.model_copy(update={"ratios": found}), stored.rows[0], last)
+    assert [one.notes for one in told if one.title == "Speed"] == [("95 % interval 2.40× to 2.61×",)]
 
 
 def test_a_quality_gate_is_listed_with_its_bounds_for_each_artifact(shown: Shown) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from compression.evaluation import turns
@@ -95,3 +96,19 @@ def test_a_single_pass_is_both_sides() -> None:
     found = Turns()
     found.add([Pass(1, 100, False)])
     assert found.milliseconds == ([1], [1])
+
+
+def test_a_speed_up_has_an_interval_that_is_wider_where_turns_in_a_row_are_alike() -> None:
+    random = np.random.default_rng(3)
+    own, reference = (list(random.normal(mean, 0.1, 200)) for mean in (1.0, 2.5))
+    low, high = turns.speed_up_interval(own, reference)
+    assert low < 2.5 < high
+    assert high - low < 0.15
+    drifts = [time * (1.2 if number // 40 % 2 else 0.8) for number, time in enumerate(reference)]
+    wide = turns.speed_up_interval(own, drifts)
+    assert wide[1] - wide[0] > 3 * (high - low)
+
+
+def test_what_is_its_own_baseline_or_has_few_turns_has_no_interval() -> None:
+    assert turns.speed_up_interval([1.0, 1.1] * 20, [1.0, 1.1] * 20) is None
+    assert turns.speed_up_interval([1.0] * 15, [2.0] * 15) is None
