@@ -1,6 +1,7 @@
 """lathe submit: creates a job from ids or local folders."""
 
 import json as jsonlib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -95,6 +96,14 @@ BUDGET_HELP = "Of the recipe auto: minutes of the whole job, in which it looks f
 KEY_HELP = "Any text of your own: the same command with it again finds the same job."
 
 
+def refuse_of_uploads(given: dict[str, Any]) -> None:
+    """Raise BadParameter if one of these options is given: what is uploaded already has its task and columns."""
+    for option, value in given.items():
+        if value and value not in ("text", "label"):
+            cause = "the datasets are uploaded, and have their task and columns: leave it out, or name a folder or file"
+            raise typer.BadParameter(cause, param_hint=option)
+
+
 def submit(  # noqa: PLR0913 (Typer makes an option of each)
     lathe: Lathe,
     model: Model,
@@ -130,6 +139,8 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
         values("--set", set_ or []),
         {"text": text_column, "label": label_column, **pairs("--column", column or [])},
     )
+    if all(place.startswith("dat_") and not Path(place).exists() for place in data_):
+        refuse_of_uploads({"--task": task, "--text-column": text_column, "--label-column": label_column, "--column": column})
     tasks = tasks_of(task or [], len(data_))
     body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
     if not isinstance(chosen, str):

@@ -84,6 +84,15 @@ def test_wait_ends_with_1_and_the_remedy_of_a_failed_job(live: Live, command: Co
     assert document(command("wait", job, "--json"))["error"] == FAILURE
 
 
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("given", [("--task", "text-regression"), ("--text-column", "body"), ("--column", "text_pair=via")])
+def test_what_describes_data_is_refused_for_data_that_are_uploaded(command: Command, given: tuple[str, str]) -> None:
+    ran = command("submit", "--model", "mdl_1", "--data", "dat_1", *given)
+    assert ran.code == 2
+    assert given[0] in ran.err
+    assert "the datasets are uploaded" in ran.err
+
+
 def test_wait_ends_with_2_for_wrong_usage(command: Command) -> None:
     ran = command("wait")
     assert (ran.code, ran.out) == (2, "")
