@@ -134,6 +134,9 @@ def add(lathe: Service, kind: Kind, body: Mapping[str, Any], local: Files, *, mo
     return lathe.complete(kind, target.id)
 
 
+MOST_REASONS = 5  #: that an error names: each wrong shape of a model is one
+
+
 def until_ready(lathe: Service, kind: Kind, target: Uploaded, *, timeout: float = 900.0) -> Uploaded:
     """Wait for the service's check. Raises NotReady, with the reasons if it was rejected."""
     deadline = time.monotonic() + timeout
@@ -143,7 +146,10 @@ def until_ready(lathe: Service, kind: Kind, target: Uploaded, *, timeout: float 
         return target
     if target.state == "rejected":
         reasons = tuple(reason.model_dump() for reason in target.reasons)
-        text = "; ".join(reason.cause for reason in target.reasons) or "no reason was given"
+        told = [f"{reason.cause} ({reason.code})" for reason in target.reasons[:MOST_REASONS]]
+        left = len(target.reasons) - len(told)
+        told += [f"and {left} more, which `lathe {kind} show {target.id}` lists"] if left else []
+        text = "; ".join(told) or "no reason was given"
         remedy = " ".join(dict.fromkeys(reason.remedy for reason in target.reasons if reason.remedy))
         raise NotReady(f"{target.name} ({target.id}) was rejected: {text}", reasons=reasons, remedy=remedy)
     raise NotReady(

@@ -149,10 +149,16 @@ def test_a_rejected_model_says_why_and_is_not_taken_up_again(live: Live, lathe: 
     reason = {"code": "missing_file", "cause": "no tokenizer.json", "remedy": "Upload it.", "param": None}
     with Session(live.engine) as session, session.begin():
         session.execute(update(ModelRow).where(ModelRow.id == first.id).values(state="rejected", reasons=[reason]))
-    with pytest.raises(NotReady, match=r"no tokenizer\.json") as error:
+    with pytest.raises(NotReady, match=r"no tokenizer\.json \(missing_file\)$") as error:
         until_ready(lathe, "models", lathe.upload("models", first.id))
     assert error.value.remedy_text == "Upload it."
     assert error.value.as_dict()["reasons"] == [reason]
+    with Session(live.engine) as session, session.begin():
+        session.execute(update(ModelRow).where(ModelRow.id == first.id).values(reasons=[reason] * 55))
+    with pytest.raises(NotReady) as error:
+        until_ready(lathe, "models", lathe.upload("models", first.id))
+    assert error.value.cause.count("no tokenizer.json") == 5
+    assert error.value.cause.endswith(f"and 50 more, which `lathe models show {first.id}` lists")
     assert add(lathe, "models", {"name": "m"}, local).id != first.id
 
 
