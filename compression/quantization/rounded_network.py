@@ -130,11 +130,18 @@ class SimulatedConv(nn.Conv2d):
             out = out if bias is None else out + bias[:, None, None]
         return out
 
-    @torch.no_grad()
     def rounded_bias(self) -> Tensor | None:
-        """Return a bias for which the folded one is what the artifact stores in units of both scales. -> (out,), or None"""
+        """Return a bias for which the folded one is what the artifact stores in units of both scales. -> (out,), or None. Its
+        gradient is the bias's own: training in evaluation mode, as distillation does, changes it too.
+        """
         if not self.source or not isinstance(value := self.source[0], RoundedValue) or (self.bias is None and not self.norm):
             return self.bias
+        moved = self._moved(value)
+        return moved if self.bias is None else self.bias + moved
+
+    @torch.no_grad()
+    def _moved(self, value: RoundedValue) -> Tensor:
+        """Return what rounding the folded bias adds to the layer's own. value: that it reads -> (out,)"""
         own = torch.zeros(len(self.weight), device=self.weight.device) if self.bias is None else self.bias
         factor, folded = torch.ones_like(own), own
         for norm in self.norm:
@@ -145,7 +152,7 @@ class SimulatedConv(nn.Conv2d):
         scale, _ = value.grid()
         units = scale * static_scales(self.weight.flatten(1) * factor[:, None], folded, scale, self.row_levels())
         moved = torch.round(folded / units) * units - folded
-        return own + torch.where(factor == 0, 0.0, moved / factor)
+        return torch.where(factor == 0, 0.0, moved / factor)
 
 
 def connect(model: nn.Module) -> None:

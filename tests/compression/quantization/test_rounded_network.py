@@ -10,6 +10,7 @@ from torch.nn import functional
 from compression.models.adapters.network.parts import PassedValue
 from compression.models.networks.graph import INPUT
 from compression.models.networks.rounded_values import rounded_values
+from compression.models.running_statistics import set_training_mode
 from compression.quantization.dynamic_int8 import FakeQuantLinear
 from compression.quantization.fake_quantize import (
     Simulation,
@@ -143,6 +144,19 @@ def test_a_network_trains_with_the_statistics_of_its_batches() -> None:
     moved = [name for name, value in twin.state_dict().items() if not torch.equal(value, before[name])]
     assert moved
     assert all(name.endswith(("running_mean", "running_var")) for name in moved)
+
+
+@pytest.mark.parametrize("scheme", ["static-int8", "dynamic-int8"])
+def test_training_without_dropout_changes_the_biases_of_convolutions_too(scheme: str) -> None:
+    model = drawn_network(vgg())
+    twin = simulated(model, scheme, pixels(model))
+    set_training_mode(twin, dropout=False)
+    answers = twin(pixels(model)).logits
+    assert torch.equal(answers, twin.eval()(pixels(model)).logits), "it trains as it answers"
+    answers.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    assert [name for name in gradients if name.startswith("conv_") and name.endswith(".bias")]
+    assert [name for name, found in gradients.items() if found is None or not found.any()] == []
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
