@@ -17,7 +17,7 @@ from compression.engine.stages.rate_search import RateSearch, head_of
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
 from compression.evaluation.standard_error import standard_error
 from compression.modalities.base import label_loss
-from compression.models.tensors import Tensors
+from compression.models.tensors import Tensors, load_unshared, unshared_state
 from compression.planning import preparation as rules
 from compression.planning.convergence import convergence
 from compression.planning.preparation import bound
@@ -28,7 +28,8 @@ from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.work import TrainingHooks
 
 PHASE = "tune"
-PREPARATION = "preparation"  #: key under which a training's save stores the facts about the baseline's tuning
+PREPARATION = "preparation"  #: key under which a training's save stores the facts that are known before it
+BEFORE = "baseline"  #: key under which a further original's saves store the facts about the baseline's tuning
 
 
 def phase_of(number: int) -> str:
@@ -58,7 +59,9 @@ def prepare(context: StageContext) -> Iterator[Event]:
     for number in range(max(done, 1), seeds):
         model = context.models.opened(context.models.base, context.recipe.train.seed + number).to(context.device)
         trained = enumerate([context.model, *context.originals])
-        beside = {f"{place}.{name}": value for place, one in trained for name, value in one.state_dict().items()}
+        beside = {f"{place}.{name}": value for place, one in trained for name, value in unshared_state(one).items()}
+        if (baseline := context.result.preparation) is not None:
+            beside[BEFORE] = _packed(baseline)
         yield from _tuned(context, model, number, beside)
         context.originals.append(model.cpu().eval().requires_grad_(False))
 
@@ -86,7 +89,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
         return
     known = yield from _chosen(context, model, number)
     phase, loss, hooks = phase_of(number), label_loss(context.task, model), TrainingHooks(head=head_of(model))
-    facts = beside | {PREPARATION: torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)}
+    facts = beside | {PREPARATION: _packed(known)}
     ticks = context.train(phase, _plan(context, known, seed), loss, hooks, model=model, beside=facts)
     outcome = yield from context.tracker.relay(phase, ticks)
     found = _concluded(context, model, known, outcome)
@@ -182,6 +185,10 @@ def _remarks(found: Preparation) -> Iterator[str]:
         yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."
 
 
+def _packed(facts: Preparation) -> torch.Tensor:
+    return torch.frombuffer(bytearray(facts.model_dump_json().encode()), dtype=torch.uint8)
+
+
 def _unpacked(saved: torch.Tensor) -> Preparation:
     return Preparation.model_validate_json(bytes(saved.tolist()))
 
@@ -197,11 +204,11 @@ def _taken_up(context: StageContext) -> Generator[Log, None, int]:
     for number in range(count):
         own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == str(number)}
         if number == 0:
-            context.model.load_state_dict(own)
+            load_unshared(context.model, own)
         else:
             model = context.models.opened(context.models.base, context.recipe.train.seed + number)
-            model.load_state_dict(own)
+            load_unshared(model, own)
             context.originals.append(model.eval().requires_grad_(False))
-    context.result.preparation = _unpacked(tensors[PREPARATION])
+    context.result.preparation = _unpacked(tensors.get(BEFORE, tensors[PREPARATION]))  # a save of an earlier version has one
     yield Log(message=f"{count} trained originals are taken up from the saved training.")
     return count

@@ -15,6 +15,7 @@ from compression.engine.dataset_run import DatasetRun
 from compression.engine.pipeline import compress
 from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
+from compression.engine.stages.registry import job_progress
 from compression.engine.stages.teacher_ensemble import ensemble_outputs, fused
 from compression.evaluation.validate import logits, validate
 from compression.modalities.registry import task_of
@@ -24,7 +25,7 @@ from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.errors import InvalidSpec, LabelMismatch
-from compression.schema.events import Log, Progress, TrainingSaved
+from compression.schema.events import Event, Log, Progress, TrainingSaved
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill, General, Teachers
@@ -34,6 +35,7 @@ from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
 from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
+from tests.compression.engine.test_language_job import write as write_language_model
 from tests.support import tiny_bert
 from tests.support.engine_jobs import asked_of, report_of, spec_of
 from tests.support.stage_runs import distill, prepare
@@ -159,19 +161,47 @@ def open_part(encoder: Path, reviews: Path, base: Path, recipe: Recipe, **change
     return DatasetRun.open(spec, base, spec.asked[0])
 
 
-def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, reviews: Path, tmp_path: Path) -> None:
-    recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), distill=Distill(teachers=Teachers(seeds=2)), prune=None, train=TRAIN)
+def originals_stopped(
+    spec: Spec, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[StageContext, StageContext, list[Event]]:
+    """Tune two originals without a stop, and stopped in the second's training; return both states, and what the attempt after
+    the stop says.
+    """
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     asked = False
 
     def opened(resume: Path | None) -> StageContext:
-        state = open_part(encoder, reviews, tmp_path, recipe).state
-        state.tracker = all_phases()
-        state.checkpointer = TrainingCheckpointer(tmp_path / "out", "work", None, lambda: asked, resume)
+        state = DatasetRun.open(spec, base, spec.asked[0]).state
+        state.tracker = job_progress(spec.recipe, {"": {name: len(rows) for name, rows in state.rows.items()}})
+        state.checkpointer = TrainingCheckpointer(base / "out", "work", None, lambda: asked, resume)
         state.checkpointer.look()
         return state
 
     whole = opened(None)
     list(prepare(whole))
+    half = opened(None)
+    with pytest.raises(Pause):
+        for event in prepare(half):
+            asked = asked or (isinstance(event, Progress) and event.phase == "tune 2" and event.step > 0)
+            if isinstance(event, TrainingSaved):
+                (base / "out" / event.folder).rename(base / FOLDER)
+    asked = False
+    again = opened(base)
+    return whole, again, list(prepare(again))
+
+
+def all_alike(one: StageContext, other: StageContext) -> bool:
+    """Whether the baseline and the further originals have the same weights, and the baseline the same account."""
+    models = zip([one.model, *one.originals], [other.model, *other.originals], strict=True)
+    weights = (zip(mine.parameters(), theirs.parameters(), strict=True) for mine, theirs in models)
+    return one.result.preparation == other.result.preparation and all(a.equal(b) for pairs in weights for a, b in pairs)
+
+
+def test_originals_of_other_seeds_are_trained_kept_and_taken_up(
+    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), distill=Distill(teachers=Teachers(seeds=2)), prune=None, train=TRAIN)
+    whole, again, seen = originals_stopped(spec_of(encoder, reviews, recipe=recipe), tmp_path, monkeypatch)
     (other,) = whole.originals
     assert [note.split(":")[0] for note in whole.notes] == [
         "Tuned on train",
@@ -180,25 +210,39 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     ]
     assert not any(p.requires_grad for p in other.parameters())
     assert not answers(whole, other).equal(answers(whole, whole.model))
-
-    half = opened(None)
-    with pytest.raises(Pause):
-        for event in prepare(half):
-            asked = asked or (isinstance(event, Progress) and event.phase == "tune 2" and event.step > 0)
-            if isinstance(event, TrainingSaved):
-                (tmp_path / "out" / event.folder).rename(tmp_path / FOLDER)
-    asked = False
-    again = opened(tmp_path)
-    seen = list(prepare(again))
     assert not [event for event in seen if isinstance(event, Progress) and event.phase == "tune"]
-    for one, same in ((again.model, whole.model), (again.originals[0], other)):
-        assert all(a.equal(b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert all_alike(again, whole)
 
     nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = StageCheckpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoints.write(tmp_path / "kept", whole.model, facts, whole.originals)
     [kept] = checkpoints.open_teachers(tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"}))
     assert answers(whole, kept).equal(answers(whole, other))
+
+
+def test_the_baseline_keeps_its_own_account_if_a_further_original_is_stopped(
+    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 2)
+    recipe = Recipe(prepare=Prepare(rate=3e-3), distill=Distill(teachers=Teachers(seeds=2)), prune=None, train=TRAIN)
+    whole, again, _ = originals_stopped(spec_of(encoder, reviews, recipe=recipe), tmp_path, monkeypatch)
+    assert whole.result.preparation.validation_error > 0
+    assert all_alike(again, whole)
+
+
+def test_language_models_with_one_table_are_saved_beside_further_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert write_language_model(tmp_path).config.tie_word_embeddings
+    recipe = Recipe(
+        prepare=Prepare(epochs=1, rate=3e-3),
+        distill=Distill(teachers=Teachers(seeds=2)),
+        prune=None,
+        train=Train(batch=8, max_length=48),
+    )
+    whole, again, _ = originals_stopped(spec_of("model", task="causal-lm", recipe=recipe), tmp_path, monkeypatch)
+    assert all_alike(again, whole)
+    assert again.model.lm_head.weight is again.model.model.embed_tokens.weight
 
 
 def write_model(folder: Path, model: PreTrainedModel) -> Path:
