@@ -59,8 +59,10 @@ class TextPreprocessor:
         return rows.with_unlabelled(self.rows(made, rows.labels[[0] * len(made)].tolist(), task))
 
     def reads_like(self, other: "TextPreprocessor") -> bool:
-        """Return whether both models take token types or neither does."""
-        return self.types == other.types
+        """Return whether rows of the same tokens are the same inputs: both models take token types or neither does, and both
+        pad alike. A stock decoder that classifies looks for the last token that is not its own padding.
+        """
+        return (self.types, self.padding) == (other.types, other.padding)
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer."""
