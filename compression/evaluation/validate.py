@@ -50,10 +50,9 @@ def logits(model: nn.Module, rows: Examples, parts: int = 1) -> Tensor:
 
 
 def validate(model: nn.Module, rows: Examples, parts: int = 1) -> Validation:
-    """Score a model on a split by its task's metric; `parts` shrinks the batches."""
+    """Score a model on a split by its task's metric; `parts` shrinks the batches. Inputs are in memory batch by batch."""
     if (packed := rows.task.packed) is not None:
         loss = packed.loss(model, rows, parts)
         return Validation(math.exp(-loss), -loss, inverse=True)
     found = logits(model, rows, parts)
-    whole = rows.batch(list(range(len(rows))))
-    return Validation(rows.task.score(found, rows), -rows.task.loss(found, whole).item())
+    return Validation(rows.task.score(found, rows), -rows.task.loss(found, rows.without_inputs()).item())

@@ -128,6 +128,11 @@ class Examples(Protocol):
     def batch(self, rows: list[int]) -> Batch:
         """Return a batch of the rows with these indices."""
 
+    def without_inputs(self) -> Batch:
+        """Return all rows in order in one batch, for losses of logits that are known: with labels and mask, and of the inputs
+        what takes little memory.
+        """
+
     def by_length(self, size: int) -> Iterator[Batch]:
         """Yield every row once, in batches of similar length.
 
@@ -139,13 +144,17 @@ class Examples(Protocol):
 
 
 class FixedRows:
-    """Base class of examples whose rows never vary."""
+    """Base class of examples whose rows never vary, and take little memory."""
 
     varies = False
 
     def seen_in(self: Examples, batch: Batch) -> Batch:
         """Return a batch of the same rows."""
         return self.batch(batch.rows.tolist())
+
+    def without_inputs(self: Examples) -> Batch:
+        """Return all rows in one batch, inputs included."""
+        return self.batch(list(range(len(self))))
 
 
 class TaskAdapter(Protocol):

@@ -83,6 +83,9 @@ class MapRows:
     def batch(self, rows: list[int]) -> MapBatch:
         return MapBatch(self.scale * self.pixels[rows], self.labels[rows], torch.tensor(rows))
 
+    def without_inputs(self) -> MapBatch:
+        return self.batch(list(range(len(self))))
+
     def by_length(self, size: int) -> Iterator[MapBatch]:
         for start in range(0, len(self), size):
             yield self.batch(list(range(start, min(start + size, len(self)))))

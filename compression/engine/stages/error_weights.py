@@ -106,5 +106,5 @@ def change_from(whole: PreTrainedModel, rows: Examples, parts: int) -> Callable[
     if rows.task.packed is not None:
         loss = -validate(whole, rows, parts).negative_loss
         return lambda model: -validate(model, rows, parts).negative_loss - loss
-    wanted, every = logits(whole, rows, parts), rows.batch(list(range(len(rows))))
+    wanted, every = logits(whole, rows, parts), rows.without_inputs()
     return lambda model: rows.task.soft_loss(logits(model, rows, parts), wanted, every, 1.0).item()

@@ -101,6 +101,10 @@ class ImageExamples:
         inputs = torch.from_numpy(normalized(pixels, self.how))
         return ImageBatch(inputs, self.labels[rows], torch.tensor(rows), how=self.how)
 
+    def without_inputs(self) -> ImageBatch:
+        """Return all rows in one batch without pixels: in float32 those of a split may need more memory than there is."""
+        return ImageBatch(torch.empty(len(self), 0), self.labels, torch.arange(len(self)), how=self.how)
+
     def by_length(self, size: int) -> Iterator[ImageBatch]:
         """Yield every row once, in batches, in order and as they are."""
         for start in range(0, len(self), size):
