@@ -167,7 +167,7 @@ def cut_bytes(job: "PlannedJob") -> int:
     if prune.search is not None:
         # The matrices as they were, beside the updated ones.
         models += tables_bytes(before) + HELD_BYTES * before.parameters.other
-    if not prune.reconstruct:
+    if not prune.reconstructs:
         return models
     tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)
     # The streams of both models, the outputs that the whole layer had, and a layer's inputs and errors in double precision.

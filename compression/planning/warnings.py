@@ -102,6 +102,8 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
             yield f"The ratio {prune.deepest:g} rounds to no change of shape."
         if family.decodes and job.recipe.auto is None:  # there the ratio is of the first size that is tried
             yield from _too_deep(prune, left)
+    if prune and prune.reconstruct and not prune.reconstructs:
+        yield "prune.reconstruct is not done beside prune.search, whose cut keeps the weights that its error tables assume."
     if prune and distill is None and prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows and not job.is_language:

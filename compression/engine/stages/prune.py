@@ -42,6 +42,11 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.solved_search import ParameterFacts
 
+NOT_SOLVED = (
+    "prune.reconstruct was not done: the layers that read what was cut have weights that least squares updated already, as the "
+    "error tables of prune.search assume."
+)
+
 
 def prune(context: StageContext) -> Iterator[Event]:
     """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
@@ -88,8 +93,10 @@ def prune(context: StageContext) -> Iterator[Event]:
         now = context.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
         context.notes.append(f"{which}: validation {context.task.metric} {whole} → {now}, before any training.")
-        if settings.reconstruct and step > going_on:
+        if settings.reconstructs and step > going_on:
             _reconstruct(context, settings, uncut, plan, now)
+        elif settings.reconstruct and not settings.reconstructs:
+            context.notes.append(NOT_SOLVED)
         del uncut  # recovery needs its memory
         context.layer_inputs = None
         yield from context.tracker.emit_boundary("cut", done=True)

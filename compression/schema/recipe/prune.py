@@ -151,7 +151,8 @@ class Prune(Config):
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
     reconstruct: bool = False
     """Fit the remaining linear layers to the whole model's outputs by least squares, one after another, on at most 16,384
-    tokens of the calibration rows (He et al. 2017), before any training."""
+    tokens of the calibration rows (He et al. 2017), before any training. Not done beside search, whose cut has weights that
+    least squares have updated already."""
     refresh_statistics: bool = True
     """Estimate the means and variances of batch normalization again on the calibration rows, after a cut."""
     stock: bool = False
@@ -203,6 +204,11 @@ class Prune(Config):
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
             raise ValueError(f"{self.steps} steps need recovery of at least as many epochs, or they are one cut")
         return self
+
+    @property
+    def reconstructs(self) -> bool:
+        """Return whether layers are solved anew after a cut: a search's keeps the weights that its tables assume."""
+        return self.reconstruct and self.search is None
 
     @property
     def rounding(self) -> int:

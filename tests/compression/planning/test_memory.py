@@ -123,6 +123,8 @@ def test_what_nobody_trains_needs_no_step() -> None:
     solved = job(small, prepare={"epochs": 0}, distill=None)
     assert largest_part(solved) == cut_bytes(solved) > UNTRAINED_BYTES * solved.model.parameters.total
     assert cut_bytes(job(small, prepare={"epochs": 0}, distill=None, prune={"reconstruct": False})) < cut_bytes(solved) / 5
+    searched = (cut_bytes(job(prune={"search": "solver", "reconstruct": each})) for each in (True, False))
+    assert len(set(searched)) == 1, "a search's cut is not solved again"
     assert cut_bytes(job(small, prune=None)) == 0
 
 

@@ -49,6 +49,17 @@ def test_all_cuts_are_updated_from_one_pass_over_the_calibration_rows(tmp_path: 
     assert all(torch.equal(one, other) for one, other in same)
 
 
+def test_a_search_s_cut_keeps_the_weights_that_its_tables_assume(tmp_path: Path) -> None:
+    plain = encoder_state(tmp_path / "plain", target_params=0.4)
+    asked = encoder_state(tmp_path / "asked", target_params=0.4, reconstruct=True)
+    for state in (plain, asked):
+        list(prune(state))
+    pairs = zip(plain.model.state_dict().values(), asked.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    told = [[note for note in state.notes if note.startswith("prune.reconstruct was not done")] for state in (plain, asked)]
+    assert [len(notes) for notes in told] == [0, 1]
+
+
 def test_a_search_times_no_blocks(tmp_path: Path) -> None:
     state = map_state(tmp_path, target_params=0.6, axes=["channels", "layers"])
 
