@@ -277,5 +277,5 @@ def hard_label_loss(task: TaskAdapter, logits: Tensor, batch: Batch) -> Tensor:
     if batch.labelled is None:
         return task.loss(logits, batch)
     if not batch.labelled.any():
-        return logits.new_zeros(())
+        return logits[batch.labelled].sum()  # 0, with a graph: it may be the only term
     return task.loss(logits[batch.labelled], batch.at(batch.labelled)) * batch.labelled.float().mean()

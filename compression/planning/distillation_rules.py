@@ -83,6 +83,10 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
     if teachers and "soft" not in distill.weights():
         cause = "named teachers teach by their outputs, whose weight (soft) is 0"
         raise InvalidSpec(cause, param="recipe.distill.soft", remedy="Give soft a weight, or name no teachers.")
+    if distill.augment is not None and set(distill.weights()) == {"hard"}:
+        cause = "the rows that augmentation makes have no labels, and no term but that of the labels (hard) has a weight"
+        remedy = "Give soft a weight, or set distill.augment to null."
+        raise InvalidSpec(cause, param="recipe.distill.augment", remedy=remedy)
     if not teachers and distill.teachers.seeds == 0:
         cause = "no original is trained as a teacher, and no teacher is named"
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose at least 1, or name teachers.")

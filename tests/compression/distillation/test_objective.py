@@ -1,6 +1,7 @@
 """What a lesson holds a student against: the layers that the recipe names, attention as it says, answers at its temperature."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,3 +105,14 @@ def test_soft_targets_and_their_gradient_are_of_the_recipe_s_temperature(state: 
     # The bias is added to every row's logits, so its gradient is theirs, added up: τ (q − p) of each row, of whose losses
     # the mean was taken.
     assert torch.allclose(state.model.classifier.bias.grad, temperature * (q - p).mean(dim=0), rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_labels_teaches_nothing_by_labels_alone_and_ends_no_training(state: StageContext) -> None:
+    taught, batch = objective(state, hard=1.0)
+    value = taught(replace(batch, labelled=torch.zeros(len(batch.rows), dtype=torch.bool)))
+    assert value.item() == 0
+    value.backward()
+    assert learning_layers(state) == []
+    half = replace(batch, labelled=torch.tensor([True, False, True, False]))
+    wanted = TASK.loss(state.model(**batch.inputs).logits[::2], batch.at(slice(None, None, 2))) / 2
+    assert torch.allclose(taught(half), wanted), "the mean is over all rows, those without labels too"

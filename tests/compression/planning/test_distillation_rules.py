@@ -5,6 +5,7 @@ import pytest
 from compression.planning.distillation_rules import attention_form, check_models, layer_pairs
 from compression.planning.preflight import preflight
 from compression.schema.errors import InvalidSpec, LabelMismatch
+from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.presets import ARTICLE, STANDARD
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
@@ -54,6 +55,7 @@ def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None
         (Recipe(distill=Distill(soft=0.0)), False, 1, "recipe.distill.soft"),
         (Recipe(distill=Distill(teachers=Teachers(seeds=0))), False, 0, SEEDS),
         (Recipe(prepare=Prepare(epochs=0), distill=Distill(teachers=Teachers(seeds=2))), False, 0, SEEDS),
+        (Recipe(distill=Distill(soft=0.0, hidden=0.0, augment=Augment(splices=1))), False, 0, "recipe.distill.augment"),
     ],
 )
 def test_a_recipe_must_have_a_part_for_every_model(recipe: Recipe, student: bool, teachers: int, param: str) -> None:
