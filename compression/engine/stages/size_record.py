@@ -100,14 +100,14 @@ def trained(
     context: StageContext, size: SizeTried, outcome: TrainingOutcome, original: Validation, timing: RunningTime
 ) -> SizeTried:
     """Return a size with what came of its training: of the context's model. original: of the uncompressed model; timing: of the
-    training, to which judging it belongs.
+    training, to which judging it belongs. Epochs and steps are those that were trained: patience may have ended it.
     """
-    best = outcome.best
+    best, epochs = outcome.best, len(outcome.curve)
     steps = size.steps // max(size.epochs, 1)
     curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
     found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
     found["kept_error"] = kept_error(context.model, context.prepared, context.rows["validation"], context.parts)
-    return size.model_copy(update=found | {"seconds": timing.seconds})
+    return size.model_copy(update=found | {"epochs": epochs, "steps": epochs * steps, "seconds": timing.seconds})
 
 
 def kept_share(found: Validation, original: Validation) -> float:

@@ -1,13 +1,15 @@
 """What a search for a size knows of its trainings: how long others take by them, and which size they speak for."""
 
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression.engine.stages.size_record import asked_training, remembering, step_seconds
+from compression.engine.stages.size_record import RunningTime, asked_training, remembering, step_seconds, trained
 from compression.engine.stages.size_rounds import SizeRounds, best_share
+from compression.evaluation.validate import Validation
 from compression.planning.size_plan import FullTraining
 from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
@@ -16,6 +18,7 @@ from compression.schema.recipe.distill import Distill, General
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.system.progress import Returning
+from compression.training.config import TrainingOutcome
 from tests.client.figures import row
 from tests.support.tiny_bert import state_of
 
@@ -88,3 +91,16 @@ def test_new_rows_count_in_a_full_distillation_and_not_in_its_general_phase(mode
     more = asked_training(state, Distill(epochs=2, general=General(epochs=3), augment=Augment(splices=2)))
     assert (plain.steps, plain.general_steps) == (40, 20)
     assert (more.steps, more.general_steps) == (120, 20)
+
+
+def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model: BertForSequenceClassification) -> None:
+    state = state_of(model, Recipe(train=Train(batch=16)))
+    state.teacher = model
+    curve = tuple(Validation(score, -1.0) for score in (0.6, 0.9, 0.8))
+    outcome = TrainingOutcome(2, Validation(0.5, -1.0), curve[1], False, curve=curve, out_of_patience=True)
+    planned = size(kind="full", steps=80, epochs=8, kept=None, seconds=None)
+    clock = SimpleNamespace(seconds=15.0)
+    found = trained(state, planned, outcome, Validation(1.0, -1.0), RunningTime(clock, 15.0))
+    assert (found.epochs, found.steps, found.kept) == (3, 30, 0.9)
+    assert [(one.steps, one.kept) for one in found.curve] == [(10, 0.6), (20, 0.9), (30, 0.8)]
+    assert step_seconds(record(found), ASKED, 0.5) == pytest.approx(15 / 30)
