@@ -29,6 +29,7 @@ class LiveTeacher:
     """
 
     asks = 0  #: number of rows that are run before training
+    caches: Sequence[bool] = ()  #: nothing of any teacher
 
     def __init__(
         self, members: Sequence[Member], look: FeatureRequest, temperature: float = 1.0, *, logits: Tensor | None = None

@@ -56,6 +56,11 @@ class StatesTeacher(Teacher):
         return super().asks + sum(each.asks for each in self.others)
 
     @property
+    def caches(self) -> list[bool]:
+        """Whether each teacher's states are cached."""
+        return [*super().caches, *(each.keeps for each in self.others)]
+
+    @property
     def note(self) -> str | None:
         """Say where the features are, of each teacher that does not have them in memory; None if all have."""
         own = (super().note, *(each.note for each in self.others))

@@ -142,6 +142,11 @@ class Teacher:
         return self.store is not None or not len(self.look)
 
     @property
+    def caches(self) -> list[bool]:
+        """Whether each teacher's features are cached: as float16 then, and once for all epochs."""
+        return [self.keeps]
+
+    @property
     def on_disk(self) -> bool:
         """Whether the features are cached in a file."""
         return isinstance(self.store, DiskFeatureStore)

@@ -15,7 +15,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms, objective_hooks
 from compression.engine.stages.task_training import NamedTraining
 from compression.engine.stages.teacher_ensemble import rows_of
-from compression.engine.stages.teacher_precision import asks_in_half
+from compression.engine.stages.teacher_precision import asks_in_half, record_asking
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
@@ -52,6 +52,7 @@ def general(context: StageContext, settings: Distill, training: NamedTraining | 
     reads, patience = objective.reads_layers, asked.patience
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
     hooks = objective_hooks(objective)
+    changed = record_asking(context.saved(phase) or {}, training.beside, teacher)
     validate = partial(_validate, context, objective, judge)
     ticks = context.train(phase, plan, objective, hooks, rows=student_rows, judge=validate, beside=training.beside)
     outcome = yield from context.tracker.relay(phase, log_terms(ticks, objective, context.processes.size))
@@ -66,7 +67,7 @@ def general(context: StageContext, settings: Distill, training: NamedTraining | 
         f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
     )
-    context.notes.extend(training.told(one) for one in (told, *comparison.notes(), *outcome.remarks))
+    context.notes.extend(training.told(one) for one in (told, *comparison.notes(), *outcome.remarks, *changed))
 
 
 def _teacher(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import output_objective
 from compression.engine.stages.teacher_ensemble import ASK
-from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher, restore_teacher
+from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher, record_asking, restore_teacher
 from compression.modalities.base import label_loss
 from compression.models.adapters.registry import adapter_of
 from compression.models.tensors import Tensors
@@ -41,13 +41,15 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
     alone = epochs_alone(len(adapter_of(model).layer_parameters(model)), epochs) if settings.shallow_first else 0
-    is_held, reason, objective = False, "", None
+    is_held, reason, objective, changed = False, "", None, list[str]()
     if settings.by == "teacher":
         objective = yield from context.tracker.relay(precompute(phase), output_objective(context, context.rows["train"]))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
         # Later cuts and distillation run the teacher again, in float32 as here.
-        before = HELD in (context.saved(phase) or {})
-        is_held, reason = yield from quantize_teacher(context, asked, guide, before=before, again=True)
+        saved = context.saved(phase) or {}
+        is_held, reason = yield from quantize_teacher(context, asked, guide, before=HELD in saved, again=True)
+        beside = beside | ({HELD: torch.tensor(True)} if is_held else {})
+        changed = record_asking(saved, beside, objective.teacher)
     plan = context.plan(
         "prune.recovery",
         epochs=settings.epochs,
@@ -62,7 +64,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         objective or label_loss(context.task, model),
         TrainingHooks(partial(freeze, model, settings), asked=[] if objective is None else objective.models),
     )
-    ticks = context.train(phase, plan, loss, hooks, beside=beside | ({HELD: torch.tensor(True)} if is_held else {}))
+    ticks = context.train(phase, plan, loss, hooks, beside=beside)
     try:
         outcome = yield from context.tracker.relay(phase, ticks)
     finally:
@@ -76,7 +78,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         which += ", taught by the baseline's answers"
     joined = f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else ""
     context.note_training(which, outcome, settings.epochs, joined)
-    context.notes.extend(outcome.remarks)
+    context.notes.extend((*outcome.remarks, *changed))
 
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from compression.distillation.objective import DistillationObjective
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms, objective_hooks
+from compression.engine.stages.teacher_precision import record_asking
 from compression.modalities.base import Examples
 from compression.models.tensors import Tensors
 from compression.schema.events import Event
@@ -47,6 +48,7 @@ def train_task(
     first, kept = objective.weighting.weights(), training.beside
     if LAST in known:
         kept[LAST] = known[LAST]
+    changed = record_asking(known, kept, objective.teacher)
 
     def after_epoch(news: Step) -> None:
         # At its end training restores the best epoch's weights, the learned weights of the terms included.
@@ -56,7 +58,7 @@ def train_task(
     hooks = objective_hooks(objective, objective.before_step)
     ticks = context.train(phase, plan, objective, hooks, rows=rows, beside=kept)
     outcome = yield from context.tracker.relay(phase, log_terms(ticks, objective, context.processes.size, after_epoch))
-    notes = [*objective.feature_losses.comparison.notes(), *outcome.remarks]
+    notes = [*objective.feature_losses.comparison.notes(), *outcome.remarks, *changed]
     if settings.weighting != "fixed":
         last = kept[LAST].tolist() if LAST in kept else first.values()
         changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))

@@ -3,12 +3,15 @@
 from collections.abc import Generator
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from compression.distillation.objective import AnyTeacher
 from compression.engine.context import StageContext
 from compression.engine.training_memory import GIB, free, needed
+from compression.models.tensors import Tensors
 from compression.quantization.frozen_int8 import freeze_int8, layers_to_freeze, unfreeze
 from compression.quantization.precision import has_bfloat16
 from compression.schema.events import Event, Log
@@ -16,6 +19,9 @@ from compression.schema.recipe.distill import Distill
 
 NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"  #: key under which a training's save records that its teacher is in int8
+ASKED = "asked"
+"""Key under which a training's save records how its teachers were asked: whether in int8, and whether each one's features were
+cached. 1: no, 2: yes, 3: one attempt so and another otherwise."""
 FILE = "teacher-weights.safetensors"
 
 
@@ -66,6 +72,22 @@ def note(context: StageContext, reason: str) -> None:
     """Add a teacher's note to the row once, even if the row's notes come from an earlier attempt's save."""
     if reason and not any(one.startswith(NOTE) for one in context.notes):
         context.notes.append(reason)
+
+
+def record_asking(saved: Tensors, beside: Tensors, teacher: AnyTeacher) -> list[str]:
+    """Put how teachers are asked into what a training's saves store, `beside`, which has HELD if the guide is in int8. Return a
+    note if an earlier attempt, whose save stored `saved`, asked them otherwise: what fits is decided by each attempt.
+    """
+    now = torch.tensor([1 + one for one in (HELD in beside, *teacher.caches)], dtype=torch.uint8)
+    beside[ASKED] = now | saved.get(ASKED, now)
+    held, *cached = (beside[ASKED] == 3).tolist()
+    ways = ["with its weights in 8 bits"] * held + ["anew in each epoch"] * any(cached)
+    if not ways:
+        return []
+    return [
+        "This training went on where memory or disk had other room: for a part of it the teacher was asked "
+        f"{' and '.join(ways)}, for another it was not. So its weights are not to the bit those of a training without a stop."
+    ]
 
 
 def _place(context: StageContext) -> Path:

@@ -60,10 +60,13 @@ def shallow(recipe: Recipe) -> StageContext:
     return state
 
 
-def paused_at(state: StageContext, folder: Path, phase: str, step: int) -> Path:
-    """Run distillation until a step of a phase, as a worker that drains would; return what a new attempt goes on from."""
+def paused_at(state: StageContext, folder: Path, phase: str, step: int, resume: Path | None = None) -> Path:
+    """Run distillation until a step of a phase, as a worker that drains would; return what a new attempt goes on from. resume:
+    what this one goes on from.
+    """
     asked = False
-    state.checkpointer = TrainingCheckpointer(folder / "out", "work", None, lambda: asked)
+    state.checkpointer = TrainingCheckpointer(folder / "out", "work", None, lambda: asked, resume)
+    assert state.checkpointer.look() is None
     with pytest.raises(Pause):
         for event in distill(state):
             if isinstance(event, Progress) and (event.phase, event.step) == (phase, step):

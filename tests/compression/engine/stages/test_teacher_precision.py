@@ -82,7 +82,35 @@ def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_so(tmp_path:
     kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "roomy", "distill", 25)
     room = 0
     later, _ = taught(asked, checkpointer=_resuming(tmp_path / "roomy", kept))
-    assert sum("8 bits" in note for note in later.notes) == 1
+    assert sum(note.startswith(teacher_precision.NOTE) for note in later.notes) == 1
+    assert [note.split(":")[1].split(",")[0] for note in later.notes if "other room" in note] == [
+        " for a part of it the teacher was asked with its weights in 8 bits"
+    ]
+
+
+def test_attempts_that_had_room_for_the_states_and_had_none_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
+    asked = Distill(epochs=2, rate=3e-3, hidden=1.0, teachers=Teachers(precision="float32"))
+
+    def attempt(number: int, room: int, step: int | None) -> StageContext:
+        """Go on where the attempt before was stopped. step: at which this one is stopped."""
+        state = untaught(Recipe(distill=asked, train=TRAIN))
+        state.scratch, state.cache_bytes = tmp_path / "scratch", room
+        before = tmp_path / str(number - 1) if number else None
+        if step is not None:
+            paused_at(state, tmp_path / str(number), "distill", step, before)
+            return state
+        if before is not None:
+            state.checkpointer = _resuming(tmp_path / str(number), before)
+        list(distill(state))
+        return state
+
+    assert not any("other room" in note for note in attempt(0, 1 << 40, None).notes)
+    attempt(0, 1 << 40, 10)
+    attempt(1, 0, 25)
+    (told,) = [note for note in attempt(2, 0, None).notes if "other room" in note]
+    assert "the teacher was asked anew in each epoch, for another it was not" in told
 
 
 def _resuming(folder: Path, kept: Path) -> TrainingCheckpointer:
