@@ -362,10 +362,13 @@ class _Run:
             self.group.local(own).copy_(weight)
 
     def step_back(self) -> str:
-        """Restore the last good epoch at half the rate; return a remark. Raises TrainingDiverged the second time."""
+        """Restore the last good epoch, on a plateau schedule that of the last gain, at half the rate; return a remark. Raises
+        TrainingDiverged the second time.
+        """
         where, plan = self.where, self.plan
         if where.stepped_back:
-            cause = f"the loss of {plan.name} is not finite in epoch {where.epoch}, also at half the rate ({plan.rate / 2:g})"
+            rate = plan.rate * where.scale
+            cause = f"the loss of {plan.name} is not finite in epoch {where.epoch}, also at half the rate ({rate:g})"
             raise TrainingDiverged(cause, param=f"recipe.{plan.name}.rate")
         where.stepped_back = True
         self.restore(self.good)
@@ -375,7 +378,7 @@ class _Run:
         self.optimizer.zero_grad()  # do not accumulate onto gradients that are not finite
         remark = (
             f"The loss of {plan.name} was not finite in epoch {where.epoch}: training went back to the end of epoch "
-            f"{where.epoch - 1} and on at half the rate ({plan.rate / 2:g})."
+            f"{where.gain_epoch} and on at half the rate ({plan.rate * where.scale:g})."
         )
         where.remarks.append(remark)
         return remark

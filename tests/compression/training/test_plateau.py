@@ -11,6 +11,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.validate import Validation
+from compression.modalities.text.batches import Batch
+from compression.schema.errors import TrainingDiverged
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
 from compression.training.trainer import train
@@ -54,6 +56,26 @@ def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassif
     _, outcome = finish(train(model, replace(OPEN, first_gain=0.05), ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, len(outcome.curve)) == (0, 3)
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_step_back_is_to_the_last_gain_at_half_of_the_rate_then(model: BertForSequenceClassification, times: int) -> None:
+    judge, _ = scripted([0.5, 0.6, 0.6, 0.7], model)  # no gain in epoch 2, so epoch 3 begins at 5e-4 with the weights of 1
+    plain, calls = loss_of(model), 0
+
+    def loss(batch: Batch) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return plain(batch) * (float("nan") if 4 < calls <= 4 + times else 1.0)
+
+    ticks = train(model, OPEN, ROWS, judge, loss)
+    if times == 2:
+        with pytest.raises(TrainingDiverged, match=r"also at half the rate \(0\.00025\)"):
+            finish(ticks)
+        return
+    _, outcome = finish(ticks)
+    assert "not finite in epoch 3: training went back to the end of epoch 1" in outcome.remarks[0]
+    assert "half the rate (0.00025)" in outcome.remarks[0]
 
 
 def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassification) -> None:
