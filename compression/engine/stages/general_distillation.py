@@ -19,6 +19,7 @@ from compression.engine.stages.teacher_precision import asks_in_half, record_ask
 from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
+from compression.quantization.precision import gradient_precision
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
@@ -46,9 +47,10 @@ def general(context: StageContext, settings: Distill, training: NamedTraining | 
     asked_of = max(teacher.asks + judge.asks, 1)
     for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
         yield from context.tracker.emit(asking, tick)
-    objective = DistillationObjective(
-        context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
-    )
+    with gradient_precision(context.recipe.train.precision):  # the first projections come from what the teacher is asked here
+        objective = DistillationObjective(
+            context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
+        )
     reads, patience = objective.reads_layers, asked.patience
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, reads_layers=reads, patience=patience)
     hooks = objective_hooks(objective)
@@ -90,11 +92,12 @@ def _validate(context: StageContext, objective: DistillationObjective, judge: An
     training = context.model.training
     context.model.eval()
     rows, total = context.rows["validation"], 0.0
-    for whole in rows.by_length(micro_batch_size(BATCH, context.parts)):
-        batch: Batch = whole.to(context.device)
-        given = request_features(context.model, batch, context.task, objective.feature_losses.comparison.student)
-        found = objective.feature_losses.terms(given, judge.outputs(batch), batch)
-        total += objective.weighting.total(found).item() * len(batch.rows) / len(rows)
+    with gradient_precision(context.recipe.train.precision):  # as in training
+        for whole in rows.by_length(micro_batch_size(BATCH, context.parts)):
+            batch: Batch = whole.to(context.device)
+            given = request_features(context.model, batch, context.task, objective.feature_losses.comparison.student)
+            found = objective.feature_losses.terms(given, judge.outputs(batch), batch)
+            total += objective.weighting.total(found).item() * len(batch.rows) / len(rows)
     context.model.train(training)
     return Validation(-total, -total)
 

@@ -12,6 +12,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.teacher_ensemble import EnsembleOutputs
 from compression.engine.stages.teacher_precision import asks_in_half
 from compression.modalities.base import Examples
+from compression.quantization.precision import gradient_precision
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, count_rows
@@ -51,7 +52,8 @@ def objective_for(
     if targets is not None:
         for member in outputs.others:  # the file has what they said
             member.model.cpu()
-    return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=parts, targets=targets)
+    with gradient_precision(context.recipe.train.precision):  # the first projections come from what the teacher is asked here
+        return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=parts, targets=targets)
 
 
 def output_objective(context: StageContext, rows: Examples) -> Generator[Step, None, DistillationObjective]:

@@ -2,16 +2,19 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from compression.distillation.objective import FeatureLosses
 from compression.engine.context import StageContext
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.objectives import log_terms
 from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.quantization.precision import gradient_dtype
 from compression.schema.events import Log, Progress
-from compression.schema.recipe.base import Task
+from compression.schema.recipe.base import Precision, Task
 from compression.schema.recipe.distill import Distill, General
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.system.progress import Step
@@ -74,6 +77,26 @@ def test_each_weight_of_the_general_phase_counts() -> None:
     named, whole = told(**weights)
     assert named == weights
     assert whole == pytest.approx(sum(weight * alone[name] for name, weight in weights.items()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [("float32", {torch.float32}), ("auto", {torch.bfloat16})])
+def test_the_recipe_s_precision_is_that_of_judging_and_of_the_first_projections(
+    asked: Precision, wanted: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[torch.dtype]] = {"fitted": set(), "terms": set()}
+    monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda _device: True)
+    for name, plain in (("_fitted", FeatureLosses._fitted), ("terms", FeatureLosses.terms)):
+
+        def noted(self: FeatureLosses, *given: Any, name: str = name, plain: Any = plain) -> Any:
+            seen[name.removeprefix("_")].add(gradient_dtype(torch.device("cpu")))
+            return plain(self, *given)
+
+        monkeypatch.setattr(FeatureLosses, name, noted)
+    settings = Distill(epochs=1, general=General.model_validate(STILL))
+    state = state_of(deep(), Recipe(prune=None, distill=settings, train=TRAIN.model_copy(update={"precision": asked})))
+    disturbed(state)
+    list(distill(state))
+    assert seen == {"fitted": wanted, "terms": wanted}
 
 
 @pytest.mark.parametrize(
