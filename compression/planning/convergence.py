@@ -30,7 +30,12 @@ def convergence(
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
         stopped = f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
-    elif out_of_patience or is_open:
+    elif out_of_patience:
+        return (
+            False,
+            f"One epoch without a gain (epoch {best_epoch} of {epochs} is the best) is too few to see whether gains had ended.",
+        )
+    elif is_open:
         return False, f"Training ended after {epochs} epochs while validation was still gaining (best: epoch {best_epoch})."
     elif epochs < FEWEST_EPOCHS:
         return False, f"{epochs} epochs are too few to see whether validation had stopped gaining."

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.shapes import Count, deepest_shape
+from compression.planning import preparation
 from compression.planning.artifact_work import scored
 from compression.planning.estimator import PlannedJob, planned_steps
 from compression.planning.pruning_reach import goes_past
@@ -102,6 +103,12 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
             yield f"The ratio {prune.deepest:g} rounds to no change of shape."
         if family.decodes and job.recipe.auto is None:  # there the ratio is of the first size that is tried
             yield from _too_deep(prune, left)
+    prepare, steps = job.recipe.prepare, preparation.steps_an_epoch(job.texts.rows["train"], job.recipe.train)
+    if (prepare.epochs is None or prepare.epochs > 1) and preparation.patience(prepare, steps) == 1:
+        yield (
+            "prepare.patience: 1 ends the original's training at the first epoch that brings nothing. One such epoch does not "
+            "show that it had stopped gaining, so what is kept of its score stays unproven: choose at least 2."
+        )
     if prune and prune.reconstruct and not prune.reconstructs:
         yield "prune.reconstruct is not done beside prune.search, whose cut keeps the weights that its error tables assume."
     if prune and distill is None and prune.recovery is None:

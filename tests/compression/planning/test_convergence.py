@@ -12,7 +12,7 @@ FLAT = [0.5, 0.8, 0.9, 0.905, 0.902, 0.904]
     ("curve", "best", "out_of_patience", "is_open", "converged", "why"),
     [
         ([0.8, 0.9, 0.89, 0.88, 0.9], 2, True, True, True, "epoch 2 of 5 is the best"),
-        ([0.8, 0.9, 0.89], 2, True, True, False, "still gaining"),  # a patience of one epoch sees too little
+        ([0.8, 0.9, 0.89], 2, True, True, False, "One epoch without a gain (epoch 2 of 3 is the best) is too few"),
         (RISING, 6, False, True, False, "still gaining"),  # the bound, or the job's budget
         ([0.8, 0.7, 0.7, 0.7], 0, True, True, True, "epoch 0 of 4"),  # nothing was better than what was sent
         (RISING, 6, False, False, False, "at least one standard error (0.0100)"),
