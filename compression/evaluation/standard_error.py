@@ -76,7 +76,7 @@ def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tens
 def _losses(model: nn.Module, rows: Examples, parts: int) -> list[float]:
     if (packed := rows.task.packed) is not None:
         return [packed.loss(model, rows, parts)]
-    answers, whole = logits(model, rows, parts), rows.batch(list(range(len(rows))))
+    answers, whole = logits(model, rows, parts), rows.without_inputs()
     return [rows.task.loss(answers * share, whole).item() for share in SHARES]
 
 
