@@ -35,6 +35,8 @@ RING_SECONDS = 5.0
 """Interval of wake-ups for a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
 REMEMBER_SECONDS = 24 * 3600.0
 """How long Idempotency-Keys, predictions and the rows of lost workers are kept."""
+STOP_SECONDS = 5.0
+"""How long a keeper that stops waits for the storage. What it deletes then, the next one deletes again."""
 
 
 def take_leadership(session: Session, holder: str, seconds: float) -> bool:
@@ -56,7 +58,7 @@ class Keeper:
         self.sweeper = Sweeper(settings, storage)
         # Containers may share a host name, and each counts its processes from 1.
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self.stopped = threading.Event()
+        self.stopped, self.leads = threading.Event(), False
         self.rung: dict[str, float] = {}
         self.grace_until = 0.0
 
@@ -67,21 +69,32 @@ class Keeper:
         period, too.
         """
         self.grace_until = time.monotonic() + self.settings.lease_seconds
+        sweeping = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+        sweeping.start()
         while not self.stopped.is_set():
             try:
                 self.round()
             except SQLAlchemyError as error:
                 log.warning("round_failed", error=str(error))
                 self.grace_until = time.monotonic() + self.settings.lease_seconds
-            except Exception as error:  # a storage that is away raises its client's own errors; jobs are requeued all the same
-                log.warning("storage_away", error=f"{type(error).__name__}: {error}"[:500])
             self.stopped.wait(self.settings.keeper_seconds)
+        sweeping.join(STOP_SECONDS)
+
+    def _sweep(self) -> None:
+        """Free bytes while this keeper leads: in a separate thread, since a slow storage may take hours for a large dataset."""
+        while not self.stopped.wait(self.settings.keeper_seconds):
+            try:
+                if self.leads:
+                    self.sweeper.round()
+            except Exception as error:  # nobody would see that this thread has ended
+                log.warning("sweep_failed", error=f"{type(error).__name__}: {error}"[:500])
 
     def round(self) -> None:
-        """Do everything once, if this keeper leads."""
+        """Do everything but freeing bytes once, if this keeper leads."""
         with writing() as session:
-            if not take_leadership(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds)):
-                return
+            self.leads = take_leadership(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds))
+        if not self.leads:
+            return
         if time.monotonic() >= self.grace_until:
             with writing() as session:
                 reaped = jobs.requeue_expired(
@@ -99,7 +112,6 @@ class Keeper:
             for profile_id in silent:
                 log.warning("device_silent", profile=profile_id)
         self._wake()
-        self.sweeper.round()
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
             session.execute(delete(Prediction).where(Prediction.created_at < now(-REMEMBER_SECONDS)))

@@ -5,11 +5,13 @@ that no row can come to name are safe to delete.
 """
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import structlog
-from sqlalchemy import case, delete, select, update
+from sqlalchemy import ColumnElement, case, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.core import crash_points
@@ -26,17 +28,21 @@ UNFINISHED_SECONDS = 24 * 3600.0
 """How long unfinished files of killed processes are kept."""
 AT_ONCE = 20
 """Rows per kind and round whose bytes are freed."""
+AGAIN_SECONDS = 60.0
+"""How long what could not be freed is left alone."""
 
 
 class Sweeper:
-    """Frees bytes for the keeper. Every step may be interrupted and repeated."""
+    """Frees bytes for the keeper. Every step may be interrupted and repeated, and one that fails stops no other."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings, self.storage = settings, storage
         self.swept = time.monotonic()
+        self.seen: dict[str, str] = {}  # by step, the last row of the last round
+        self.failed: dict[str, float] = {}  # by prefix, when to try again what could not be freed
 
     def round(self) -> None:
-        """Free what has become free; now and then scan everything."""
+        """Free what has become free; now and then scan everything. Raises SQLAlchemyError."""
         self._deleted()
         self._spent()
         self._left_by_attempts()
@@ -50,22 +56,42 @@ class Sweeper:
         for identifier in gone:
             log.info("upload_abandoned", upload=identifier)
 
-    def _deleted(self) -> None:
+    def _free(self, prefix: str, free: Callable[[], None]) -> None:
+        """Free the bytes under a prefix, unless that failed a moment ago; log why it fails."""
+        if time.monotonic() < self.failed.get(prefix, 0.0):
+            return
+        try:
+            free()
+            self.failed.pop(prefix, None)
+        except Exception as error:  # each storage raises its client's own errors
+            self.failed[prefix] = time.monotonic() + AGAIN_SECONDS
+            log.warning("not_freed", prefix=prefix, error=f"{type(error).__name__}: {error}"[:500])
+
+    def _next(self, step: str, where: ColumnElement[bool], identifier: Any, *columns: Any) -> Sequence[Any]:
+        """Return the next rows of a step. Those that cannot be freed come again last, so they keep no others waiting."""
+        query = select(identifier, *columns).where(where, identifier > self.seen.get(step, ""))
         with reading() as session:
-            gone: list[tuple[Any, str, str]] = []
-            for kind, prefix in ((Job, "jobs"), (Model, "uploads"), (Dataset, "uploads")):
-                dead = select(kind.id).where(kind.deleted_at.is_not(None), kind.purged_at.is_(None)).limit(AT_ONCE)
-                gone += [(kind, identifier, f"{prefix}/{identifier}/") for identifier in session.scalars(dead)]
-        for kind, identifier, prefix in gone:
-            self._empty(prefix)
-            crash_points.reach("keeper_before_purge_recorded")
-            with writing() as session:
-                if kind is not Job:
-                    owner = File.model_id if kind is Model else File.dataset_id
-                    files = select(File.id).where(owner == identifier)
-                    session.execute(delete(UploadPart).where(UploadPart.file_id.in_(files)))
-                    session.execute(delete(File).where(owner == identifier))
-                session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
+            rows = session.execute(query.order_by(identifier).limit(AT_ONCE)).all()
+        self.seen[step] = rows[-1][0] if len(rows) == AT_ONCE else ""
+        return rows
+
+    def _deleted(self) -> None:
+        for kind, prefix in ((Job, "jobs"), (Model, "uploads"), (Dataset, "uploads")):
+            dead = kind.deleted_at.is_not(None) & kind.purged_at.is_(None)
+            for (identifier,) in self._next(kind.__tablename__, dead, kind.id):
+                place = f"{prefix}/{identifier}/"
+                self._free(place, partial(self._purge, kind, identifier, place))
+
+    def _purge(self, kind: Any, identifier: str, prefix: str) -> None:
+        self.storage.delete_all([stored.key for stored in self.storage.objects(prefix)])
+        crash_points.reach("keeper_before_purge_recorded")
+        with writing() as session:
+            if kind is not Job:
+                owner = File.model_id if kind is Model else File.dataset_id
+                files = select(File.id).where(owner == identifier)
+                session.execute(delete(UploadPart).where(UploadPart.file_id.in_(files)))
+                session.execute(delete(File).where(owner == identifier))
+            session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
 
     def _spent(self) -> None:
         """Delete the checkpoints of jobs that have ended, but for error tables: first the rows, then the bytes."""
@@ -79,21 +105,25 @@ class Sweeper:
         """Scan jobs after each of their attempts, once."""
         # An attempt that ended may leave bytes; while one runs, only earlier ones may.
         ended = case((Job.state == RUNNING, Job.fence), else_=Job.fence + 1)
-        with reading() as session:
-            rows = session.execute(select(Job.id, ended).where(Job.swept_fence < ended, Job.fence > 0).limit(AT_ONCE)).all()
-        for job_id, until in rows:
-            self._sweep_job(job_id, [stored.key for stored in self.storage.objects(f"jobs/{job_id}/")])
-            with writing() as session:
-                session.execute(update(Job).where(Job.id == job_id).values(swept_fence=until))
+        for job_id, until in self._next("attempts", (Job.swept_fence < ended) & (Job.fence > 0), Job.id, ended):
+            self._free(f"jobs/{job_id}/", partial(self._sweep_after, job_id, until))
+
+    def _sweep_after(self, job_id: str, until: int) -> None:
+        self._sweep_job(job_id, [stored.key for stored in self.storage.objects(f"jobs/{job_id}/")])
+        with writing() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(swept_fence=until))
 
     def sweep_all(self) -> None:
         """Scan the whole storage: a worker that was presumed dead may have stored more after its job was swept."""
         self._abandoned()
         for prefix, sweep in (("jobs/", self._sweep_job), ("uploads/", self._sweep_upload)):
-            keys = (stored.key for stored in self.storage.objects(prefix))
-            for owner, found in groupby(keys, key=lambda key: key.split("/")[1]):
-                sweep(owner, list(found))
-        self.storage.forget_unfinished(UNFINISHED_SECONDS)
+            self._free(prefix, partial(self._sweep_below, prefix, sweep))
+        self._free(".incoming/", partial(self.storage.forget_unfinished, UNFINISHED_SECONDS))
+
+    def _sweep_below(self, prefix: str, sweep: Callable[[str, list[str]], None]) -> None:
+        keys = (stored.key for stored in self.storage.objects(prefix))
+        for owner, found in groupby(keys, key=lambda key: key.split("/")[1]):
+            self._free(f"{prefix}{owner}/", partial(sweep, owner, list(found)))
 
     def _sweep_job(self, job_id: str, keys: list[str]) -> None:
         """Delete what no row names and no attempt may still name. The keys were listed before the rows are read."""
@@ -102,11 +132,8 @@ class Sweeper:
         with reading() as session:
             job = session.execute(select(Job.state, Job.fence).where(Job.id == job_id)).one_or_none()
             named = _named(session, job_id)
-        for key in keys:
-            fence = key.split("/")[2]
-            may_come = job is not None and job.state == RUNNING and fence == str(job.fence)
-            if key not in named and not may_come:
-                self._remove(key)
+        running = f"jobs/{job_id}/{job.fence}/" if job is not None and job.state == RUNNING else None
+        self._remove([key for key in keys if key not in named and not (running and key.startswith(running))])
 
     def _sweep_upload(self, owner: str, keys: list[str]) -> None:
         with reading() as session:
@@ -118,17 +145,12 @@ class Sweeper:
             named = set(session.scalars(select(File.key).where(mine, File.key.is_not(None))))
         if UPLOADING in states:
             return  # bytes are stored before the row that names them
+        self._remove([key for key in keys if key not in named])
+
+    def _remove(self, keys: list[str]) -> None:
         for key in keys:
-            if key not in named:
-                self._remove(key)
-
-    def _remove(self, key: str) -> None:
-        log.info("left_over_removed", key=key)
-        self.storage.delete(key)
-
-    def _empty(self, prefix: str) -> None:
-        for stored in list(self.storage.objects(prefix)):
-            self.storage.delete(stored.key)
+            log.info("left_over_removed", key=key)
+        self.storage.delete_all(keys)
 
 
 def _named(session: Session, job_id: str) -> set[str]:

@@ -61,12 +61,12 @@ def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, storage: Loc
         storage.put_file(f"{prefix}/model", io.BytesIO(b"2"))
         session.add(Checkpoint(job_id=job.id, stage="baseline", fence=1, prefix=prefix, files=[]))
         session.get_one(Model, gone.id).deleted_at = gone.created_at
-    keeper = Keeper(settings, storage)
-    keeper.round()
+    sweeper = Keeper(settings, storage).sweeper
+    sweeper.round()
     assert [stored.key for stored in storage.objects("uploads/")] == [f"uploads/{kept.id}/x"]
     assert [stored.key for stored in storage.objects("jobs/")] == [f"{prefix}/model"]  # the job still runs
     do(jobs.finish, claim, {}, [])
-    keeper.round()
+    sweeper.round()
     assert list(storage.objects("jobs/")) == []
     with writing() as session:
         assert session.get_one(Model, gone.id).purged_at is not None
@@ -106,6 +106,37 @@ def test_jobs_are_taken_from_the_lost_while_storage_is_away(settings: Settings, 
         session.get_one(Model, job.model_id).deleted_at = job.created_at
     with running(Keeper(hurried, Away(tmp_path / "store"))):
         wait_for(lambda: state_of(job) == "queued")
+
+
+class Hanging(LocalStorage):
+    """A bucket that takes ever so long to delete."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.deletes, self.ended = threading.Event(), threading.Event()
+
+    def delete(self, key: str) -> None:
+        self.deletes.set()
+        assert self.ended.wait(60)
+        super().delete(key)
+
+
+def test_a_deletion_that_takes_long_keeps_no_job_with_the_lost(settings: Settings, tmp_path: Path) -> None:
+    hurried = settings.model_copy(update={"lease_seconds": 0.2, "keeper_seconds": 0.05})
+    storage = Hanging(tmp_path / "store")
+    with writing() as session:
+        gone, _ = ready(session, team(session))
+        storage.put_file(f"uploads/{gone.id}/x", io.BytesIO(b"1"))
+        session.get_one(Model, gone.id).deleted_at = gone.created_at
+    with running(Keeper(hurried, storage)):
+        try:
+            assert storage.deletes.wait(60)
+            job = lost_job()
+            wait_for(lambda: state_of(job) == "queued", seconds=10)
+            assert list(storage.objects("uploads/")) != []
+        finally:
+            storage.ended.set()
+        wait_for(lambda: list(storage.objects("uploads/")) == [])
 
 
 def test_it_waits_a_lease_after_a_lost_database(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What no row can come to name any more goes; what is named, or may still be, stays."""
 
 import io
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -14,6 +15,7 @@ from app.store.db import reading, writing
 from app.store.models import Dataset, File, Job, Model, UploadPart
 from app.store.storage import LocalStorage
 from tests.support.rows import TASK, claimed, do, submitted, team
+from workers import sweeper as sweepers
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]
@@ -126,3 +128,49 @@ def test_an_upload_that_was_given_up_goes_and_one_that_goes_on_stays(settings: S
     sweeper.sweep_all()
     with reading() as session:
         assert session.get_one(Model, rows["slow"].id).deleted_at is None
+
+
+class Locked(LocalStorage):
+    """A bucket in which one object is locked."""
+
+    locked = ""
+
+    def delete(self, key: str) -> None:
+        if key == self.locked:
+            raise PermissionError(key)
+        super().delete(key)
+
+
+def test_what_cannot_be_deleted_stops_nothing_else(
+    job: Job, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweepers, "AT_ONCE", 1)
+    storage = Locked(tmp_path / "store")
+    with writing() as session:
+        owner = team(session)
+        models = [Model(team_id=owner.id, name=name, state="ready", deleted_at=now()) for name in ("locked", "free")]
+        session.add_all(models)
+    locked, free = sorted(models, key=lambda model: model.id)
+    storage.locked = f"uploads/{locked.id}/x"
+    attempt = claimed()
+    do(stage_results.record_training, attempt, f"jobs/{job.id}/1/checkpoints/training-1", CHECKPOINT, {"step": 1})
+    do(jobs.finish, attempt, {}, [])
+    left = f"jobs/{job.id}/1/checkpoints/training-1/state.json"
+    put(storage, storage.locked, f"uploads/{free.id}/x", left, "jobs/job_nobody/1/x", "uploads/mdl_nobody/x")
+    sweeper = Sweeper(settings, storage)
+    for _ in range(2):  # of each kind it frees one at a time, and the locked one is the first
+        sweeper.round()
+    assert keys(storage) == ["jobs/job_nobody/1/x", storage.locked, "uploads/mdl_nobody/x"]
+    sweeper.sweep_all()
+    assert keys(storage) == [storage.locked]
+    with reading() as session:
+        assert session.scalars(select(Model.id).where(Model.purged_at.is_not(None))).all() == [free.id]
+    # The lock is taken away: what failed a moment ago is left alone for a while, and then freed.
+    storage.locked = ""
+    sweeper.round()
+    assert keys(storage) != []
+    for prefix in sweeper.failed:
+        sweeper.failed[prefix] -= sweepers.AGAIN_SECONDS
+    sweeper.round()
+    sweeper.round()
+    assert keys(storage) == []

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import obstore
 import pytest
 
-from app.store.storage import CHUNK, LocalStorage, Storage
+from app.store.storage import CHUNK, LocalStorage, S3Storage, Storage
 
 
 async def pieces(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:
@@ -65,6 +66,19 @@ def test_files_are_put_listed_fetched_and_deleted(storage: Storage, tmp_path: Pa
     storage.delete("x/one")
     storage.delete("x/one")
     assert [found.key for found in storage.objects("x/")] == ["x/deep/two"]
+
+
+def test_many_are_deleted_in_few_requests(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Storage, "DELETED_AT_ONCE", 2)
+    asked, delete = [], obstore.delete
+    monkeypatch.setattr(obstore, "delete", lambda store, keys: (asked.append(list(keys)), delete(store, keys)))
+    keys = [f"many/{number}" for number in range(5)]
+    for key in ("many/0", "many/2", "many/4", "others/0"):
+        storage.put_file(key, io.BytesIO(b"1"))
+    storage.delete_all(keys)
+    assert [found.key for found in storage.objects("")] == ["others/0"]
+    assert asked == ([] if isinstance(storage, LocalStorage) else [keys[:2], keys[2:4], keys[4:]])
+    storage.delete_all([])
 
 
 def test_a_presigned_url_needs_no_key(storage: Storage) -> None:
