@@ -122,8 +122,11 @@ class Sweeper:
 
     def _sweep_below(self, prefix: str, sweep: Callable[[str, list[str]], None]) -> None:
         keys = (stored.key for stored in self.storage.objects(prefix))
-        for owner, found in groupby(keys, key=lambda key: key.split("/")[1]):
-            self._free(f"{prefix}{owner}/", partial(sweep, owner, list(found)))
+        for owner, found in groupby(keys, key=_owner):
+            if owner:
+                self._free(f"{prefix}{owner}/", partial(sweep, owner, list(found)))
+            else:  # a desktop's .DS_Store, an NFS server's .nfs…, what a bucket's console makes for a folder
+                log.info("strays_left", keys=list(found)[:20])
 
     def _sweep_job(self, job_id: str, keys: list[str]) -> None:
         """Delete what no row names and no attempt may still name. The keys were listed before the rows are read."""
@@ -151,6 +154,13 @@ class Sweeper:
         for key in keys:
             log.info("left_over_removed", key=key)
         self.storage.delete_all(keys)
+
+
+def _owner(key: str) -> str:
+    """Return the id of the job or upload that a key belongs to; "" for a key that Lathe never makes."""
+    _, _, rest = key.partition("/")
+    owner, _, name = rest.partition("/")
+    return owner if name else ""
 
 
 def _named(session: Session, job_id: str) -> set[str]:

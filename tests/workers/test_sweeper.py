@@ -61,6 +61,13 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
     assert keys(storage) == []
 
 
+def test_files_that_others_left_in_a_folder_stop_no_sweep(job: Job, settings: Settings, storage: LocalStorage) -> None:
+    strays = ["jobs/.DS_Store", "uploads/.nfs0001"]
+    put(storage, *strays, "jobs/job_nobody/1/x", f"jobs/{job.id}/.DS_Store", "uploads/mdl_nobody/x")
+    Sweeper(settings, storage).sweep_all()
+    assert keys(storage) == strays
+
+
 def test_bytes_of_an_upload_wait_for_their_row_until_it_is_sealed(settings: Settings, storage: LocalStorage) -> None:
     with writing() as session:
         model = Model(team_id=team(session).id, name="m")
