@@ -11,7 +11,7 @@ import threading
 import time
 
 import structlog
-from sqlalchemy import delete, or_
+from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -61,6 +61,7 @@ class Keeper:
         self.stopped, self.leads = threading.Event(), False
         self.rung: dict[str, float] = {}
         self.grace_until = 0.0
+        self.offset: float | None = None  # seconds from this machine's monotonic clock to the database's, at the last round
 
     def run(self) -> None:
         """Make rounds until stopped. A database outage stops no job, since the workers could not renew either.
@@ -93,6 +94,7 @@ class Keeper:
         """Do everything but freeing bytes once, if this keeper leads."""
         with writing() as session:
             self.leads = take_leadership(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds))
+            self._check_clock(session)
         if not self.leads:
             return
         if time.monotonic() >= self.grace_until:
@@ -117,6 +119,18 @@ class Keeper:
             session.execute(delete(Prediction).where(Prediction.created_at < now(-REMEMBER_SECONDS)))
             audit.delete_expired(session)
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
+
+    def _check_clock(self, session: Session) -> None:
+        """Begin a grace period if the database's clock has jumped: workers that live have had no time to renew.
+
+        So does a machine that wakes: while it was suspended, its monotonic clock stood still.
+        """
+        offset = session.scalars(select(now())).one().timestamp() - time.monotonic()
+        jumped = 0.0 if self.offset is None else offset - self.offset
+        self.offset = offset
+        if abs(jumped) > self.settings.lease_seconds / 3:
+            log.warning("clock_jumped", seconds=round(jumped, 1))
+            self.grace_until = time.monotonic() + self.settings.lease_seconds
 
     def _wake(self) -> None:
         with reading() as session:

@@ -160,6 +160,26 @@ def test_it_waits_a_lease_after_a_lost_database(settings: Settings, tmp_path: Pa
             away.clear()
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_after_a_jump_of_the_clock_the_living_have_a_lease_to_say_so(
+    hours: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(settings.model_copy(update={"lease_seconds": 3.0}), LocalStorage(tmp_path / "store"))
+    keeper.round()
+    with writing() as session:
+        alive, dead = submitted(session), submitted(session)
+        claims = [jobs.claim(session, worker, -1) for worker in ("alive", "dead")]  # as after a nap of both
+    monkeypatch.setattr(keepers, "now", lambda seconds=0.0: now(hours * 3600 + seconds))
+    keeper.round()
+    assert [state_of(job) for job in (alive, dead)] == ["running", "running"]
+    do(jobs.heartbeat, claims[0], 60)
+    keeper.round()  # no jump since the last one, and its grace goes on
+    assert state_of(dead) == "running"
+    keeper.grace_until -= 3.0
+    keeper.round()
+    assert [state_of(job) for job in (alive, dead)] == ["running", "queued"]
+
+
 def lost_job() -> Job:
     with writing() as session:
         job = submitted(session)
