@@ -219,7 +219,11 @@ class S3Storage(Storage):
     """A bucket, through obstore. Large objects are sent in parts, a few at a time, so memory stays bounded."""
 
     PART = 8 << 20
+    READ_AT_ONCE = 64 << 20
+    """Bytes of one GET. obstore goes on where a connection broke, but for three minutes of a GET only."""
     DELETED_AT_ONCE = 1000
+    SILENCE_SECONDS = 30.0
+    """How long a server may send nothing. How long a whole answer takes depends on its size, and on who reads it."""
 
     def __init__(self, bucket: str, prefix: str, settings: Settings) -> None:
         secret = settings.s3_secret_access_key
@@ -233,7 +237,11 @@ class S3Storage(Storage):
             access_key_id=settings.s3_access_key_id,
             secret_access_key=secret.get_secret_value() if secret else None,
             virtual_hosted_style_request=settings.s3_endpoint is None,
-            client_options={"allow_http": plain_http},
+            client_options={
+                "allow_http": plain_http,
+                "read_timeout": timedelta(seconds=self.SILENCE_SECONDS),
+                "timeout": timedelta(days=1),  # obstore's own is 30 seconds, until the last byte
+            },
         )
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
@@ -247,8 +255,8 @@ class S3Storage(Storage):
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         """See Storage."""
         try:
-            if stop > start:
-                found = obstore.get(self.store, key, options={"range": (start, stop)})
+            for begin in range(start, stop, self.READ_AT_ONCE):
+                found = obstore.get(self.store, key, options={"range": (begin, min(stop, begin + self.READ_AT_ONCE))})
                 for chunk in found.stream(min_chunk_size=CHUNK):
                     yield bytes(chunk)
         except (NotFoundError, FileNotFoundError) as error:

@@ -3,14 +3,19 @@
 import asyncio
 import io
 import os
+import threading
+import time
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import obstore
 import pytest
 
-from app.store.storage import CHUNK, LocalStorage, S3Storage, Storage
+from app.core.settings import Settings
+from app.store.storage import CHUNK, LocalStorage, S3Storage, Storage, open_storage
 
 
 async def pieces(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:
@@ -28,6 +33,46 @@ def test_a_stream_comes_back_whole_and_by_range(storage: Storage) -> None:
     assert b"".join(storage.read("a/b", 0, len(DATA))) == DATA
     assert b"".join(storage.read("a/b", 7, CHUNK + 9)) == DATA[7 : CHUNK + 9]
     assert b"".join(storage.read("a/b", 5, 5)) == b""
+
+
+class SlowS3(BaseHTTPRequestHandler):
+    """Sends each range of DATA in four pieces, slowly."""
+
+    asked: ClassVar[list[tuple[int, int]]] = []
+
+    def do_GET(self) -> None:
+        start, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        self.asked.append((start, last + 1))
+        body = DATA[start : last + 1]
+        self.send_response(206)
+        told = {"Content-Range": f"bytes {start}-{last}/{len(DATA)}", "Content-Length": str(len(body)), "ETag": '"x"'}
+        for name, value in {**told, "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for at in range(0, len(body), len(body) // 4):
+            self.wfile.write(body[at : at + len(body) // 4])
+            time.sleep(0.1)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_large_object_may_come_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Storage, "READ_AT_ONCE", len(DATA) // 2)
+    monkeypatch.setattr(S3Storage, "SILENCE_SECONDS", 0.3)  # less than a range takes
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowS3) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        access = {"s3_access_key_id": "k", "s3_secret_access_key": "s"}
+        storage = open_storage(
+            Settings(storage_url="s3://lathe", s3_endpoint=f"http://127.0.0.1:{server.server_port}", **access)
+        )
+        assert b"".join(storage.read("large", 0, len(DATA))) == DATA
+        server.shutdown()
+    halves = [(0, len(DATA) // 2), (len(DATA) // 2, len(DATA))]
+    assert [one for one in SlowS3.asked if one in halves] == halves
+    assert isinstance(storage, S3Storage)
+    assert (
+        storage.store.client_options["timeout"] == "1day"
+    )  # a shorter one would break answers off, and obstore go on once or twice
 
 
 def test_a_stream_that_breaks_leaves_nothing(storage: Storage) -> None:
