@@ -1,6 +1,7 @@
 """/healthz: whether the process is alive, and whether it can do its work. No key needed."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import io
 import secrets
@@ -21,6 +22,8 @@ from app.store.storage import Storage
 
 router = APIRouter(prefix="/healthz", tags=["health"])
 FRESH_SECONDS = 1.0
+ANSWER_SECONDS = 4.0
+"""After this time a part is said not to answer: probes themselves wait about five seconds. obstore would try for minutes."""
 HOLDER = secrets.token_hex(8)
 """Identifies this process in its test writes."""
 
@@ -45,20 +48,41 @@ async def live() -> LiveOut:
     return LiveOut()
 
 
+class _Test:
+    """A write to each part, in a thread of its own: one that hangs takes no other request's thread."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.begun = time.monotonic()
+        self.found: dict[str, str] = {}
+        self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
+        self.thread = threading.Thread(target=self._run, args=(storage,), name="readiness", daemon=True)
+        self.thread.start()
+
+    def _run(self, storage: Storage) -> None:
+        self.found["database"] = _database()
+        self.found["storage"] = _storage(storage)
+        with contextlib.suppress(RuntimeError):  # the process stops, and nobody waits any more
+            self.loop.call_soon_threadsafe(self.ended.set)
+
+    async def result(self) -> dict[str, str]:
+        """Return the result for each part once they are there, or what is there after a while."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), self.begun + ANSWER_SECONDS - time.monotonic())
+        silent = f"no answer within {ANSWER_SECONDS:g} seconds"
+        return {part: self.found.get(part, silent) for part in ("database", "storage")}
+
+
 class _Ready:
-    """Tests a write to each, at most once per second, however many ask: a full or read-only disk still answers reads."""
+    """Tests at most once per second and one at a time, however many ask."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.tried, self.found = 0.0, dict[str, str]()
+        self.last: _Test | None = None
 
-    def check(self, storage: Storage) -> dict[str, str]:
-        """Return the last results for database and storage."""
-        with self.lock:
-            if not self.found or time.monotonic() - self.tried >= FRESH_SECONDS:
-                self.found = {"database": _database(), "storage": _storage(storage)}
-                self.tried = time.monotonic()
-            return dict(self.found)
+    async def check(self, storage: Storage) -> dict[str, str]:
+        """Return the last results for database and storage. Call it on the event loop."""
+        if self.last is None or (not self.last.thread.is_alive() and time.monotonic() - self.last.begun >= FRESH_SECONDS):
+            self.last = _Test(storage)
+        return await self.last.result()
 
 
 _ready = _Ready()
@@ -68,12 +92,12 @@ def _database() -> str:
     try:
         with reading() as session:
             session.execute(text("SELECT version_num FROM alembic_version"))
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         return f"away, or not migrated (python -m app.bootstrap): {type(error).__name__}"
     try:
         with writing() as session:
             session.merge(Leader(office="readiness", holder=HOLDER, until=dt.datetime.now(dt.UTC)))
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         return f"takes no write: {type(error).__name__}"
     return "ok"
 
@@ -91,6 +115,6 @@ def _storage(storage: Storage) -> str:
 @router.get("/ready", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
 async def ready(storage: StorageDep) -> Response:
     """Return whether database and storage accept writes. The broker is not checked: jobs are accepted without it."""
-    found = await asyncio.to_thread(_ready.check, storage)
+    found = await _ready.check(storage)
     fine = all(value == "ok" for value in found.values())
     return JSONResponse({"status": "ok" if fine else "unavailable", **found}, 200 if fine else 503)

@@ -1,10 +1,18 @@
 """/healthz as a balancer asks it: readiness tries a write to each part, and names the one that takes none."""
 
+import asyncio
+import json
 import shutil
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import pytest
 
+from app.api.routes import health
+from app.store.storage import LocalStorage, Source
 from tests.conftest import Service, wait_for
 
 
@@ -26,3 +34,42 @@ def test_readiness_names_the_part_that_takes_no_write(alone: Service) -> None:
     wait_for(lambda: said() == (503, False, True))
     assert httpx.get(f"{alone.url}/healthz/ready").json()["database"].startswith("takes no write")
     assert httpx.get(f"{alone.url}/healthz/live").status_code == 200
+
+
+class Hanging(LocalStorage):
+    """A bucket whose network is gone."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.back = threading.Event()
+
+    def put_file(self, key: str, source: Source) -> None:
+        assert self.back.wait(60)
+        super().put_file(key, source)
+
+
+def test_probes_of_a_storage_that_hangs_take_no_thread_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_database", lambda: "ok")
+    monkeypatch.setattr(health, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
+    storage = Hanging(tmp_path / "store")
+
+    async def probed() -> tuple[int, dict[str, str]]:
+        answer = await health.ready(storage)
+        return answer.status_code, json.loads(bytes(answer.body))
+
+    async def probe_often() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        probes = [asyncio.create_task(probed()) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        try:
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "a page of jobs"), 5) == "a page of jobs"
+            found = {"status": "unavailable", "database": "ok", "storage": "no answer within 0.3 seconds"}
+            assert await asyncio.gather(*probes, probed()) == [(503, found)] * 6
+            assert sum(thread.name == "readiness" for thread in threading.enumerate()) == 1
+        finally:
+            storage.back.set()
+        await asyncio.to_thread(wait_for, lambda: all(thread.name != "readiness" for thread in threading.enumerate()))
+        assert await probed() == (200, {"status": "ok", "database": "ok", "storage": "ok"})
+
+    asyncio.run(probe_often())
