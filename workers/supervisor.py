@@ -133,8 +133,8 @@ def _outcome(
     except Exception as error:  # storage, disk, database: our fault, so the job is retried
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return setback(DiskFull(f"{error.strerror}: {error.filename or 'storage'}").as_dict())
-        log.exception("worker_error")
-        return setback(describe_failure("worker_error", f"{type(error).__name__}: {error}"[:500]))
+        log.exception("worker_error")  # it may have addresses, bucket and keys of the service, so the sender gets its kind
+        return setback(describe_failure("worker_error", type(error).__name__))
     log.info("succeeded")
     return None
 

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from obstore.exceptions import GenericError
+from sqlalchemy import select, update
 
 from app.core.settings import Settings
 from app.jobs import jobs
 from app.store.clock import now
 from app.store.db import writing
-from app.store.models import Dataset, File, Job, Worker
+from app.store.models import Dataset, Event, File, Job, Worker
 from app.store.storage import LocalStorage
 from tests.support.rows import claimed, do, submitted
 from workers.supervisor import run_attempt
@@ -69,3 +70,27 @@ def test_it_stops_while_it_fetches(
         found = session.get_one(Job, job.id)
     assert (found.state, found.failures, (found.error or {}).get("code")) == (state, 0, code)
     assert list(settings.scratch.glob("*/")) == []
+
+
+class Telling(LocalStorage):
+    """A bucket that tells with an error where it is."""
+
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        raise GenericError(f"error sending request for url (http://s3.internal:8333/lathe/{key}), AWSAccessKeyId: AKIA1")
+        yield b""
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_a_storage_says_of_itself_reaches_no_sender(settings: Settings, tmp_path: Path) -> None:
+    with writing() as session:
+        job = submitted(session)
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a"]}}
+        session.add(File(model_id=job.model_id, path="x", size=1, sha256="0" * 64, key="uploads/x"))
+    run_attempt(claimed(), settings.model_copy(update={"max_failures": 1}), Telling(tmp_path / "store"))
+    with writing() as session:
+        told = list(session.scalars(select(Event.data).where(Event.job_id == job.id)))
+        told.append(session.get_one(Job, job.id).error or {})
+    causes = {data["cause"] for data in told if data.get("code") == "worker_error"}
+    assert causes == {"The worker could not do its part: fetch, store or start. GenericError"}
+    assert "internal" not in str(told)
+    assert "AKIA1" not in str(told)
