@@ -57,6 +57,17 @@ def next_job(capacity: Capacity | None = None) -> Select[str]:
     )
 
 
+def hold_place(session: Session, job_id: str) -> bool:
+    """Lock the row of a chosen job's team; return whether the team may still have one more running job.
+
+    Workers of different kinds choose different jobs of a team at once: neither waits for the other's job, and each has seen
+    the count of before.
+    """
+    free = (Job.id == job_id, Job.state == QUEUED, Team.running < limit_expression("jobs_running"))
+    place = select(Team.id).join(Job, Job.team_id == Team.id).where(*free)
+    return session.scalar(place.with_for_update(key_share=True, of=Team)) is not None
+
+
 @dataclass(frozen=True)
 class TeamQueue:
     """A team's waiting jobs, and what decides its order among teams."""

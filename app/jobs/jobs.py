@@ -183,14 +183,15 @@ def claim(session: Session, worker_id: str, lease_seconds: float, capacity: Capa
     for again in range(CLAIM_TRIES):
         # Each team offers one job at a time. If others hold the locks on all of those, a worker that found nothing waits for
         # the locks and looks again.
-        chosen = fair_share.next_job(capacity).with_for_update(skip_locked=not again, of=fair_share.ChosenJob)
-        job = session.scalar(
-            update(Job)
-            .where(Job.id == chosen.scalar_subquery(), Job.state == QUEUED)
-            .values(values)
-            .returning(Job)
-            .execution_options(synchronize_session=False, populate_existing=True)
-        )
+        chosen = session.scalar(fair_share.next_job(capacity).with_for_update(skip_locked=not again, of=fair_share.ChosenJob))
+        if chosen is not None and fair_share.hold_place(session, chosen):
+            job = session.scalar(
+                update(Job)
+                .where(Job.id == chosen, Job.state == QUEUED)
+                .values(values)
+                .returning(Job)
+                .execution_options(synchronize_session=False, populate_existing=True)
+            )
         if job is not None or not has_waiting_job(session, capacity):
             break
     if job is None:

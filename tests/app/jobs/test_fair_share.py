@@ -10,6 +10,7 @@ from sqlalchemy import Engine, event, select, text, update
 from sqlalchemy.orm import Session
 
 from app.jobs import fair_share, jobs, queue_forecast
+from app.jobs.capacity import Capacity
 from app.store import quotas
 from app.store.clock import now
 from app.store.models import Job, Team
@@ -89,6 +90,38 @@ def test_a_claim_waits_for_a_job_in_hand(engine: Engine, transaction: SessionMak
         held.close()
         other = waiting.result(60)
     assert [claim.job.id, other.job.id] == [first.id, second.id]
+
+
+def test_workers_of_two_kinds_take_no_more_than_a_team_may_have(
+    engine: Engine, transaction: SessionMaker, new_job: NewJob
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("on SQLite one writes at a time")
+    first, second = new_job("small", device="cpu"), new_job("small", device="cuda")
+    other = new_job("large", device="cuda", priority=-1)
+    set_team(transaction, "small", quotas={"jobs_running": 1})
+    kinds: dict[str, Capacity] = {"cpu": Capacity("cpu"), "card": Capacity("cuda")}
+
+    def ask(kind: str) -> str | None:
+        with transaction() as session:
+            claim = jobs.claim(session, kind, LEASE, kinds[kind])
+        return claim.job.id if claim is not None else None
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as held:
+        session = held.enter_context(transaction())
+        claim = jobs.claim(session, "cpu", LEASE, kinds["cpu"])
+        asked = pool.submit(ask, "card")  # sees no job of the team at work
+        with pytest.raises(TimeoutError):
+            asked.result(0.5)
+        held.close()
+        assert asked.result(60) == other.id
+    assert claim is not None
+    assert claim.job.id == first.id
+    assert ask("card") is None
+    with transaction() as session:
+        assert ("small", 1, 1) in counted(session)
+        jobs.finish(session, claim, {}, [])
+    assert ask("card") == second.id
 
 
 def counted(session: Session) -> list[tuple[str, int, int]]:
