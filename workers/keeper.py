@@ -32,7 +32,7 @@ from workers.sweeper import Sweeper
 log = structlog.get_logger()
 OFFICE = "keeper"
 RING_SECONDS = 5.0
-"""Interval of wake-ups for a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
+"""Interval of wake-ups for a lane in which work waits: often enough after a lost message, rare enough for idle workers."""
 REMEMBER_SECONDS = 24 * 3600.0
 """How long Idempotency-Keys, predictions and the rows of lost workers are kept."""
 STOP_SECONDS = 5.0

@@ -24,8 +24,11 @@ where there is no such worker, so they are sent only if one lives."""
 
 MESSAGE_SECONDS = 3600.0
 """A message that no worker took is discarded after so long. The sender's clock sets the time, the worker's clock checks it: a
-worker whose clock is too far ahead would get no message, and an hour is far more than clocks differ. It need not be less: the
-keeper sends one every few seconds while work waits, 720 messages an hour, and each costs one look at the table."""
+worker whose clock is too far ahead would get no message, and an hour is far more than clocks differ. It need not be less: each
+costs one look at the table."""
+MOST_WAITING = 100
+"""Messages of a queue beyond which none is sent: whoever comes finds enough to look. While work waits and its workers are busy,
+or there are none, the keeper sends 720 an hour, and only a worker discards old ones: they would fill the broker."""
 
 log = structlog.get_logger()
 
@@ -97,11 +100,12 @@ class WakeUpSender:
             self.condition.notify()
 
     def send(self, lane: str) -> bool:
-        """Send a wake-up from this thread; return whether the broker accepted it."""
+        """Send a wake-up from this thread; return whether the broker accepted it, or has enough of them."""
+        queue, options = queue_name(lane), {"retry": False, "expires": MESSAGE_SECONDS, "ignore_result": True}
         try:
-            self.celery.send_task(
-                task_name(lane), queue=queue_name(lane), retry=False, expires=MESSAGE_SECONDS, ignore_result=True
-            )
+            with self.celery.producer_or_acquire() as producer:
+                if producer.channel.queue_declare(queue).message_count < MOST_WAITING:
+                    self.celery.send_task(task_name(lane), queue=queue, producer=producer, **options)
         except Exception as error:
             self.lost += 1
             log.warning("wake_up_lost", lane=lane, error=str(error))

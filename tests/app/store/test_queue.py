@@ -4,6 +4,7 @@ import datetime as dt
 
 import pytest
 from celery.worker.request import Request
+from redis import Redis
 
 from app.core.settings import Settings
 from app.store import broker
@@ -27,3 +28,17 @@ def test_a_worker_whose_clock_is_half_an_hour_ahead_hears_the_bell(monkeypatch: 
 
     monkeypatch.setattr("celery.worker.request.datetime", Theirs)
     assert not request.maybe_expire()
+
+
+def test_wake_ups_that_nobody_takes_do_not_fill_the_broker(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "MOST_WAITING", 5)
+    bell, queue = broker.WakeUpSender(Settings(broker_url=valkey)), broker.queue_name(broker.GPU_JOBS)
+    with Redis.from_url(valkey) as client:
+        client.delete(queue)
+        assert all(bell.send(broker.GPU_JOBS) for _ in range(20))
+        assert client.llen(queue) == 5
+        assert (bell.sent, bell.lost) == (20, 0)  # a worker that is deaf finds out by those that the broker has
+        client.lpop(queue, 4)
+        bell.send(broker.GPU_JOBS)
+        assert client.llen(queue) == 2
+        client.delete(queue)
