@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from app.store.models import RUNNING, Event, EventType, Job
+from app.store.quotas import worker_seconds
 
 NewEvents = Sequence[tuple[EventType, dict[str, Any]]]
 
@@ -34,8 +35,11 @@ def update_job(
 ) -> Job | None:
     """Update a job if all conditions hold, and add its events; return None if they do not.
 
+    A state in `values` ends the attempt, if one runs: its seconds are added to those of the job.
     `origin` identifies a write that may be repeated, with one event: see `was_written`.
     """
+    if "state" in values:
+        values["worker_seconds"] = worker_seconds()
     job = session.scalar(
         update(Job)
         .where(Job.id == job_id, *conditions)

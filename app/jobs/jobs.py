@@ -176,6 +176,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, capacity: Capa
         "worker_id": worker_id,
         "lease_until": now(lease_seconds),
         "started_at": func.coalesce(Job.started_at, now()),
+        "claimed_at": now(),
         "version": Job.version + 1,
         "progress": None,
     }

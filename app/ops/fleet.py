@@ -12,6 +12,7 @@ from app.core.schemas import Out
 from app.store import resources
 from app.store.clock import now, seconds_between
 from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Prediction, Team, Worker
+from app.store.quotas import worker_seconds
 from app.store.storage import LocalStorage, Storage
 from compression.schema.worker_device import read_device
 
@@ -63,7 +64,7 @@ class Used(Out):
     team: Annotated[str, Field(description="The caller's team by name; all others together as `other teams`.")]
     mine: bool
     jobs: Annotated[dict[str, int], Field(description="By state, of those submitted in the requested time.")]
-    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or until now.")]
+    worker_minutes: Annotated[float, Field(description="Of all attempts at these jobs, not of the waits between them.")]
     models_bytes: Annotated[int, Field(description="Currently stored, whenever it was uploaded.")]
     datasets_bytes: int
     artifacts_bytes: int
@@ -147,12 +148,7 @@ def usage(session: Session, team: str, days: int) -> UsageOut:
     since = session.scalars(select(now(-days * 86400.0))).one()
     recent = Job.created_at > since
     counts = session.execute(select(Job.team_id, Job.state, func.count()).where(recent).group_by(Job.team_id, Job.state)).all()
-    ended = func.coalesce(Job.finished_at, now())
-    worked = session.execute(
-        select(Job.team_id, func.sum(seconds_between(Job.started_at, ended)))
-        .where(recent, Job.started_at.is_not(None), Job.state != QUEUED)
-        .group_by(Job.team_id)
-    ).all()
+    worked = session.execute(select(Job.team_id, func.sum(worker_seconds())).where(recent).group_by(Job.team_id)).all()
     kept = _bytes(session)
     mine = session.get_one(Team, team).name
     teams = session.scalar(select(func.count()).select_from(Team)) or 1

@@ -51,7 +51,7 @@ class Team(Base):
 
 
 class TeamDay(Base):
-    """Worker seconds of a team's jobs, by the day (UTC) on which they ended. Triggers on jobs maintain the sum."""
+    """Worker seconds of a team's jobs, by the day (UTC) on which their attempts ended. Triggers on jobs maintain the sum."""
 
     __tablename__ = "team_days"
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
@@ -122,6 +122,10 @@ class JobModel(Base):
     role: Mapped[str] = mapped_column(String(20))
 
 
+def _in_state(state: str) -> dict[str, Any]:
+    return dict.fromkeys(("postgresql_where", "sqlite_where"), text(f"state = '{state}'"))
+
+
 class Job(Base):
     """An accepted request: it reaches exactly one outcome.
 
@@ -177,6 +181,10 @@ class Job(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
     started_at: Mapped[dt.datetime | None]
     finished_at: Mapped[dt.datetime | None]
+    claimed_at: Mapped[dt.datetime | None]
+    """When the last attempt began; `started_at`: the first one."""
+    worker_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Of the attempts that have ended."""
     cancel_requested_at: Mapped[dt.datetime | None]
     deleted_at: Mapped[dt.datetime | None]
     purged_at: Mapped[dt.datetime | None]
@@ -201,23 +209,9 @@ class Job(Base):
         return [other.model_id for other in self.others if other.role == TEACHER]
 
     __table_args__ = (
-        Index(
-            "ix_jobs_line",
-            "team_id",
-            text("priority DESC"),
-            "id",
-            postgresql_where=text("state = 'queued'"),
-            sqlite_where=text("state = 'queued'"),
-        ),
-        Index(
-            "ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
-        ),
-        Index(
-            "ix_jobs_succeeded",
-            "finished_at",
-            postgresql_where=text("state = 'succeeded'"),
-            sqlite_where=text("state = 'succeeded'"),
-        ),
+        Index("ix_jobs_line", "team_id", text("priority DESC"), "id", **_in_state(QUEUED)),
+        Index("ix_jobs_leases", "lease_until", **_in_state(RUNNING)),
+        Index("ix_jobs_succeeded", "finished_at", **_in_state("succeeded")),
         Index("ix_jobs_team_id_id", "team_id", "id"),
         Index("ix_jobs_state_deleted_at", "state", "deleted_at"),
     )

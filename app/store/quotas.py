@@ -44,7 +44,7 @@ class QuotasOut(BaseModel):
 FREES: dict[Name, str] = {
     "jobs_waiting": "a place becomes free when a job starts or is cancelled",
     "jobs_running": "jobs beyond it wait until one of the team ends",
-    "worker_hours": "hours restart each month (UTC); a job's hours count in the month in which it ends",
+    "worker_hours": "hours restart each month (UTC); those of an attempt at a job count in the month in which it ends",
     "bytes_stored": "delete models, datasets or jobs",
     "bytes_arriving": "uploads free theirs when they end or receive nothing for a minute",
     "streams": "close a stream",
@@ -79,12 +79,20 @@ def _month(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
     return begun, (begun + dt.timedelta(days=32)).replace(day=1)
 
 
+def worker_seconds() -> ColumnElement[float]:
+    """Return a job's worker seconds until now, as a SQL expression over jobs: of its attempts, not of waits between them."""
+    begun = func.coalesce(Job.claimed_at, Job.started_at)
+    runs = (Job.state == RUNNING) & (begun < now())
+    return Job.worker_seconds + case((runs, seconds_between(begun, now())), else_=0.0)
+
+
 def _hours(session: Session, team: Team, since: dt.datetime) -> float:
-    """Return the worker hours of jobs that ended since then, and of running jobs, counted from then at the earliest."""
+    """Return the worker hours of attempts that ended since then, and of running ones, counted from then at the earliest."""
     begun = literal(since, UtcTime())
     queries = [select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team.id, TeamDay.day >= begun)]
     if team.running:
-        started = case((Job.started_at < begun, begun), else_=Job.started_at)
+        claimed = func.coalesce(Job.claimed_at, Job.started_at)
+        started = case((claimed < begun, begun), else_=claimed)
         going = func.sum(seconds_between(started, now()))
         queries.append(select(going).where(Job.team_id == team.id, Job.state == RUNNING))
     return sum(float(session.scalar(query) or 0.0) for query in queries) / 3600

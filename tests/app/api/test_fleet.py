@@ -66,7 +66,7 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
     assert (before["kind"], before["used_bytes"]) == ("file", 0)
     assert before["free_bytes"] > 0
     job = running(service, http, request_body, "w")
-    sql(service, "UPDATE jobs SET state = 'failed', finished_at = %s WHERE id = %s", LATER, job)
+    sql(service, "UPDATE jobs SET state = 'failed', worker_seconds = 600, finished_at = %s WHERE id = %s", LATER, job)
     files = [entry("w.json", b"12345"), entry("x.json", b"123")]
     model = http.post("/v1/models", json={"name": "m", "files": files}).json()["id"]
     http.put(f"/v1/models/{model}/files/w.json", content=b"12345")  # x has not come, and takes no room

@@ -66,15 +66,14 @@ def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.
     today = dt.datetime.now(dt.UTC)
     begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = f"{begun - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}.000000"
-    half, long_ago = dt.timedelta(minutes=30), begun - dt.timedelta(days=9)
-    for started, ended in ((begun - half, begun + half), (long_ago, long_ago)):  # half an hour of this month
+    for ended in (begun + dt.timedelta(minutes=30), begun - dt.timedelta(days=9)):  # the first one counts in this month
         job = http.post("/v1/jobs", json=request_body).json()["id"]
-        values = [f"{moment:%Y-%m-%d %H:%M:%S}.000000" for moment in (started, ended)]
-        sql(service, "UPDATE jobs SET state = 'failed', started_at = %s, finished_at = %s WHERE id = %s", *values, job)
+        ended_at = f"{ended:%Y-%m-%d %H:%M:%S}.000000"
+        sql(service, "UPDATE jobs SET state = 'failed', worker_seconds = 3600, finished_at = %s WHERE id = %s", ended_at, job)
     assert told(http)["worker_hours"]["used"] == 1
     long = http.post("/v1/jobs", json=request_body).json()["id"]
     assert (today - begun).total_seconds() > 2 * 3600, "the first hours of a month are too few for this test"
-    sql(service, "UPDATE jobs SET state = 'running', started_at = %s WHERE id = %s", before, long)
+    sql(service, "UPDATE jobs SET state = 'running', claimed_at = %s WHERE id = %s", before, long)
     quota = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")["quota"]
     assert (quota["name"], quota["limit"]) == ("worker_hours", 3)
     assert quota["used"] == pytest.approx(1 + (today - begun).total_seconds() / 3600, abs=0.2)

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import Engine, event, select, text, update
 from sqlalchemy.orm import Session
 
-from app.jobs import fair_share, jobs, queue_forecast
+from app.jobs import fair_share, fencing, jobs, queue_forecast
 from app.jobs.capacity import Capacity
+from app.ops import fleet
 from app.store import quotas
 from app.store.clock import now
-from app.store.models import Job, Team
+from app.store.models import Job, Team, TeamDay
 from tests.app.conftest import NewJob, SessionMaker
 from tests.app.jobs.test_jobs import LEASE, must_take, take
 from tests.support.rows import submitted
@@ -50,10 +51,49 @@ def test_a_team_that_had_the_worker_lately_goes_second(transaction: SessionMaker
     new_job("had")
     claim = must_take(transaction)
     with transaction() as session:
-        session.execute(update(Job).where(Job.id == claim.job.id).values(started_at=now(-3600)))
+        session.execute(update(Job).where(Job.id == claim.job.id).values(claimed_at=now(-3600)))
         jobs.finish(session, claim, {}, [])
     older, younger = new_job("had"), new_job("had not")
     assert order(transaction, 2) == [younger.id, older.id]
+
+
+@pytest.mark.parametrize("last", ["finished", "failed", "cancelled in the queue"])
+def test_hours_are_those_of_attempts_and_not_of_the_waits_between_them(
+    last: str, transaction: SessionMaker, new_job: NewJob
+) -> None:
+    job = new_job("a")
+
+    def used() -> tuple[float, float]:
+        with transaction() as session:
+            hours = {one.name: one.used for one in quotas.list_quotas(session, job.team_id).items}["worker_hours"]
+            minutes = fleet.usage(session, job.team_id, 30).items[0].worker_minutes
+            return hours, round(minutes / 60, 2)
+
+    def attempt(hours: float) -> fencing.Claim:
+        claim = must_take(transaction)
+        with transaction() as session:
+            long_ago = now(-86400)  # it waited since then
+            session.execute(update(Job).where(Job.id == job.id).values(claimed_at=now(-3600 * hours), started_at=long_ago))
+        return claim
+
+    first = attempt(1.0)
+    assert used() == (1.0, 1.0)
+    with transaction() as session:
+        jobs.release(session, first)
+    assert used() == (1.0, 1.0)  # a job that waits again keeps what it used
+    second = attempt(0.5)
+    assert used() == (1.5, 1.5)
+    with transaction() as session:
+        if last == "finished":
+            jobs.finish(session, second, {}, [])
+        elif last == "failed":
+            jobs.retry_or_fail(session, second, {"code": "worker_lost"}, max_failures=1, backoff_seconds=0)
+        else:
+            jobs.release(session, second)
+            jobs.cancel(session, job.team_id, job.id)
+    assert used() == (1.5, 1.5)
+    with transaction() as session:
+        assert session.scalars(select(TeamDay.seconds)).all() == [pytest.approx(5400, abs=30)]
 
 
 def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_job: NewJob) -> None:
