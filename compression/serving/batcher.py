@@ -103,7 +103,7 @@ class Batcher:
 
     async def answer(self, windows: Sequence[Any]) -> Answered:
         """Run windows -> the logits of each. Raises QueueFull, and what running them raises."""
-        if self._closing or self.waiting + len(windows) > self.most_waiting:
+        if not self.alive or self.waiting + len(windows) > self.most_waiting:
             raise QueueFull(self._seconds_left())
         loop, now = asyncio.get_running_loop(), self.clock()
         rows = [_Row(window, now, loop.create_future()) for window in windows]
@@ -167,7 +167,8 @@ class Batcher:
             logits, seconds = await self._computed([row.window for row in rows])
         except Exception as problem:
             if len(rows) == 1:
-                rows[0].answer.set_exception(problem)
+                if not rows[0].answer.done():  # given up meanwhile, as the other windows of a failed request are
+                    rows[0].answer.set_exception(problem)
                 return
             for row in rows:  # each on its own: one that cannot be computed does not fail the others
                 group.rows.appendleft(row)

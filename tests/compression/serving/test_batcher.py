@@ -114,6 +114,34 @@ def test_a_row_that_cannot_be_computed_fails_alone() -> None:
     assert (one.logits[0][0], two.logits[0][0]) == (2, 4)
 
 
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_request_all_of_whose_windows_fail_stops_no_later_one(most: int) -> None:
+    async def story() -> float:
+        async with Batcher(Model(), BatchRules(most=most, target=0.05), anchors=ANCHORS) as batcher, asyncio.timeout(30):
+            with pytest.raises(ArithmeticError):
+                await batcher.answer([row(-1), row(-2)])
+            return float((await batcher.answer([row(4)])).logits[0][0])
+
+    assert asyncio.run(story()) == 8
+
+
+def test_nothing_is_taken_once_rows_are_no_longer_run() -> None:
+    def broken(_: Ran) -> None:
+        raise ZeroDivisionError
+
+    async def story() -> None:
+        async with Batcher(Model(), RULES, anchors=ANCHORS, heard=broken) as batcher, asyncio.timeout(30):
+            asking = asyncio.create_task(batcher.answer([row(1)]))
+            while batcher.alive:  # noqa: ASYNC110 (there is no event of it)
+                await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(QueueFull):
+                await batcher.answer([row(2)])
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(story())
+
+
 def test_a_full_queue_refuses_and_says_for_how_long() -> None:
     model = Model(held=True)
 
