@@ -1,7 +1,7 @@
 """Tokenizes texts into an artifact's inputs with its own tokenizer.json. Torch-free."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from compression.schema.prediction_request import LONGEST_WORD, MOST_WORDS, RowI
 from compression.schema.recipe.base import Task
 
 Ids = npt.NDArray[np.int64]
+Ask = Callable[[Sequence[Row]], Asked]
+"""Tokenizes rows."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Batch:
 class TextScorer(Protocol):
     """A scorer that tokenizes its task's rows."""
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows with an artifact's own tokenizer, which truncates to the artifact's length."""
+    def asking(self, tokenizer: Tokenizer) -> Ask:
+        """Return what tokenizes rows with an artifact's own tokenizer, which truncates to the artifact's length.
+
+        It is made once for an artifact, and may be called by several threads at a time.
+        """
         ...
 
 
@@ -64,10 +69,11 @@ class TextReader:
     """
 
     def __init__(self, folder: Path, scorer: TextScorer, pad_id: int | None = None) -> None:
-        self.tokenizer, self.scorer = tokenizer_of(folder), scorer
+        self.tokenizer = tokenizer_of(folder)
         self.pad_id: int = json.loads((folder / "config.json").read_text("utf-8")).get("pad_token_id") or 0
         if pad_id is not None:
             self.pad_id = pad_id
+        self._ask = scorer.asking(self.tokenizer)
 
     def example(self, rows: int, length: int) -> Batch:
         """Make a batch without padding."""
@@ -75,7 +81,7 @@ class TextReader:
 
     def ask(self, rows: Sequence[Row]) -> Asked:
         """Tokenize rows."""
-        return self.scorer.ask(self.tokenizer, rows)
+        return self._ask(rows)
 
     def batches(self, windows: Sequence[Encoding], size: int) -> Iterator[Batch]:
         """Pad every `size` windows to the longest among them."""

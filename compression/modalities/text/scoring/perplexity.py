@@ -14,7 +14,7 @@ from compression.modalities.scoring import paired, standard_errors
 from compression.modalities.scoring.base import TOGETHER, Asked, Floats, Inputs, Row, Scored, SplitScoring
 from compression.modalities.scoring.row_sample import WHOLE, ScoringLimit, sampling_order
 from compression.modalities.text.decoding import Decoder, pieces
-from compression.modalities.text.inputs import ReadsTexts, TextReader, batch_of
+from compression.modalities.text.inputs import Ask, ReadsTexts, TextReader, batch_of
 from compression.modalities.text.text_reader import encoder, read, stretches
 from compression.schema.report.draws import Draws
 from compression.schema.report.gate import PairedDrop
@@ -144,10 +144,14 @@ class LanguageScorer(ReadsTexts):
             found.append(Window(number, text.ids[start:end], first - 1 - start, text.ids[first : end + 1], own))
         return found
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Make windows; the owner of each is its text, counted among those with a scored token."""
-        found = self.windows(tokenizer, rows)
-        return Asked(list(found), [one.text for one in found])
+    def asking(self, tokenizer: Tokenizer) -> Ask:
+        """Return what makes windows; the owner of each is its text, counted among those with a scored token."""
+
+        def ask(rows: Sequence[Row]) -> Asked:
+            found = self.windows(tokenizer, rows)
+            return Asked(list(found), [one.text for one in found])
+
+        return ask
 
     def sample(self, reader: TextReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:
         """Return the beginnings of windows, as many as fit SAMPLE_BYTES; one by one, then in one batch."""

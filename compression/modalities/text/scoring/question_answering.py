@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
-from compression.modalities.text.inputs import ReadsTexts
+from compression.modalities.text.inputs import Ask, ReadsTexts
 from compression.schema.report.gate import PairedDrop
 
 LONGEST_ANSWER = 30  #: maximum tokens of an answer, as in BERT's own code
@@ -110,13 +110,13 @@ class QuestionScorer(ReadsTexts, RowScorer):
 
     metric = "f1"
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows; each has as many windows as its context needs."""
-        questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
+    def asking(self, tokenizer: Tokenizer) -> Ask:
+        """Return what tokenizes rows; each has as many windows as its context needs."""
         cut = tokenizer.truncation
         if cut is None:
             raise ValueError("the tokenizer truncates nothing, so a window has no length")
-        return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
+        reader = Reader(tokenizer, int(cut["max_length"]))
+        return lambda rows: reader.read([row["question"] for row in rows], [row["context"] for row in rows])
 
     def stratum(self, row: Row) -> Hashable:
         """Return whether the row has an answer."""

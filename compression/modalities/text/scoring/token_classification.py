@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from compression.modalities.scoring import metrics, paired, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
-from compression.modalities.text.inputs import ReadsTexts, cut_words, one_window
+from compression.modalities.text.inputs import Ask, ReadsTexts, cut_words, one_window
 from compression.schema.report.gate import PairedDrop
 
 OUTSIDE = "O"
@@ -48,9 +48,9 @@ class TagScorer(ReadsTexts, RowScorer):
         """Return the headline metric: F1 of the entities of all rows together."""
         return self._worth(_counts(predicted, expected))[self.metric]
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows; each is one window, of its words joined with spaces."""
-        return one_window(tokenizer, [" ".join(row["words"]) for row in rows])
+    def asking(self, tokenizer: Tokenizer) -> Ask:
+        """Return what tokenizes rows; each is one window, of its words joined with spaces."""
+        return lambda rows: one_window(tokenizer, [" ".join(row["words"]) for row in rows])
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
         """Return a tag for each word of each row."""
