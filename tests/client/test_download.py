@@ -1,6 +1,9 @@
 """Downloads over real connections that break: what is there under its name is whole and right, or it is not there."""
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,10 +32,17 @@ def parts(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.part*")]
 
 
-def leave_part(folder: Path, data: bytes) -> None:
+def leave_part(folder: Path, data: bytes, of: bytes = SMALL) -> None:
     """Leave what an earlier process would of a file."""
     (folder / "int8").mkdir()
-    (folder / "int8" / "model.onnx.part0").write_bytes(data)
+    part = folder / "int8" / f"model.onnx.{hashlib.sha256(of).hexdigest()[:8]}.part"
+    part.write_bytes(data)
+    part.with_name(f"{part.name}.counts").write_bytes(len(data).to_bytes(8, "little"))
+
+
+def set_room(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
 
 
 def test_all_files_come_with_their_folders(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
@@ -87,6 +97,57 @@ def test_a_part_of_another_file_is_thrown_away(file_server: FileServer, lathe: L
     file_server.stale = True  # the service says: not the file that your part is of
     folder = download(lathe, file_server.artifact(), tmp_path)
     assert (folder / "model.onnx").read_bytes() == SMALL
+
+
+def test_a_part_of_another_artifact_is_not_taken_for_this_one_s(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    leave_part(tmp_path, b"x" * 1000, of=b"an older job's")
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == SMALL
+    assert parts(tmp_path) == []
+
+
+def test_files_of_an_older_artifact_in_the_folder_do_not_stay(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    def listing(*paths: str) -> bytes:
+        return json.dumps({"files": [{"path": path} for path in paths]}).encode()
+
+    listed = listing("model.onnx", "chat_template.jinja", "../mine")
+    file_server.files = {"model.onnx": b"a", "chat_template.jinja": b"a", "manifest.json": listed}
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    for mine in (folder / "notes.txt", tmp_path / "mine"):
+        mine.touch()
+    file_server.files = {"model.onnx": b"b", "manifest.json": listing("model.onnx")}
+    download(lathe, file_server.artifact(), tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx", "notes.txt"]
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_large_file_needs_no_more_room_than_its_size(
+    file_server: FileServer, lathe: Lathe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_server.files = {"model.onnx": LARGE}
+    sizes: list[int] = []
+    fsync = os.fsync
+
+    def synced(handle: int) -> None:
+        sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("model.onnx*")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    set_room(monkeypatch, len(LARGE))
+    download(lathe, file_server.artifact(), tmp_path)
+    assert len(LARGE) <= max(sizes) < len(LARGE) + 100
+
+
+def test_room_is_asked_for_what_is_yet_to_come(
+    file_server: FileServer, lathe: Lathe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_room(monkeypatch, len(SMALL) - 1)
+    with pytest.raises(BadFolder, match=f"{len(SMALL)} are yet to come"):
+        download(lathe, file_server.artifact(), tmp_path)
+    set_room(monkeypatch, len(SMALL))
+    download(lathe, file_server.artifact(), tmp_path)
+    set_room(monkeypatch, 0)
+    download(lathe, file_server.artifact(), tmp_path)
 
 
 @pytest.mark.parametrize("left", [b"x" * 400_000, b"x" * 300_000])
