@@ -201,6 +201,7 @@ class MeasuredArtifact:
                 stage=artifact.stage,
                 task=self.card.task,
                 part=artifact.part,
+                pairs=self.card.pairs,
                 figures=self.shipped.figures,
                 baseline=kept[0],
                 rows=kept,

@@ -155,7 +155,7 @@ class Server:
             raise problems.of_fields(error) from error
         task = self.model.task
         named = {name for name in INPUTS if getattr(given, name) is not None}
-        wanted = asked_for(task, paired=TASKS[task].pair in named)
+        wanted = asked_for(task, paired=TASKS[task].pair in named if self.model.pairs is None else self.model.pairs)
         if (param := unfit_input(task, wanted, named)) is not None:
             raise Problem(problems.INVALID, f"{task} is asked by {' and '.join(wanted)}", param)
         return given

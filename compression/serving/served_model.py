@@ -54,6 +54,7 @@ class ServedModel:
         try:
             before = json.loads((self.folder / BEFORE).read_text("utf-8"))
             self.task, name = str(before["task"]), str(before["artifact"])
+            self.pairs: bool | None = before.get("pairs")  # whether each row has a second text; None: not known
             spec = TASKS[self.task]
             names = config_of(self.folder).get("id2label", {}) if spec.named_labels else {}
             self.labels = tuple(str(names[str(number)]) for number in range(len(names)))

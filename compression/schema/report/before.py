@@ -32,6 +32,7 @@ class Before(Config):
     stage: Stage
     task: Task
     part: Annotated[str | None, Field(description="Of several datasets, the one that artifact and rows are for.")] = None
+    pairs: Annotated[bool | None, Field(description="Whether each row has a second text; null in older files.")] = None
     figures: Figures
     """Of this artifact. A row is measured on one form of a stage's model, which its `artifact` names."""
     baseline: Annotated[Row, Field(description="The original, as the job compared with it: the first of `rows`.")]

@@ -98,6 +98,18 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(model: ServedModel) ->
     assert (found.status_code, found.json()["code"]) == (413, "too_large")
 
 
+@pytest.mark.parametrize(("pairs", "statuses"), [(True, [422, 200]), (False, [200, 422]), (None, [200, 200])])
+def test_a_second_text_is_asked_for_where_the_data_had_one(
+    model: ServedModel, monkeypatch: pytest.MonkeyPatch, *, pairs: bool | None, statuses: list[int]
+) -> None:
+    assert model.pairs is False  # as its job wrote it
+    monkeypatch.setattr(model, "task", "text-regression")
+    monkeypatch.setattr(model, "pairs", pairs)
+    found = asked(model, {"json": {"text": "a"}}, {"json": {"text": "a", "text_pair": "b"}})
+    assert [one.status_code for one in found] == statuses
+    assert {one.json()["param"] for one in found if one.status_code == 422} <= {"text_pair"}
+
+
 def test_a_body_that_stops_is_not_waited_for(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
 
