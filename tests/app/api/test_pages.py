@@ -151,6 +151,8 @@ def test_a_recommended_format_is_the_first_download(
     first, second = "Download distilled-openvino-int8", "Download distilled-onnx-int8"
     assert 0 < page.text.index(first) < page.text.index(second)
     assert page.text.count("recommended") == 2  # its reason, and the tag of its download
+    for artifact in found.artifacts:
+        assert page.text.count(f"lathe download {job} --stage {artifact.stage} --kind {artifact.kind}") == 1
 
 
 def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Shown) -> None:
