@@ -1,6 +1,7 @@
 """lathe serve: predictions of an artifact over HTTP, on this machine."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +17,13 @@ from compression.schema.artifact_formats import ONNX
 from compression.schema.prediction_request import BODY_DEFAULTS
 
 RECOMMENDED = "recommended"
+ID = re.compile("(job|art)_[0-9a-z]{26}")
 BODY_HELP = f"Bytes of a request, by default {BODY_DEFAULTS}; more is answered with 413."
 
 
 def serve(  # noqa: PLR0913 (Typer makes an option of each)
     artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="A folder that `lathe download` wrote, or the id of a job or an artifact.")
+        str, typer.Argument(metavar="ARTIFACT", help="A folder of `lathe download` (./JOB), or the id of a job or an artifact.")
     ],
     host: Annotated[str, typer.Option(help="Address; all but loopback need a key in LATHE_SERVE_KEY.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8400,
@@ -37,7 +39,8 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
 ) -> None:
     """Answer what `lathe try` asks over HTTP, by one artifact: POST /v1/predict. Rows are batched by load. Ctrl-C ends it."""
     folder = Path(artifact)
-    if not folder.is_dir():
+    # `lathe download JOB` makes a folder of that name, which may hold several formats, or not the one that is asked for.
+    if ID.fullmatch(artifact) or not folder.is_dir():
         folder = downloaded(artifact, kind, out or folder)
     options = {"host": host, "port": port, "target-ms": target_ms, "max-batch": max_batch, "queue": queue}
     options |= {name: value for name, value in (("threads", threads), ("max-body", max_body)) if value is not None}

@@ -10,7 +10,7 @@ import pytest
 
 from app.jobs import jobs
 from client.api import Lathe
-from client.commands.serve import RECOMMENDED, downloaded
+from client.commands.serve import RECOMMENDED, downloaded, serve
 from client.errors import BadFolder, Problem, WrongHash
 from client.transfers.download import SEGMENT, download, local_path
 from tests.app.api.conftest import add_artifact_of
@@ -203,7 +203,9 @@ def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
         local_path(tmp_path / "in", "link/x")
 
 
-def test_what_is_served_of_a_job_is_the_form_that_its_report_recommends(live: Live, job: str, tmp_path: Path) -> None:
+def test_what_is_served_of_a_job_is_the_form_that_its_report_recommends(
+    live: Live, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = recommending()
 
     live.end(job, lambda session, claim: jobs.finish(session, claim, found.model_dump(mode="json"), []))
@@ -213,3 +215,12 @@ def test_what_is_served_of_a_job_is_the_form_that_its_report_recommends(live: Li
     place = downloaded(job, RECOMMENDED, tmp_path)
     assert place.name == found.to_run[0] != found.headline
     assert (place / "model").read_bytes() == place.name.encode()
+
+    # With a folder of the job's name that has both, the format that is asked for is still the one that is served.
+    monkeypatch.chdir(tmp_path)
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
+    for kind in (RECOMMENDED, "onnx", RECOMMENDED):
+        serve(job, kind=kind)
+    served = [Path(command[command.index("serve") + 1]) for command in started]
+    assert served == [Path(job) / name for name in (found.to_run[0], found.headline, found.to_run[0])]
