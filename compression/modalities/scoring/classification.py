@@ -79,7 +79,8 @@ class ClassScorer(RowScorer):
         draws = standard_errors.resampled(
             lambda some: self.worth(*sides, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
         )
-        error = standard_errors.deviations(draws) | {"accuracy": standard_errors.of_share(values["accuracy"], len(rows))}
+        error = standard_errors.deviations(draws, len(rows))
+        error["accuracy"] = standard_errors.of_share(values["accuracy"], len(rows))
         source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
         return Figures(values, error, source, self.chance(expected), draws[self.metric])
 

@@ -39,7 +39,7 @@ class NumberScorer(RowScorer):
         """Return the metrics; all errors are the bootstrap's."""
         sides = _sides(answers, rows)
         draws = standard_errors.resampled(lambda some: self._worth([side[some] for side in sides]), len(rows), seed=seed)
-        return Figures(self._worth(sides), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
+        return Figures(self._worth(sides), standard_errors.deviations(draws, len(rows)), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, sides: Sequence[npt.NDArray[Any]]) -> dict[str, float]:
         """Return every metric, the headline metric first. sides: of `_sides`, or some rows of them."""

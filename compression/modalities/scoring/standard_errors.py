@@ -1,4 +1,7 @@
-"""Standard errors: by formula for means over rows and ratios, else by bootstrap (Efron 1979)."""
+"""Standard errors: by formula for means over rows and ratios, else by bootstrap (Efron 1979).
+
+What is the same on all rows, or on all samples of them, is not certain: its error is then that of one more row, `of_unseen`.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -6,20 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 1000
+SAME = 1e-12  #: values that deviate less are the same but for rounding
 SEED = 0
 
 Indices = npt.NDArray[np.int64]
 
 
+def of_unseen(rows: int) -> float:
+    """Return the standard error of what does not vary: how far a share lies from 0 or 1 after a right and a wrong row more
+    (Laplace's rule), about the deviation of the share's posterior.
+    """
+    return 1 / (rows + 2)
+
+
 def of_share(share: float, rows: int) -> float:
     """Return the standard error of a share, √(p(1 − p)/n)."""
-    return float(np.sqrt(share * (1 - share) / rows))
+    return float(np.sqrt(share * (1 - share) / rows)) or of_unseen(rows)
 
 
 def of_mean(values: npt.ArrayLike) -> float:
-    """Return the standard error of a mean over rows, s/√n; 0 for a single row. values: (rows,)."""
+    """Return the standard error of a mean over rows, s/√n. values: (rows,), each within 0 and 1."""
     numbers = np.asarray(values, np.float64)
-    return float(numbers.std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
+    spread = float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
+    return spread / float(np.sqrt(len(numbers))) if spread > SAME else of_unseen(len(numbers))
 
 
 def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
@@ -47,6 +59,7 @@ def resampled(
     return {name: np.array([one[name] for one in draws]) for name in draws[0]}
 
 
-def deviations(draws: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-    """Return the standard deviation of each statistic over its draws."""
-    return {name: float(np.std(each, ddof=1)) for name, each in draws.items()}
+def deviations(draws: Mapping[str, npt.NDArray[np.float64]], rows: int) -> dict[str, float]:
+    """Return the standard deviation of each statistic over its draws, which are samples of `rows` rows."""
+    found = {name: float(np.std(each, ddof=1)) for name, each in draws.items()}
+    return {name: one if one > SAME else of_unseen(rows) for name, one in found.items()}

@@ -11,6 +11,8 @@ from compression.schema.config import Config
 
 Interval = tuple[float, float]
 """Lower and upper end: 2.5 and 97.5 percent of the draws are below them."""
+BEYOND = 0.025
+SAME = 1e-12  #: draws that differ by less agree
 
 
 class RowFigures(Config):
@@ -44,18 +46,22 @@ NO_DRAWS = SplitDraws()
 
 
 def retention_interval(before: Draws | None, after: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
-    """Return the 95 % interval of retention by percentiles; None if rows make no pairs or a resample scores ≤ 0."""
+    """Return the 95 % interval of retention by percentiles; None if rows make no pairs or a resample scores ≤ 0.
+
+    If all resamples agree, one more row is counted (`_with_unseen`), or of an unbounded metric, where lower is better, there is
+    no interval.
+    """
     below, above = (after, before) if lower_is_better else (before, after)
     if below is not None and min(below.values) <= 0:
         return None
-    return _interval(above, below, lambda one, other: one / other)
+    return _interval(above, below, lambda one, other: one / other, bounded=not lower_is_better)
 
 
 def difference_interval(one: Draws | None, other: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
     """Return the 95 % interval of `one` − `other` in worth (`Score.worth`), or None as `retention_interval` does."""
     if lower_is_better:
-        return _interval(other, one, lambda above, below: math.log(above / below))
-    return _interval(one, other, lambda more, less: more - less)
+        return _interval(other, one, lambda above, below: math.log(above / below), bounded=False)
+    return _interval(one, other, lambda more, less: more - less, bounded=True)
 
 
 def mean_draws(parts: Sequence[Draws | None]) -> Draws | None:
@@ -72,11 +78,27 @@ def mean_split_draws(parts: Sequence[SplitDraws]) -> SplitDraws:
     return SplitDraws(validation=mean_draws([one.validation for one in parts]), test=mean_draws([one.test for one in parts]))
 
 
-def _interval(one: Draws | None, other: Draws | None, combine: Callable[[float, float], float]) -> Interval | None:
+Combine = Callable[[float, float], float]
+
+
+def _interval(one: Draws | None, other: Draws | None, combine: Combine, *, bounded: bool) -> Interval | None:
     if one is None or other is None or one.rows < 2:
         return None
     if (one.rows, one.seed, len(one.values)) != (other.rows, other.seed, len(other.values)):
         return None
     found = [combine(*pair) for pair in zip(one.values, other.values, strict=True)]
+    if max(found) - min(found) < SAME:
+        return _with_unseen(one, other, combine) if bounded else None
     cuts = statistics.quantiles(found, n=40, method="inclusive")
     return cuts[0], cuts[-1]
+
+
+def _with_unseen(one: Draws, other: Draws, combine: Combine) -> Interval:
+    """Bound what all resamples agree on: what no row shows is not certain to be so.
+
+    One more row, not seen, is right in one model alone. Its weight is the 97.5 % bound of a share of which none of the rows is
+    (Clopper and Pearson 1934): 0.9 % of 400 rows, 37 % of 8.
+    """
+    weight = 1 - BEYOND ** (1 / one.rows)
+    more, less = ((1 - weight) * statistics.fmean(draws.values) for draws in (one, other))
+    return combine(more, less + weight), combine(more + weight, less)

@@ -279,8 +279,8 @@ class Ratios(Config):
     retention: Annotated[float | None, Field(description="Of the score on test: reported, and nothing is chosen by it.")]
     retention_above_chance: Annotated[float | None, Field(description="On test, of what is above chance.")]
     retention_interval: Interval | None = None
-    """95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts. null if rows cannot be
-    paired, and in older reports."""
+    """95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts; if all samples agree, with
+    one more row that only one model gets right. null if rows cannot be paired, of equal perplexities, and in older reports."""
     retention_on_validation: float | None = None
     """Of the score on validation, by the same runner: what choices and verdicts use."""
     retention_on_validation_interval: Annotated[Interval | None, Field(description="As `retention_interval`.")] = None

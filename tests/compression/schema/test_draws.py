@@ -35,9 +35,16 @@ def test_retention_has_a_paired_interval_far_within_that_of_two_scores() -> None
     assert retention_interval(before, after) == found
 
 
-def test_equal_answers_keep_all_for_certain() -> None:
-    assert retention_interval(drawn(BEFORE), drawn(BEFORE)) == (1, 1)
-    assert difference_interval(drawn(BEFORE), drawn(BEFORE)) == (0, 0)
+def test_equal_answers_keep_all_but_for_a_row_that_was_not_seen() -> None:
+    low, high = retention_interval(drawn(BEFORE), drawn(BEFORE))
+    unseen = 1 - 0.025 ** (1 / ROWS)  # Clopper and Pearson's bound of a share, of which no row is
+    assert low == pytest.approx(0.8 * (1 - unseen) / (0.8 * (1 - unseen) + unseen), rel=1e-3)
+    assert low * high == pytest.approx(1)
+    assert difference_interval(drawn(BEFORE), drawn(BEFORE)) == pytest.approx((-unseen, unseen))
+    certain = [Draws(rows=rows, seed=0, values=(1.0,) * 1000) for rows in (8, 400)]  # all right, of few rows and of many
+    few, many = (retention_interval(one, one) for one in certain)
+    assert few[0] == pytest.approx(0.63, abs=0.01)
+    assert many[0] == pytest.approx(0.99, abs=0.001)
 
 
 def test_only_the_same_rows_make_pairs() -> None:
@@ -53,10 +60,16 @@ def test_only_the_same_rows_make_pairs() -> None:
 
 
 def test_of_a_perplexity_less_is_better() -> None:
-    before, after = (Draws(rows=9, seed=0, values=tuple(scale * (10 + n / 100) for n in range(100))) for scale in (1.0, 2.0))
+    before, after = (
+        Draws(rows=9, seed=0, values=tuple(scale * (10 + n / 100) + scale * n % 3 * 1e-9 for n in range(100)))
+        for scale in (1.0, 2.0)
+    )
     assert retention_interval(before, after, lower_is_better=True) == pytest.approx((0.5, 0.5))
     assert difference_interval(before, after, lower_is_better=True) == pytest.approx((np.log(2), np.log(2)))  # nats
     assert difference_interval(after, before, lower_is_better=True) == pytest.approx((-np.log(2), -np.log(2)))
+    # Equal losses say nothing of a text that was not seen, and a loss has no bound.
+    assert retention_interval(before, before, lower_is_better=True) is None
+    assert difference_interval(before, before, lower_is_better=True) is None
 
 
 def test_the_mean_over_datasets_is_surer_than_each_and_lacks_what_one_lacks() -> None:

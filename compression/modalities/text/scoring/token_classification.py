@@ -68,7 +68,7 @@ class TagScorer(ReadsTexts, RowScorer):
         """Return the metrics; all errors are the bootstrap's over rows. Entities of a row are not independent."""
         counts = _counts(answers, [row["label"] for row in rows])
         draws = standard_errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
-        return Figures(self._worth(counts), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
+        return Figures(self._worth(counts), standard_errors.deviations(draws, len(rows)), "bootstrap", 0.0, draws[self.metric])
 
     def by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> Numbers | None:
         """Return the right, the predicted and the true entities of each row."""

@@ -92,6 +92,7 @@ def test_answers_to_all_questions_are_averaged() -> None:
     samples = {"f1": shares, "exact_match": [0, 1, 0, 0], "f1_answerable": [2 / 3, 0], "f1_unanswerable": [1, 0]}
     samples |= {"exact_match_answerable": [0, 0], "exact_match_unanswerable": [1, 0]}
     wanted = {name: np.std(values, ddof=1) / len(values) ** 0.5 for name, values in samples.items()}
+    wanted["exact_match_answerable"] = 1 / 4  # two rows do not make sure that none is ever right
     assert figures.standard_errors == pytest.approx(wanted)
     single = QuestionScorer().figures(["blue", ""], rows[:2])
     assert set(single.standard_errors) == {"f1", "exact_match"}  # how sure one answerable question makes, nobody can tell
@@ -103,11 +104,11 @@ def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     def statistics(some: npt.NDArray[np.int64]) -> dict[str, float]:
         return {"right": float(right[some].mean()), "wrong": float(1 - right[some].mean()), "constant": 1.0}
 
-    drawn = standard_errors.deviations(standard_errors.resampled(statistics, len(right)))
+    drawn = standard_errors.deviations(standard_errors.resampled(statistics, len(right)), len(right))
     assert drawn["right"] == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.1)
     assert drawn["wrong"] == pytest.approx(drawn["right"])  # the same samples
-    assert drawn["constant"] == 0
-    assert drawn == standard_errors.deviations(standard_errors.resampled(statistics, len(right)))
+    assert drawn["constant"] == 1 / (len(right) + 2)
+    assert drawn == standard_errors.deviations(standard_errors.resampled(statistics, len(right)), len(right))
     assert standard_errors.of_mean(right) == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.01)
 
 
@@ -134,6 +135,17 @@ def one_by_one(statistic: Callable[[npt.NDArray[np.int64]], float], rows: int) -
     """The bootstrap as its definition has it: a sample, and the statistic of the rows in it."""
     draw = np.random.default_rng(standard_errors.SEED)
     return float(np.std([statistic(draw.integers(0, rows, rows)) for _ in range(standard_errors.RESAMPLES)], ddof=1))
+
+
+def test_what_is_right_on_all_rows_is_not_certain() -> None:
+    rows = [{"label": row % 2, "answers": ["blue"]} for row in range(8)]
+    classes = ClassScorer("accuracy", 2, None).figures([row["label"] for row in rows], rows)
+    tags = TagScorer(("O", "B-X")).figures([["B-X"]] * 8, [{"label": ["B-X"]}] * 8)
+    answers = QuestionScorer().figures(["blue"] * 8, rows)
+    found = [each.standard_errors[name] for each, name in ((classes, "accuracy"), (tags, "entity_f1"), (answers, "f1"))]
+    assert found == pytest.approx([1 / 10] * 3)
+    nothing = TagScorer(("O", "B-X")).figures([["O"]] * 8, [{"label": ["B-X"]}] * 8)
+    assert nothing.standard_errors["entity_f1"] == pytest.approx(1 / 10)
 
 
 @pytest.mark.parametrize("labels", [2, 3])

@@ -35,7 +35,7 @@ def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_indepen
         loss = one.loss[some].sum()
         return {"loss": loss / one.tokens[some].sum(), "bits": loss / math.log(2) / one.bytes[some].sum()}
 
-    resampled = standard_errors.deviations(standard_errors.resampled(statistics, 300))
+    resampled = standard_errors.deviations(standard_errors.resampled(statistics, 300), 300)
     assert found.loss.standard_error == pytest.approx(resampled["loss"], rel=0.1)
     independent = 0.4 / math.sqrt(found.tokens)
     assert (found.loss.standard_error or 0) > 5 * independent
