@@ -12,6 +12,7 @@ from client.errors import FAILED
 from client.terminal import render
 from client.terminal.output import as_json, emit, table
 from compression.schema.profile import Energy, MemoryRange
+from compression.schema.report.written import plain
 
 TO_PROFILE = "unfused_operators"
 """Of the codes that name another artifact, the one that asks for its profile."""
@@ -31,9 +32,9 @@ def figures(profile: Profile) -> tuple[str | None, ...]:
         return (None,) * 6
     memory = render.size(found.memory.max_bytes) if isinstance(found.memory, MemoryRange) else None
     energy = f"{1000 * found.energy.joules_per_row:.3g} mJ" if isinstance(found.energy, Energy) else None
-    token = f", a token {found.decode_ms:.3g} ms" if found.decode_ms else ""
-    passed = f"{found.median_ms:.3g} ms (p95 {found.p95_ms:.3g}){token}"
-    return passed, f"{found.rows_per_second:.4g}", f"{found.load.first_ms:.4g} ms", memory, energy, found.runtime
+    token = f", a token {plain(found.decode_ms)} ms" if found.decode_ms else ""
+    passed = f"{plain(found.median_ms)} ms (p95 {plain(found.p95_ms)}){token}"
+    return passed, plain(found.rows_per_second, 4), f"{plain(found.load.first_ms)} ms", memory, energy, found.runtime
 
 
 def shown(profiles: list[Profile]) -> RenderableType:

@@ -20,6 +20,7 @@ from client.devices.measuring import failure, measure
 from client.errors import ClientError, Problem, Unreachable, WrongHash
 from client.transfers.download import download
 from compression.schema.profile import Profile, ProfileFailure
+from compression.schema.report.written import plain
 
 PROFILER = (sys.executable, "-m", "compression", "profile", "--die-with-parent")
 """The command that measures; the path of its spec follows."""
@@ -88,7 +89,9 @@ class Runner:
             self.tell(f"{claim.profile}: {'the service took it back' if lease.lost.is_set() else 'handed back'}")
             return
         self._send(claim, outcome)
-        said = f"{outcome.latency.median_ms:.3g} ms" if isinstance(outcome, Profile) else f"{outcome.detail} ({outcome.code})"
+        said = (
+            f"{plain(outcome.latency.median_ms)} ms" if isinstance(outcome, Profile) else f"{outcome.detail} ({outcome.code})"
+        )
         self.tell(f"{claim.profile}: {said}, after {monotonic() - began:.0f} s")
 
     def _outcome(self, claim: Claim, place: Path, ended: Callable[[], bool]) -> Outcome | None:

@@ -18,6 +18,7 @@ from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
 from compression.schema.report.targets import bound_text, in_order, spoken, target_text
+from compression.schema.report.written import MINUS, change
 from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
@@ -26,20 +27,12 @@ NOT_CONVERGED = (
     "score is unproven."
 )
 OF_CARDS = ("card_bytes", "host_bytes_with_card")  #: figures of a forecast that are told together
-MINUS = "−"
 TIMES = "×"
 
 
 def percent(share: float, digits: int = 1) -> str:
     """0.358 → 35.8 %."""
     return f"{100 * share:.{digits}f} %".replace("-", MINUS)
-
-
-def change(reduction: float) -> str:
-    """Show a reduction as the change it is: 0.358 → −35.8 %, −0.02 → +2.0 %."""
-    rounded = round(100 * reduction, 1)
-    sign = MINUS if rounded > 0 else "+" if rounded < 0 else "±"
-    return f"{sign}{abs(rounded):.1f} %"
 
 
 def count(number: int) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 
 from client.terminal.output import table
-from client.terminal.render import change, count, figure_text, size
+from client.terminal.render import count, figure_text, size
 from client.terminal.text import one_line
+from compression.schema.report.written import change
 from compression.schema.target_answer import PredictedScore, TargetAnswer, TargetFront, TargetPoint, WholeModel
 
 

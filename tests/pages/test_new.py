@@ -235,6 +235,20 @@ def test_the_page_hashes_as_everybody_does(window: Window) -> None:
     assert all(own == everybodys for _, own, everybodys in found), found
 
 
+def test_the_page_writes_no_powers_of_ten(window: Window) -> None:
+    page = window.go("/new")
+    address = page.locator("script[src*='new.js']").get_attribute("src").replace("new.js", "elements.js")
+    written = page.evaluate(
+        """async (address) => {
+            const { count, minutes, size } = await import(address);
+            return [size(999), size(999600), size(1234567), count(999), count(999600), count(4.1e12), minutes(100), minutes(7400)];
+        }""",
+        address,
+    )
+    hours = ["about 1.7 hours", "about 120 hours"]
+    assert written == ["999 B", "1.00 MB", "1.23 MB", "999", "1.00 M", "4.10 T", *hours]
+
+
 def test_a_key_for_reading_sees_the_forecast_and_sends_nothing(reading_window: Window, world: World) -> None:
     reading_window.dropped = True  # the preset is too large for the model: an answer, of which the browser itself writes
     page = reading_window.go(f"/new?model={world.request['models']['base']}&data={world.request['datasets'][0]}")

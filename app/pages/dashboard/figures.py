@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.pages import latency_bars
 from app.pages.dashboard import formatting
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
 from compression.schema.report.report import Report, Verdict
 from compression.schema.report.targets import TARGETS, bound_text, in_order, spoken, target_text
+from compression.schema.report.written import change
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def sizes(report: Report) -> tuple[str, ...]:
         (found.size_reduction_from_16_bit, "16 bit"),
         (found.size_reduction_from_float32, "float32"),
     )
-    text = ", ".join(f"{formatting.percent(value)} vs {what}" for value, what in named if value is not None)
+    text = ", ".join(f"{change(value)} vs {what}" for value, what in named if value is not None)
     return (text,) if text else ()
 
 
@@ -152,7 +154,7 @@ def pictures(rows: list[Row]) -> list[Picture]:
         _picture("Size", [(row.stage, row.size.bytes, formatting.size(row.size.bytes)) for row in rows]),
         _picture(
             "Latency per token" if per_token else "Latency",
-            [(stage, *_timed(latency, timed[0][1], is_first=stage == timed[0][0])) for stage, latency in timed],
+            [(stage, *_timed(latency, timed[0][1])) for stage, latency in timed],
         ),
         _picture(
             metric(rows) + (" on validation" if on_validation else ""),
@@ -162,13 +164,12 @@ def pictures(rows: list[Row]) -> list[Picture]:
     return [picture for picture in found if picture.bars]
 
 
-def _timed(found: Latency, first: Latency, *, is_first: bool) -> tuple[float, str]:
-    """Return the length of a stage's bar and its text: a stage is timed in turns with the baseline, so against it alone."""
-    own = formatting.milliseconds(found.median_ms)
-    if is_first:
-        return found.median_ms, own
-    beside = found.baseline_median_ms
-    return first.median_ms * found.median_ms / beside, f"{own} of {formatting.milliseconds(beside)}"
+def _timed(found: Latency, first: Latency) -> tuple[float, str]:
+    """Return the length of a stage's bar and its text."""
+    text = formatting.milliseconds(found.median_ms)
+    if found is not first:
+        text += f" of {formatting.milliseconds(found.baseline_median_ms)}"
+    return latency_bars.scale(found, first) * found.median_ms, text
 
 
 def metric(rows: list[Row]) -> str:

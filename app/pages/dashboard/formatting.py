@@ -7,6 +7,7 @@ from typing import Any
 
 from compression.planning.estimator import Estimate
 from compression.schema.report.measurements import Score, Shape, shown
+from compression.schema.report.written import change, plain
 from compression.schema.stages import STAGE_SPECS
 from compression.schema.tasks import modality_spec, row_of
 
@@ -35,7 +36,7 @@ def size(value: float | None) -> str:
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
     number = 0
-    while abs(value) >= STEP and number < len(units) - 1:
+    while abs(value) >= STEP - (0.5 if number else 0) and number < len(units) - 1:
         value, number = value / STEP, number + 1
     digits = 0 if number == 0 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{digits}f}{units[number]}"
@@ -68,8 +69,8 @@ def times(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Milliseconds to three figures."""
-    return NOTHING if value is None else f"{value:.3g} ms"
+    """Milliseconds to three figures, or whole ones: 1234.5 → 1,234 ms."""
+    return NOTHING if value is None else f"{plain(value)} ms"
 
 
 def duration(seconds: float | None) -> str:
@@ -135,6 +136,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": count,
     "bytes": size,
     "percent": percent,
+    "change": change,
+    "plain": plain,
     "interval": interval,
     "times": times,
     "ms": milliseconds,

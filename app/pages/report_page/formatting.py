@@ -5,8 +5,9 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
 from compression.schema.report.report import Verdict
 from compression.schema.report.targets import bound_text, target_text
+from compression.schema.report.written import MINUS
 
-MINUS, TIMES = "−", "×"
+TIMES = "×"
 STAGES = {name: spec.title or name.capitalize() for name, spec in schema.STAGE_SPECS.items()}
 
 
@@ -35,13 +36,6 @@ def milliseconds(value: float) -> str:
 def percent(share: float) -> str:
     """0.358 → 35.8 %."""
     return f"{100 * share:.1f} %".replace("-", MINUS)
-
-
-def change(reduction: float) -> str:
-    """Show a reduction as the change that it is: 0.358 → −35.8 %, −0.02 → +2.0 %."""
-    rounded = round(100 * reduction, 1)
-    sign = MINUS if rounded > 0 else "+" if rounded < 0 else "±"
-    return f"{sign}{abs(rounded):.1f} %"
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from app.pages import latency_bars
 from app.pages.report_page import formatting, svg
 from compression.schema.report.averages import judged, judged_each, metrics_of_parts
 from compression.schema.report.layer_ranges import LayerRange
@@ -21,6 +22,7 @@ from compression.schema.report.report import Report
 from compression.schema.report.sample_table import sample_tables
 from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.targets import in_order, spoken as target_name
+from compression.schema.report.written import change
 from compression.schema.tasks import row_of
 
 FOLDER = Path(__file__).parent
@@ -52,8 +54,8 @@ def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    shared = ("count", "size", "milliseconds", "percent", "change", "duration", "score", "metric", "spoken")
-    made.filters.update({name: getattr(formatting, name) for name in shared} | {"row_word": row_of})
+    shared = ("count", "size", "milliseconds", "percent", "duration", "score", "metric", "spoken")
+    made.filters.update({name: getattr(formatting, name) for name in shared} | {"change": change, "row_word": row_of})
     made.globals.update(
         target=formatting.target,
         in_order=in_order,
@@ -105,10 +107,7 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
     ]
     timed = [(row, row.latency) for row in rows if isinstance(row.latency, Latency)]
     if timed:
-        entries = [
-            _bar(row, chosen, latency.median_ms, formatting.milliseconds(latency.median_ms), latency.spread_ms / 2)
-            for row, latency in timed
-        ]
+        entries = [_bar(row, chosen, *_timed(latency, timed[0][1])) for row, latency in timed]
         name = "Latency per token" if timed[0][1].generation is not None else "Latency"
         pictures.append(svg.bars(f"{name}, median; whiskers: half the interquartile range", entries))
     scored = [(row, row.judged_score) for row in rows if isinstance(row.judged_score, Score)]
@@ -147,6 +146,14 @@ def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> li
             if whole:
                 pictures.append(svg.curves(f"{title}: {stage_name}", whole, "step", name))
     return pictures
+
+
+def _timed(found: Latency, first: Latency) -> tuple[float, str, float]:
+    """Return the length of a stage's bar, its text and its whisker."""
+    text, by = formatting.milliseconds(found.median_ms), latency_bars.scale(found, first)
+    if found is not first:
+        text = f"{text.removesuffix(' ms')} of {formatting.milliseconds(found.baseline_median_ms)}"
+    return by * found.median_ms, text, by * found.spread_ms / 2
 
 
 def _bar(row: Row, chosen: Row, value: float, text: str, error: float = 0.0) -> svg.Bar:

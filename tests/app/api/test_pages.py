@@ -155,11 +155,22 @@ def test_a_recommended_format_is_the_first_download(
         assert page.text.count(f"lathe download {job} --stage {artifact.stage} --kind {artifact.kind}") == 1
 
 
-def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Shown) -> None:
+def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Shown, browser: httpx.Client) -> None:
     plain = shown().text
-    assert "65.0 % vs 16 bit, 82.5 % vs float32" in plain
+    assert "−65.0 % vs 16 bit, −82.5 % vs float32" in plain
     assert "the uploaded file" not in plain
-    assert "30.0 % vs the uploaded file (20.0 MB Q8_0), 65.0 % vs 16 bit, 82.5 % vs float32" in shown(from_file()).text
+    assert "−30.0 % vs the uploaded file (20.0 MB Q8_0), −65.0 % vs 16 bit, −82.5 % vs float32" in shown(from_file()).text
+    larger = report()
+    ratios = larger.ratios.model_copy(update={"size_reduction_from_16_bit": -0.4, "size_reduction": -0.12})
+    assert "+40.0 % vs 16 bit, −82.5 % vs float32" in shown(larger.model_copy(update={"ratios": ratios})).text
+    assert "+12.0 %" in page_of(browser, "/jobs").text
+
+
+def test_no_time_and_no_size_is_a_power_of_ten(shown: Shown) -> None:
+    first, *others, last = report().rows
+    slow = changed(last, "latency", median_ms=1234.4, baseline_median_ms=999.6, spread_ms=2000.0)
+    slow = changed(slow, "size", bytes=999_960)
+    says(shown(report(rows=(first, *others, slow))).text, "1,234 ms of 1,000 ms", "spread 2,000 ms", "1.00 MB")
 
 
 def test_whatever_a_job_is_called_or_tells_stays_text(

@@ -12,7 +12,7 @@ import pytest
 
 from app.pages.dashboard.figures import figures
 from app.pages.report_page.formatting import reached
-from app.pages.report_page.page import About, render
+from app.pages.report_page.page import About, pictures, render
 from client.terminal.render import report_markdown
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.folding import Folding
@@ -151,6 +151,16 @@ def test_sizes_are_held_against_all_that_people_mean(shown: Shown) -> None:
     assert "−82.5 %; −65.0 % vs 16 bit; −82.5 % vs float32" in plain
     said = "−30.0 % vs the uploaded file (20.00 MB Q8_0); −65.0 % vs 16 bit; −82.5 % vs float32"
     assert said in shown(from_file()).text
+
+
+def test_a_stage_s_bar_is_as_long_as_it_was_beside_the_baseline() -> None:
+    first, *_, last = report().rows
+    first = changed(first, "latency", median_ms=6.0, baseline_median_ms=6.0, spread_ms=0.0)
+    last = changed(last, "latency", median_ms=5.0, baseline_median_ms=10.0, spread_ms=0.0)  # timed later, on a slower machine
+    (picture,) = (one for one in pictures((first, last), last) if one.caption.startswith("Latency"))
+    before, after = (float(width) for width in re.findall(r'<rect[^>]* width="([0-9.]+)"', picture.svg))
+    assert after / before == pytest.approx(0.5, abs=0.01)
+    says(picture.svg, "6.00 ms", "5.00 of 10.00 ms")
 
 
 def test_operators_are_counted_where_the_runtime_tells_them(shown: Shown) -> None:

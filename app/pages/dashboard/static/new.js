@@ -1,12 +1,10 @@
 // The form of a new job: the recipe from its schema, the forecast from the API's preflight, uploads.
 import { api, complain, Problem, say } from "./api.js";
-import { get, made, size } from "./elements.js";
+import { count, get, made, minutes, size } from "./elements.js";
 import { uploads } from "./files.js";
 import { form } from "./schema.js";
 
 const may = get("new").dataset.may === "yes";
-const count = (value) => (value >= 1e9 ? `${(value / 1e9).toPrecision(3)} B` : value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${(value / 1e3).toPrecision(3)} k` : String(value));
-const minutes = (value) => (value < 1.5 ? "about 1 minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
 const learnt = ({ jobs, minutes_low: low, minutes_high: high }) => {
   if (!jobs) return "";
   const from = `from ${jobs} finished job${jobs === 1 ? "" : "s"}`;
