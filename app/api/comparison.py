@@ -39,8 +39,8 @@ class Point(Out):
     latency_at: Annotated[
         dict[str, Any] | None,
         Field(
-            description="Conditions of the latency: batch, length, threads and runtime; for causal-lm one more token after a "
-            "prompt of that length."
+            description="Conditions of the latency: batch, length, threads, runtime, processor, and whether no other job was "
+            "timed meanwhile (exclusive); for causal-lm one more token after a prompt of that length."
         ),
     ]
     score: Annotated[float | None, Field(description="On test: reported only; no decision uses it.")]
@@ -128,16 +128,12 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     ids = [job.id for job in rows]
     if not ids:
         return []
-    heads = {
-        job: (headline, ratios)
-        for job, headline, ratios in session.execute(
-            select(Job.id, Job.report["headline"].as_string(), Job.report["ratios"]).where(Job.id.in_(ids))
-        )
-    }
+    parts = (Job.report["headline"].as_string(), Job.report["ratios"], Job.report["environment"]["processor"].as_string())
+    heads = {job: found for job, *found in session.execute(select(Job.id, *parts).where(Job.id.in_(ids)))}
     figures: dict[str, list[Any]] = {one: [] for one in ids}
     columns = (Metric.job_id, Metric.stage, Metric.parameters, Metric.size_bytes, Metric.latency_ms, Metric.score)
-    parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])
-    for found in session.execute(select(*columns, *parts).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
+    cells = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])
+    for found in session.execute(select(*columns, *cells).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
     shown = {job.id: job for job in job_list.show_jobs(session, rows, brief=True)}
     return [
@@ -147,8 +143,10 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     ]
 
 
-def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures: list[Any]) -> Compared | None:
-    points = [_point(one) for one in figures]
+def _item(
+    job: Job, out: JobOut, headline: str, ratios: dict[str, Any], processor: str | None, figures: list[Any]
+) -> Compared | None:
+    points = [_point(one, processor) for one in figures]
     taken = next((point for point in points if point.artifact == headline), None)
     if taken is None:
         return None
@@ -174,10 +172,13 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     )
 
 
-def _point(row: Sequence[Any]) -> Point:
-    """Return a point from the columns of `_items`."""
+def _point(row: Sequence[Any], processor: str | None) -> Point:
+    """Return a point from the columns of `_items`. processor: of the machine that timed it; None in reports that lack it."""
     stage, parameters, size, latency, value, artifact, timed, validation, score = row
-    at = {name: timed[name] for name in ("batch", "length", "threads", "runtime")} if latency is not None else None
+    at = None
+    if latency is not None:
+        at = {name: timed[name] for name in ("batch", "length", "threads", "runtime")}
+        at |= {"processor": processor, "exclusive": timed.get("exclusive", True)}
     error = score.get("standard_error") if value is not None else None
     figures: dict[str, Any] = {"parameters": parameters, "bytes": size, "latency_ms": latency, "latency_at": at}
     figures |= {"validation": (validation or {}).get("value"), "validation_error": (validation or {}).get("standard_error")}

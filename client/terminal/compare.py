@@ -45,6 +45,11 @@ class Compared:
         return self.job.rows[-1] if self.job.rows else None
 
     @property
+    def processor(self) -> str | None:
+        """The processor of a finished job's latencies, as far as its report knows."""
+        return self.report.environment.get("processor") if self.report else None
+
+    @property
     def seconds(self) -> float:
         """From the job's start to its end, as its page says; of one that runs, what its finished stages took."""
         job = self.job
@@ -132,7 +137,7 @@ def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
 
 
 def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
-    """Return a warning if the figures are not comparable, else an empty text. found: the differences of these jobs."""
+    """Return a warning if figures are not comparable, else an empty text. found: the differences of these jobs."""
     texts = [one.job for one in jobs if one.job.task in TASKS and TASKS[one.job.task].generates]
     windows = {job.evaluate.get("window") or job.recipe.get("train", {}).get("max_length") for job in texts}
 
@@ -143,8 +148,11 @@ def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
             return False
         return key.startswith(ALIKE) or (key == SEED and bool(texts))
 
-    apart = [key for key in found if matters(key)]
-    return f"Not the same in all jobs, so the figures are not of the same thing: {', '.join(apart)}." if apart else ""
+    apart, timed = [key for key in found if matters(key)], {one.processor for one in jobs} - {None}
+    parts = [f"Not the same in all jobs, so the figures are not of the same thing: {', '.join(apart)}."] if apart else []
+    if len(timed) > 1:
+        parts.append("Timed on different processors, so compare how many times as fast, and not milliseconds.")
+    return " ".join(parts)
 
 
 def document(jobs: Sequence[Compared]) -> dict[str, Any]:

@@ -76,6 +76,13 @@ def test_a_comparison_can_be_taken_along(three: tuple[str, str, str], command: C
     assert command("compare", one, two, "-o", str(out)).code == 2
 
 
+def test_milliseconds_of_different_processors_are_warned_of() -> None:
+    job = Job(id="job_1", name="a", state="succeeded", task="text-classification", created_at=dt.datetime.now(dt.UTC))
+    xeon, epyc, unknown = (report(environment=each) for each in ({"processor": "Xeon"}, {"processor": "Epyc"}, {}))
+    assert warning([Compared(job, xeon), Compared(job, epyc)], {}).startswith("Timed on different processors")
+    assert warning([Compared(job, xeon), Compared(job, xeon), Compared(job, unknown), Compared(job, None)], {}) == ""
+
+
 def test_of_language_models_the_window_and_the_drawn_texts_must_be_alike() -> None:
     def said(*asked: tuple[dict[str, Any], dict[str, Any]], task: str = "causal-lm") -> str:
         same = {"name": "a", "state": "succeeded", "task": task, "created_at": dt.datetime.now(dt.UTC)}

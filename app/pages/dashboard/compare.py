@@ -20,7 +20,7 @@ MOST, MOST_PICKED = 200, 12
 def data_of(session: Session, team: str, items: list[Compared], wanted: str | None) -> tuple[list[Compared], dict[str, str]]:
     """Return the jobs of one set of datasets, whose scores are comparable, and the names of all sets.
 
-    A set's key is its ids, joined. Without a valid key, the newest job's set is used.
+    A set's key is its ids, joined. Without a valid key, the set of the first item is used.
     """
     sets = dict.fromkeys("+".join(item.datasets) for item in items)
     names = domain.dataset_names(session, team, [one for item in items for one in item.datasets])
@@ -29,6 +29,15 @@ def data_of(session: Session, team: str, items: list[Compared], wanted: str | No
     called = {key: f"{name} ({key[-6:]})" if list(called.values()).count(name) > 1 else name for key, name in called.items()}
     taken = wanted if wanted in called else next(iter(called), None)
     return [item for item in items if "+".join(item.datasets) == taken], called
+
+
+def _older(session: Session, team: str, base: str | None, named: list[str], found: domain.Comparison) -> list[Compared]:
+    """Return the named jobs that are behind the newest ones, unranked: they were not held against those."""
+    left = [one for one in named if one not in {item.id for item in found.items}]
+    if not left or base is None or found.next_page_token is None:
+        return []
+    older = domain.compare(session, team, domain.ComparisonFilter(model=base, job=left), MOST).items
+    return [one.model_copy(update={"best_by": ()}) for one in older]
 
 
 @router.get("/compare")
@@ -46,8 +55,12 @@ def compare(
     found = domain.Comparison(items=[], differs=[])
     if base:
         found = domain.compare(session, visitor.team, domain.ComparisonFilter(model=base), MOST)
-    items, sets = data_of(session, visitor.team, found.items, data)
-    picked = [item for item in items if item.id in (job or ())][:MOST_PICKED]
+    named = list(job or ())
+    every = [*found.items, *_older(session, visitor.team, base, named, found)]
+    # The data of the first job that is named, unless the address has some: a job's own page names it alone.
+    first = next(("+".join(item.datasets) for one in named for item in every if item.id == one), None)
+    items, sets = data_of(session, visitor.team, every, data or first)
+    picked = [item for item in items if item.id in named][:MOST_PICKED]
     context: dict[str, Any] = {
         "here": "compare",
         "picked": picked,

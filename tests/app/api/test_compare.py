@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from app.pages.dashboard import compare as comparison_page
 from compression.schema.report.measurements import NotMeasured, Row
 from tests.app.api.conftest import Json, new_team, problem, ready_dataset, ready_model, sql
 from tests.app.api.finished import end_with
@@ -46,14 +48,17 @@ Finish = Callable[..., str]
 def finish(service: Service, http: httpx.Client, request_body: Json) -> Finish:
     """Ends a job with rows; language: keys of its recipe's `train` and of `evaluate`, as of a language model."""
 
-    def finished(rows: tuple[Row, ...], *, language: tuple[Json, Json] | None = None, **changes: Any) -> str:
+    def finished(
+        rows: tuple[Row, ...], *, language: tuple[Json, Json] | None = None, processor: str = "Xeon", **changes: Any
+    ) -> str:
         job = str(http.post("/v1/jobs", json={**request_body, **changes}).json()["id"])
         if language is not None:
             asked = http.get(f"/v1/jobs/{job}").json()
             recipe = {**asked["recipe"], "train": {**asked["recipe"]["train"], **language[0]}}
             statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
             sql(service, statement, json.dumps(recipe), json.dumps({**asked["evaluate"], **language[1]}), job)
-        end_with(service, job, report(rows=rows, headline=rows[1].artifact, ratios=rows[1].ratios))
+        machine = {"processor": processor}
+        end_with(service, job, report(rows=rows, headline=rows[1].artifact, ratios=rows[1].ratios, environment=machine))
         return job
 
     return finished
@@ -132,6 +137,25 @@ def test_jobs_of_other_data_are_unranked(finish: Finish, service: Service, http:
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
 
 
+def test_a_job_s_own_page_leads_to_a_comparison_that_has_it(
+    finish: Finish,
+    service: Service,
+    http: httpx.Client,
+    browser: httpx.Client,
+    request_body: Json,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = finish(shipped(20, 9.0, 0.60))
+    newest = finish(shipped(10, 8.0, 0.99), datasets=[ready_dataset(service, http)])
+    asked = {"model": request_body["models"]["base"], "job": older}
+    (picked,) = re.findall(r'value="(job_\w+)"[^>]*checked', browser.get("/compare", params=asked).text)
+    assert picked == older
+    monkeypatch.setattr(comparison_page, "MOST", 1)  # behind the newest that are shown
+    text = browser.get("/compare", params=asked).text
+    assert re.findall(r'value="(job_\w+)"[^>]*checked', text) == [older]
+    assert newest not in text
+
+
 def test_means_of_other_metrics_are_unranked(finish: Finish, service: Service, http: httpx.Client, request_body: Json) -> None:
     several = {"datasets": [*request_body["datasets"], ready_dataset(service, http)]}
     asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
@@ -176,10 +200,16 @@ def test_lower_perplexities_are_better_without_a_baseline(finish: Finish, http: 
     assert text.count('data-lower="1"') == 3
 
 
-def test_what_was_timed_otherwise_is_not_the_faster(finish: Finish, http: httpx.Client) -> None:
+def test_what_was_timed_otherwise_is_not_the_faster(finish: Finish, http: httpx.Client, browser: httpx.Client) -> None:
     whole = finish(shipped(20, 9.0, 0.6))
     short = finish(shipped(10, 1.0, 0.7, length=16))
     assert best_by(http) == {whole: ["latency_ms"], short: BOTH}
+    other = finish(shipped(5, 0.5, 0.8), processor="Epyc")
+    first, last = shipped(40, 0.1, 0.9)
+    beside = finish((first, changed(last, "latency", exclusive=False)))  # while another job was timed
+    assert best_by(http) == {whole: ["latency_ms"], short: ["latency_ms"], other: BOTH, beside: BOTH}
+    text = browser.get("/compare", params={"job": [other, beside]}).text
+    says(text, "batch 1 of 128 tokens, Epyc<", "batch 1 of 128 tokens, Xeon, perhaps beside another job")
 
 
 def test_the_page_says_of_what_a_time_is(finish: Finish, browser: httpx.Client, request_body: Json) -> None:
