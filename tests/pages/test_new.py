@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from client.transfers.folders import model_files
 from compression.schema.job_spec import Columns
@@ -113,9 +113,21 @@ def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World,
     page.locator("#files-models").set_input_files(sorted(model.iterdir()))
     expect(page.locator("#list-models li")).to_have_count(len(list(model.iterdir())) - 2)
     page.locator("#name-models").fill("dropped encoder")
+    turned: list[str] = []
+
+    def too_many_once(route: Route) -> None:
+        """Answer the first file as the rate limit does, and all else as the service does."""
+        if route.request.method != "PUT" or turned:
+            route.continue_()
+            return
+        turned.append(route.request.url)
+        route.fulfill(status=429, headers={"Retry-After": "1"}, content_type="application/problem+json", body="{}")
+
+    page.route("**/files/**", too_many_once)
     page.locator("[data-send=models]").click()
     expect(page.locator("#said-models")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
     expect(page.get_by_label("Base model").locator("option:checked")).to_contain_text("dropped encoder")
+    assert len(turned) == 1
     with world.http() as http:
         sent = next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "dropped encoder")
         files = http.get(f"/v1/models/{sent['id']}").json()["files"]

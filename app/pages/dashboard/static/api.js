@@ -4,9 +4,10 @@ export const csrf = () => document.querySelector('meta[name="csrf-token"]')?.con
 
 // An API response that is a problem document: its cause is the message, its remedy what to do.
 export class Problem extends Error {
-  constructor(status, document_) {
+  constructor(status, document_, after = null) {
     super(document_.cause ?? `The service answered ${status}.`);
     this.status = status;
+    this.after = Number(after) || 1;  // seconds to wait, of a 429
     this.code = document_.code ?? "";
     this.remedy = document_.remedy ?? "Try again in a moment.";
     this.param = document_.param ?? null;
@@ -25,7 +26,7 @@ export async function api(method, path, body, headers = {}) {
   let parsed = {};
   try { parsed = text ? JSON.parse(text) : {}; } catch { /* a proxy's own page */ }
   if (answer.status === 401) location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
-  if (!answer.ok) throw new Problem(answer.status, parsed);
+  if (!answer.ok) throw new Problem(answer.status, parsed, answer.headers.get("Retry-After"));
   return parsed;
 }
 

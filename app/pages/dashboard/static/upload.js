@@ -14,7 +14,7 @@ export class Paused extends Error {}
 
 async function offset(place) {
   const answer = await fetch(place, { method: "HEAD", credentials: "same-origin" });
-  if (!answer.ok) throw new Problem(answer.status, { cause: `The service answered ${answer.status}.` });
+  if (!answer.ok) throw new Problem(answer.status, { cause: `The service answered ${answer.status}.` }, answer.headers.get("Retry-After"));
   return { at: Number(answer.headers.get("Upload-Offset")), whole: answer.headers.get("Upload-Complete") === "?1" };
 }
 
@@ -30,7 +30,7 @@ function patch(place, at, body, signal, told) {
     request.addEventListener("load", () => {
       let parsed = {};
       try { parsed = JSON.parse(request.responseText); } catch { /* a proxy's own page */ }
-      resolve({ status: request.status, parsed });
+      resolve({ status: request.status, parsed, after: request.getResponseHeader("Retry-After") });
     });
     request.addEventListener("error", () => reject(new TypeError("the line broke")));
     request.addEventListener("abort", () => reject(new Paused()));
@@ -48,10 +48,10 @@ async function sendFile(place, file, signal, told) {
       const { at, whole } = await offset(place);
       told(at);
       if (whole) return;
-      const { status, parsed } = await patch(place, at, file.slice(at, at + PART), signal, told);
+      const { status, parsed, after } = await patch(place, at, file.slice(at, at + PART), signal, told);
       if (status === 409 && parsed.code === "upload_offset_mismatch") continue;
       if (status >= 500) throw new TypeError("the service is away");
-      if (status >= 400) throw new Problem(status, parsed);
+      if (status >= 400) throw new Problem(status, parsed, after);
       offline(false);
       pause = 500;
       if (parsed.uploaded) { told(file.size); return; }
@@ -74,8 +74,21 @@ async function sendWhole(place, file, signal) {
     if (signal.aborted) throw new Paused();
     return false;
   }
-  if (answer.status >= 400 && answer.status < 500) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  if (answer.status >= 400 && answer.status < 500) throw new Problem(answer.status, await answer.json().catch(() => ({})), answer.headers.get("Retry-After"));
   return answer.ok;
+}
+
+// Call a function until the service has room for its request: a key has so many a minute, and a folder of images has a request a file.
+async function patient(call, signal, waits) {
+  for (;;) {
+    try { return await call(); } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 429) throw error;
+      waits(`Waiting ${error.after} s: this key has sent its requests of a minute …`);
+      await Promise.race([rest(1000 * error.after), new Promise((done) => signal.addEventListener("abort", done, { once: true }))]);
+      if (signal.aborted) throw new Paused();
+      waits(null);
+    }
+  }
 }
 
 // Call a function for each of some files, several at a time. The first failure starts no more of them.
@@ -127,7 +140,11 @@ async function create(kind, body, manifest) {
 // files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole).
 export async function upload(kind, body, files, signal, told, said) {
   const go = () => { if (signal.aborted) throw new Paused(); };
-  said("Hashing …");
+  let line = "";
+  const say = (text) => said(line = text);
+  const waits = (text) => said(text ?? line);
+  const ask = (...request) => patient(() => api(...request), signal, waits);
+  say("Hashing …");
   const manifest = [];
   for (const { path, file } of files) {
     go();
@@ -137,28 +154,30 @@ export async function upload(kind, body, files, signal, told, said) {
   const { target, files: there } = known ?? await create(kind, body, manifest);
   const place = `/v1/${kind}/${target.id}`;
   if (target.state === "uploading") {
-    said(known ? "Resuming the upload …" : "Uploading …");
+    say(known ? "Resuming the upload …" : "Uploading …");
     const paths = new Set(there.map(({ path }) => path)), missing = manifest.filter(({ path }) => !paths.has(path));
     for (let at = 0; at < missing.length; at += PAGE) {
       go();
-      await api("POST", `${place}/files`, { files: missing.slice(at, at + PAGE) });
+      await ask("POST", `${place}/files`, { files: missing.slice(at, at + PAGE) });
     }
     const arrived = new Set(there.filter((file) => file.uploaded).map(({ path }) => path));
     for (const { path, file } of files) if (arrived.has(path)) told(path, file.size, "sent");
     const send = async ({ path, file }) => {
       go();
       const own = `${place}/files/${path.split("/").map(encodeURIComponent).join("/")}`;
-      if (file.size > SMALL || !(await sendWhole(own, file, signal))) await sendFile(own, file, signal, (bytes) => told(path, bytes, "sending"));
+      await patient(async () => {
+        if (file.size > SMALL || !(await sendWhole(own, file, signal))) await sendFile(own, file, signal, (bytes) => told(path, bytes, "sending"));
+      }, signal, waits);
       told(path, file.size, "sent");
     };
     const left = files.filter(({ path }) => !arrived.has(path));
     await several(left.filter(({ file }) => file.size <= SMALL), send);
     for (const one of left.filter(({ file }) => file.size > SMALL)) await send(one);
-    await api("POST", `${place}/complete`);
+    await ask("POST", `${place}/complete`);
   } else for (const { path, file } of files) told(path, file.size, "sent");
-  said("Uploaded; the service is checking the files …");
+  say("Uploaded; the service is checking the files …");
   for (;;) {
-    const found = await api("GET", place, undefined, { Prefer: "wait=20" });
+    const found = await ask("GET", place, undefined, { Prefer: "wait=20" });
     if (found.state === "ready" || found.state === "rejected") return found;
   }
 }
