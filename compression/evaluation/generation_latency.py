@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compression.evaluation.turns import Pass, Timer, Turns, speed_up_interval
-from compression.modalities.text.decoding import Decoder, chosen, greedy
+from compression.modalities.text.decoding import Decoder, chosen, greedy, last_step
 from compression.modalities.text.inputs import Ids
 from compression.schema.report.measurements import Generation, Latency
 
@@ -92,7 +92,7 @@ def _round(sides: list[Decoder], prompt: Ids, turn: int, timer: Timer, *, tokens
     new, passes = [prompt for _ in sides], [list[Pass]() for _ in range(tokens + 1)]
 
     def ask(index: int) -> None:
-        logits, caches[index] = sides[index].step(new[index], caches[index])
+        logits, caches[index] = last_step(sides[index], new[index], caches[index])
         new[index] = chosen(logits)
 
     for number, of_turn in enumerate(passes):

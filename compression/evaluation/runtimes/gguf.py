@@ -108,6 +108,13 @@ class GgufDecoder:
 
     def step(self, ids: Ids, cache: GgufCache | None = None, mask: Ids | None = None) -> tuple[Logits, GgufCache]:
         """Process more tokens; see `modalities.text.decoding.Decoder`. Raises RuntimeError if llama.cpp fails."""
+        return self._step(ids, cache, mask, answers=ids.shape[1])
+
+    def last_step(self, ids: Ids, cache: GgufCache | None = None) -> tuple[Logits, GgufCache]:
+        """Process more tokens, and compute the head for the last alone, as llama-server does. -> (rows, 1, vocabulary)"""
+        return self._step(ids, cache, None, answers=1)
+
+    def _step(self, ids: Ids, cache: GgufCache | None, mask: Ids | None, *, answers: int) -> tuple[Logits, GgufCache]:
         new = np.ones(ids.shape, np.int64) if mask is None else mask
         every = ids if cache is None else np.concatenate([cache.ids, ids], axis=1)
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
@@ -115,9 +122,9 @@ class GgufDecoder:
         if cache is None or cache.run != self._run or seen.shape[1] > self._room:
             self._start(*seen.shape)
             width = seen.shape[1]
-        logits = self._decode(every, seen, width)
+        logits = self._decode(every, seen, width, answers)
         self._run += 1
-        return logits[:, -ids.shape[1] :], GgufCache(every, seen, self._run)
+        return logits, GgufCache(every, seen, self._run)
 
     def logits(self, batch: Batch) -> Logits:
         """Return the logits of a batch, padded on any side. -> (rows, tokens, vocabulary), 0 at padding"""
@@ -139,25 +146,27 @@ class GgufDecoder:
             raise RuntimeError(f"llama.cpp makes no context of {rows} rows: {' '.join(messages)}")
         self._context = self.ffi.gc(made, self.lib.llama_free)
 
-    def _decode(self, ids: Ids, seen: Ids, width: int) -> Logits:
-        """Run the real ones of the last tokens. -> (rows, width, vocabulary)"""
+    def _decode(self, ids: Ids, seen: Ids, width: int, answers: int) -> Logits:
+        """Run the real ones of the last `width` tokens. -> (rows, answers, vocabulary), of the last `answers` of them"""
         places = np.maximum(seen.cumsum(axis=1) - 1, 0)
         start = ids.shape[1] - width
         real = np.argwhere(seen[:, start:].astype(bool))
-        found = np.zeros((len(ids), width, self.outputs), np.float32)
+        found = np.zeros((len(ids), answers, self.outputs), np.float32)
         batch = self.lib.llama_batch_init(max(AT_ONCE, self._rows), 0, 1)
         try:
             for first in range(0, len(real), AT_ONCE):
                 some = real[first : first + AT_ONCE]
+                asked = some[:, 1] >= width - answers
                 batch.n_tokens = len(some)
                 for number, (row, place) in enumerate(some.tolist()):
                     batch.token[number], batch.pos[number] = int(ids[row, start + place]), int(places[row, start + place])
-                    batch.n_seq_id[number], batch.seq_id[number][0], batch.logits[number] = 1, row, 1
+                    batch.n_seq_id[number], batch.seq_id[number][0], batch.logits[number] = 1, row, int(asked[number])
                 if failed := self.lib.llama_decode(self._context, batch):
                     raise RuntimeError(f"llama.cpp does not run these tokens ({failed}): {' '.join(messages)}")
-                size = len(some) * self.outputs
+                if not (size := int(asked.sum()) * self.outputs):
+                    continue
                 answer = np.frombuffer(self.ffi.buffer(self.lib.llama_get_logits(self._context), 4 * size), np.float32)
-                found[some[:, 0], some[:, 1]] = answer.reshape(len(some), self.outputs)
+                found[some[asked, 0], some[asked, 1] - (width - answers)] = answer.reshape(-1, self.outputs)
         finally:
             self.lib.llama_batch_free(batch)
         return found

@@ -25,6 +25,16 @@ class Decoder(Protocol):
         """Return the logits of one batch, padded on either side. -> (rows, tokens, vocabulary)"""
 
 
+def last_step(decoder: Decoder, ids: Ids, cache: Any = None) -> tuple[Logits, Any]:
+    """Run more tokens, as `Decoder.step` does, for what follows the last alone -> logits (rows, 1, vocabulary), a cache.
+
+    A decoder with a `last_step` of its own computes no others, as servers of its runtime do; the others compute all.
+    """
+    own = getattr(decoder, "last_step", decoder.step)
+    logits, cache = own(ids, cache)
+    return logits[:, -1:], cache
+
+
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:
     """Yield each row's most likely next token, without end, (rows,) each. ids: prompts, (rows, tokens), left-padded."""
     logits, cache = decoder.step(ids, None, mask)

@@ -8,6 +8,7 @@ import pytest
 
 from compression.evaluation.runtimes.gguf import FILE, GgufDecoder, GgufModel, open_folder
 from compression.export.gguf.exporter import BF16
+from compression.modalities.text.decoding import last_step
 from compression.modalities.text.inputs import Batch
 from tests.support.gguf_models import byte_pairs, decoder
 
@@ -32,6 +33,27 @@ def test_tokens_one_by_one_are_those_at_once(opened: GgufDecoder) -> None:
     np.testing.assert_allclose(np.concatenate([first, second, third], axis=1), whole, **CLOSE)
     assert np.abs(whole).max() > 1
     assert opened.name.startswith("llama.cpp b")
+
+
+def test_the_last_token_alone_is_answered_as_among_all(opened: GgufDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = opened.step(IDS)
+    copied: list[int] = []
+    buffer = opened.ffi.buffer
+
+    class Counting:
+        def buffer(self, place: Any, size: int) -> Any:
+            copied.append(size)
+            return buffer(place, size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(type(self).real, name)
+
+    monkeypatch.setattr(Counting, "real", opened.ffi, raising=False)
+    monkeypatch.setattr(opened, "ffi", Counting())
+    first, cache = last_step(opened, IDS[:, :-1])  # in several calls of llama.cpp
+    second, _ = last_step(opened, IDS[:, -1:], cache)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole[:, -2:], **CLOSE)
+    assert sum(copied) == 4 * 2 * len(IDS) * opened.outputs
 
 
 def test_a_cache_serves_after_other_tokens_were_read(opened: GgufDecoder) -> None:
