@@ -10,7 +10,7 @@ from typing import Any
 from client.core.endpoints import Service
 from client.core.fields import Kind, Uploaded
 from client.core.protocol import RETRIED_STATUSES, pause
-from client.errors import NotReady, Problem, Unreachable
+from client.errors import BadFolder, NotReady, Problem, Unreachable
 from client.transfers.folders import PARALLEL, Moved
 from client.transfers.parallel import run_all
 from client.types import Dataset, File, Manifest
@@ -25,13 +25,21 @@ WHOLE = 8 << 20
 ELSEWHERE = "upload_offset_mismatch"
 
 
-def _chunks(path: Path, start: int, moved: Callable[[int], None], stop: threading.Event) -> Iterator[bytes]:
+def _chunks(path: Path, start: int, size: int, moved: Callable[[int], None], stop: threading.Event) -> Iterator[bytes]:
+    """Read the bytes that were promised: what was added to the file meanwhile is not among them. Raises BadFolder."""
     with path.open("rb") as source:
         source.seek(start)
-        while chunk := source.read(CHUNK):
+        while start < size:
+            chunk = source.read(min(CHUNK, size - start))
+            if not chunk:
+                raise BadFolder(
+                    f"{path} changed while it was sent: it had {size} bytes, and now has {start}",
+                    remedy="Run the command again once nothing writes to it.",
+                )
             if stop.is_set():
                 raise InterruptedError("another file failed")
             yield chunk
+            start += len(chunk)
             moved(len(chunk))
 
 
@@ -51,7 +59,7 @@ class _Transfer:
     def content(self, start: int, stop: threading.Event) -> Iterator[bytes]:
         """Read the file from a byte on, reporting each piece as it is sent."""
         self.at(start)
-        return _chunks(self.path, start, lambda amount: self.at(self.reported + amount), stop)
+        return _chunks(self.path, start, self.promise.size, lambda amount: self.at(self.reported + amount), stop)
 
     def run(self, stop: threading.Event) -> None:
         """Send it: a small file whole, a large one from the service's offset on, until it is complete.

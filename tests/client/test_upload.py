@@ -143,6 +143,18 @@ def test_a_file_that_changes_on_the_way_is_refused(lathe: Lathe, model: Path) ->
     assert next(lathe.uploads("models")).state == "uploading"
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_of_a_file_that_changes_length_the_promised_bytes_are_sent_or_none(lathe: Lathe, model: Path, name: str) -> None:
+    (model / "model.safetensors").write_bytes(os.urandom(9 << 20))  # which is sent in parts
+    local = manifest(model_files(model)[0])
+    whole = (model / name).read_bytes()
+    (model / name).write_bytes(whole[:-1])
+    with pytest.raises(BadFolder, match=f"{name} changed while it was sent"):
+        add(lathe, "models", {"name": "m"}, local)
+    (model / name).write_bytes(whole + b"more")
+    assert add(lathe, "models", {"name": "m"}, local).state == "validating"
+
+
 def test_a_rejected_model_says_why_and_is_not_taken_up_again(live: Live, lathe: Lathe, model: Path) -> None:
     local = manifest(model_files(model)[0])
     first = add(lathe, "models", {"name": "m"}, local)
