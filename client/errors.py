@@ -133,6 +133,14 @@ class BadConfig(ClientError):
     exit_code = USAGE
 
 
+class BadNumber(ClientError):
+    """A number of a request is none that JSON has."""
+
+    code = "bad_number"
+    exit_code = USAGE
+    remedy = "Give a finite number."
+
+
 class BadFolder(ClientError):
     """A local file or folder is no model or dataset."""
 

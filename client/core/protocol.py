@@ -4,6 +4,7 @@ An operation yields steps (`Send`, `Pause`, `EventStream`, `Item`) and is sent b
 (drivers.py) carry the steps out, blocking or awaited; retries, pages and waiting are decided here, once for both.
 """
 
+import json
 import random
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -14,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from client import config
-from client.errors import BadAnswer, Problem, Unreachable
+from client.errors import BadAnswer, BadConfig, BadNumber, Problem, Unreachable
 from client.types import Event, Page, parse
 
 R = TypeVar("R")
@@ -189,6 +190,10 @@ class Peer:
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 60.0, attempts: int = 5) -> None:
         if attempts < 1:
             raise ValueError("attempts must be at least 1")
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise BadConfig(f"{url!r} is no address: {error}", remedy="Correct LATHE_URL: http://HOST:PORT.") from error
         self.url = url.rstrip("/")
         self.key, self.timeout, self.attempts = key, timeout, attempts
 
@@ -208,7 +213,11 @@ class Peer:
         return httpx.Timeout(seconds or self.timeout, connect=10.0)
 
     def options(self, request: Request[Any]) -> dict[str, Any]:
-        """Return what httpx is to send, the same in every attempt: a POST keeps its Idempotency-Key."""
+        """Return what httpx is to send, the same in every attempt: a POST keeps its Idempotency-Key. Raises BadNumber."""
+        try:
+            json.dumps(request.body, allow_nan=False)
+        except ValueError as error:
+            raise BadNumber(f"a number of the request to {request.path} is infinite or nan") from error
         headers = {**self.authorization, **request.headers}
         if request.method == "POST":
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
