@@ -1,5 +1,6 @@
 """lathe ls, show, watch, wait, logs, cancel, retry, rm: jobs that wait, run or have ended."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -31,11 +32,11 @@ def ls(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
 ) -> None:
     """List jobs."""
-    wanted = [one.replace("=", ":", 1) if ":" not in one else one for one in label or ()]
+    wanted = [re.sub("[=:]", ":", one, count=1) for one in label or ()]  # a value may have either
     found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model, search=search), limit))
     rows = [(job.id, job.name, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _now(job)) for job in found]
     empty = "No jobs. Submit one: lathe submit --model FOLDER --data FOLDER --recipe quick"
-    emit(found, table(("id", "name", "state", "created", "now"), rows, empty=empty))
+    emit(found, table(("id", "name", "state", "created (UTC)", "now"), rows, empty=empty))
 
 
 def _now(job: Job) -> str:

@@ -33,18 +33,20 @@ def create(
     lathe: Lathe,
     name: Annotated[str, typer.Argument(help="Its purpose.")],
     scope: Annotated[
-        Scope,
+        Scope | None,
         typer.Option(
-            help="read: sees everything and changes nothing; write: changes all but keys; admin: also makes and revokes keys, "
-            "and reads the audit log; device: for a machine that only measures, reads artifacts alone (a registered "
-            "device has a key of its own: lathe device register)."
+            help="By default write. read: sees everything and changes nothing; write: changes all but keys; admin: also makes "
+            "and revokes keys, and reads the audit log; device: for a machine that only measures, reads artifacts alone (a "
+            "registered device has a key of its own: lathe device register)."
         ),
-    ] = "write",
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="The same as --scope read.")] = False,
     days: Days = None,
 ) -> None:
     """Make another key. It is shown this once."""
-    key = lathe.create_key(name, scope="read" if read_only else scope, expires_in=_seconds(days))
+    if read_only and scope not in (None, "read"):
+        raise typer.BadParameter(f"it is the same as --scope read, and not {scope}", param_hint="--read-only")
+    key = lathe.create_key(name, scope="read" if read_only else scope or "write", expires_in=_seconds(days))
     emit(key, key.key, f"This is shown once. Use it with: export LATHE_KEY={key.key}")
 
 
@@ -65,7 +67,9 @@ def ls(lathe: Lathe) -> None:
         )
         for key in keys
     ]
-    emit(keys, table(("id", "may", "created", "ends", "last used", "made by", "name"), rows, empty="No keys."))
+    emit(
+        keys, table(("id", "may", "created (UTC)", "ends (UTC)", "last used (UTC)", "made by", "name"), rows, empty="No keys.")
+    )
 
 
 @app.command()

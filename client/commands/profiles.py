@@ -70,10 +70,9 @@ def advice(lathe: Lathe, profile: Profile) -> list[str]:
     return lines
 
 
-def _headline(lathe: Lathe, job: str) -> list[str]:
+def to_profile(lathe: Lathe, job: str) -> list[str]:
     """Return the ids of the artifacts that a job's report says to take: one, or one of each dataset."""
-    report = lathe.report(job)
-    names = set(report.headlines.values()) or {report.headline}
+    names = lathe.report(job).to_run
     return [artifact.id for artifact in lathe.artifacts(job) if artifact.name in names]
 
 
@@ -92,7 +91,7 @@ def profile(  # noqa: PLR0913 (Typer makes an option of each)
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
 ) -> None:
     """Measure an artifact on a device: load, latency, rows a second, memory, layers, energy. Waits until it is done."""
-    wanted = _headline(lathe, what) if what.startswith("job_") else [what]
+    wanted = to_profile(lathe, what) if what.startswith("job_") else [what]
     sizes = {"batch": batch, "length": length, "resolution": resolution}
     asked = [lathe.request_profile(one, device, seconds=seconds, threads=threads, **sizes) for one in wanted]
     if detach:

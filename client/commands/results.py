@@ -138,7 +138,7 @@ def share(
     elif list_:
         found = lathe.shares(job)
         rows = [(link.id, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}") for link in found]
-        emit(found, table(("id", "made", "until"), rows, empty=f"No links. Make one: lathe share {job}"))
+        emit(found, table(("id", "made (UTC)", "until (UTC)"), rows, empty=f"No links. Make one: lathe share {job}"))
     else:
         link = lathe.share(job, days=days)
         emit(link, str(link.url), f"Until {link.expires_at:%Y-%m-%d %H:%M} UTC; sooner: lathe share {job} --revoke {link.id}")
@@ -151,7 +151,10 @@ def shares(lathe: Lathe) -> None:
         (link.id, link.job, link.key, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}")
         for link in found
     ]
-    emit(found, table(("id", "job", "made by key", "made", "until"), rows, empty="No links. Make one: lathe share JOB"))
+    emit(
+        found,
+        table(("id", "job", "made by key", "made (UTC)", "until (UTC)"), rows, empty="No links. Make one: lathe share JOB"),
+    )
 
 
 def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:
@@ -198,13 +201,15 @@ def download(
     """Download artifacts, check them against their manifest, and print what opens them. Resumes where it broke off."""
     if recommended and (every or stage or kind):
         raise typer.BadParameter("it names the artifact: leave out --stage, --kind and --all", param_hint="--recommended")
+    if every and stage:
+        raise typer.BadParameter("--all names every stage: leave out one of them", param_hint="--stage")
     folder = out or Path(job)
     artifacts = lathe.artifacts(job)
     if recommended:
         names = lathe.report(job).to_run
         artifacts = [artifact for artifact in artifacts if artifact.name in names]
     else:
-        wanted = stage if every or stage else best_stage(lathe, job, artifacts)
+        wanted = None if every else stage or best_stage(lathe, job, artifacts)
         artifacts = chosen(artifacts, stage=wanted, kind=kind, every=every)
     total = sum(file.size for artifact in artifacts for file in artifact.files)
     with moving(f"downloading {job}", total) as moved:

@@ -130,6 +130,8 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     timeout: Annotated[float | None, typer.Option(help="With --wait: seconds after which to stop waiting.")] = None,
 ) -> None:
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
+    if timeout is not None and not wait:
+        raise typer.BadParameter("it is of --wait: add it, or leave this out", param_hint="--timeout")
     body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
     given = {"targets": targets(target or []), "evaluate": evaluation(evaluate or [])}
     body |= {"name": name, "device": device} | {key: value for key, value in given.items() if value}

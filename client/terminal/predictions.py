@@ -18,6 +18,13 @@ def _said(answer: Answer) -> str:
     return " ".join(answer.tags) if answer.tags is not None else answer.text or "no answer"
 
 
+def _expected(found: Answered) -> str:
+    """Return what the data has: tags, or any of a question's answers."""
+    if not isinstance(found.expected, tuple):
+        return str(found.expected)
+    return (" " if "tokens" in found.asked else " or ").join(found.expected) or "no answer in the context"
+
+
 def answers(found: Answered) -> list[RenderableType]:
     """Return both models' answers to the same texts, side by side."""
     grid = Table(header_style="bold", pad_edge=False)
@@ -29,6 +36,6 @@ def answers(found: Answered) -> list[RenderableType]:
     texts: list[RenderableType] = [
         f"{name}: {value if isinstance(value, str) else ' '.join(value)}" for name, value in found.asked.items()
     ]
-    expected: list[RenderableType] = [] if found.expected is None else [f"expected: {found.expected}"]
+    expected: list[RenderableType] = [] if found.expected is None else [f"expected: {_expected(found)}"]
     alone = [] if found.exclusive else ["Another job was perhaps timed on that machine at once: the times may be too long."]
     return [*texts, *expected, grid, *alone]

@@ -159,8 +159,11 @@ def test_every_list_is_one_document_or_something_to_read(live: Live, command: Co
 
 def test_a_job_can_be_found_by_its_label(live: Live, command: Command) -> None:
     model, dataset = live.ready()
-    ran = command("submit", "--model", model, "--data", dataset, "--label", "team=blue", "--json")
+    labels = ("--label", "team=blue", "--label", "url=http://x")
+    ran = command("submit", "--model", model, "--data", dataset, *labels, "--json")
     job = document(ran)["id"]
+    assert [item["id"] for item in document(command("ls", "--label", "url=http://x", "--json"))] == [job]
+    assert [item["id"] for item in document(command("ls", "--label", "url:http://x", "--json"))] == [job]
     assert [item["id"] for item in document(command("ls", "--label", "team=blue", "--json"))] == [job]
     assert document(command("ls", "--label", "team=red", "--json")) == []
     assert command("cancel", job).code == 0
@@ -218,7 +221,26 @@ def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
     assert len(document(command("ls", "--json"))) == before
 
 
-@pytest.mark.parametrize("option", [("--set", "prune"), ("--label", "=x"), ("--recipe", "none.json")])
+UNUSABLE = [("--set", "prune"), ("--label", "=x"), ("--recipe", "none.json"), ("--timeout", "60")]  # of --wait
+NO_NUMBERS = [("--budget-minutes", "nan"), ("--set", "prune.ratio=NaN"), ("--target", "retention=Infinity")]
+
+
+@pytest.mark.parametrize("option", NO_NUMBERS)
+def test_what_is_no_number_is_wrong_usage(live: Live, command: Command, option: tuple[str, str]) -> None:
+    model, dataset = live.ready()
+    ran = command("submit", "--model", model, "--data", dataset, *option, "--json")
+    assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_number")
+
+
+def test_what_is_no_address_is_wrong_usage(home: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATHE_URL", "http://host:port")
+    monkeypatch.setenv("LATHE_KEY", "lathe_a_b")
+    ran = command("ls", "--json")
+    assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_config")
+    assert "http://host:port" in document(ran)["error"]["cause"]
+
+
+@pytest.mark.parametrize("option", UNUSABLE)
 def test_malformed_options_are_wrong_usage(live: Live, command: Command, option: tuple[str, str]) -> None:
     model, dataset = live.ready()
     ran = command("submit", "--model", model, "--data", dataset, *option)
@@ -394,6 +416,7 @@ def test_the_recommended_artifact_alone_is_downloaded_or_else_the_headline(
     refused = command("download", job, "--recommended", "--kind", "onnx")
     assert refused.code == 2
     assert "--recommended" in refused.err
+    assert command("download", job, "--all", "--stage", "pruned").code == 2
     assert validated().to_run == ("distilled-onnx-int8",)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from app.jobs import jobs
 from client.api import Lathe
+from client.commands.profiles import to_profile
 from client.commands.serve import RECOMMENDED, downloaded, serve
 from client.errors import BadFolder, Problem, WrongHash
 from client.transfers.download import SEGMENT, download, local_path
@@ -215,6 +216,9 @@ def test_what_is_served_of_a_job_is_the_form_that_its_report_recommends(
     place = downloaded(job, RECOMMENDED, tmp_path)
     assert place.name == found.to_run[0] != found.headline
     assert (place / "model").read_bytes() == place.name.encode()
+
+    with Lathe.from_config() as lathe:
+        assert tuple(lathe.artifact(one).name for one in to_profile(lathe, job)) == found.to_run
 
     # With a folder of the job's name that has both, the format that is asked for is still the one that is served.
     monkeypatch.chdir(tmp_path)

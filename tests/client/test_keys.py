@@ -33,6 +33,8 @@ def test_keys_are_made_rotated_and_revoked(live: Live, command: Command, monkeyp
     assert "first (this one)" in shown
     assert new["key"] not in shown
     assert document(command("keys", "create", "screen", "--read-only", "--json"))["scope"] == "read"
+    assert command("keys", "create", "screen", "--read-only", "--scope", "admin").code == 2
+    assert document(command("keys", "create", "usual", "--json"))["scope"] == "write"
     assert command("keys", "rotate", made["id"]).code == 6
     monkeypatch.setenv("LATHE_KEY", new["key"])
     refused = command("keys", "create", "more", "--json")

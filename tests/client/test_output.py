@@ -114,11 +114,11 @@ NAMED = "a name of many words that fills all of fifty signs"
 LISTS = (
     (("id", "name", "state"), [("job_0123456789abcdef", NAMED, "succeeded"), ("job_2", "another", "queued")]),
     (
-        ("id", "name", "state", "created", "now"),
+        ("id", "name", "state", "created (UTC)", "now"),
         [("job_0123456789abcdef", NAMED, "running", "2026-11-29 10:00", "the stage pruned")],
     ),
     (
-        ("id", "may", "created", "ends", "last used", "made by", "name"),
+        ("id", "may", "created (UTC)", "ends (UTC)", "last used (UTC)", "made by", "name"),
         [("key_0123456789abcdef", "write", "2026-11-29 10:00", None, "2026-11-29 11:00", "key_0123456789abcdef", NAMED)],
     ),
 )

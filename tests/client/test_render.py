@@ -1,14 +1,17 @@
 """The table tells the figures of the report, and hides nothing that was missed or could not be measured."""
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from app.pages.report_page.formatting import kept
 from client.terminal import render
+from client.terminal.predictions import answers
 from client.types import Preflight
 from compression.planning.verdicts import choose, judged
+from compression.schema.prediction import Answer, Answered
 from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
@@ -286,3 +289,19 @@ def test_the_choice_and_what_to_try_are_shown_once_each() -> None:
     for text in (shown(render.report_table(found)), render.report_markdown(found)):
         assert "No stage meets all targets. quantized is shipped" in text
         assert text.count("recipe.distill.epochs 8 → ") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "text"),
+    [
+        ({"question": "Where?", "context": "Paris"}, ("Paris", "in Paris"), "Paris or in Paris"),
+        ({"question": "Where?", "context": "Paris"}, (), "no answer in the context"),
+        ({"tokens": ["Ada", "here"]}, ("B-PER", "O"), "B-PER O"),
+        ({"text": "good"}, "positive", "positive"),
+        ({"text": "good"}, 0.5, "0.5"),
+    ],
+)
+def test_what_the_data_expects_is_told_in_words(asked: dict[str, Any], expected: Any, text: str) -> None:
+    answer = Answer(label="a", milliseconds=1.0, runs=3, runtime="onnxruntime", bytes=10)
+    lines = answers(Answered(asked=asked, expected=expected, original=answer, compressed=answer))
+    assert f"expected: {text}" in lines
