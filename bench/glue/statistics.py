@@ -84,8 +84,8 @@ def constant_score(name: str, wanted: Floats) -> float:
 
 def standard_error(name: str, said: Floats, wanted: Floats) -> float:
     """Return the bootstrap's standard error of a score. said, wanted: (rows,)."""
-    errors = deviations(resampled(lambda rows: {"score": METRICS[name](said[rows], wanted[rows])}, len(wanted)))
-    return errors["score"]
+    draws = resampled(lambda rows: {"score": METRICS[name](said[rows], wanted[rows])}, len(wanted))
+    return deviations(draws, len(wanted))["score"]
 
 
 def at_chance(found: dict[str, Answers], original: str) -> list[str]:
