@@ -129,7 +129,10 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     if not ids:
         return []
     parts = (Job.report["headline"].as_string(), Job.report["ratios"], Job.report["environment"]["processor"].as_string())
-    heads = {job: found for job, *found in session.execute(select(Job.id, *parts).where(Job.id.in_(ids)))}
+    heads: dict[str, tuple[str, dict[str, Any], str | None]] = {
+        job: (headline, ratios, processor)
+        for job, headline, ratios, processor in session.execute(select(Job.id, *parts).where(Job.id.in_(ids)))
+    }
     figures: dict[str, list[Any]] = {one: [] for one in ids}
     columns = (Metric.job_id, Metric.stage, Metric.parameters, Metric.size_bytes, Metric.latency_ms, Metric.score)
     cells = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])

@@ -10,10 +10,12 @@ from compression.schema.config import guard_numbers
 
 # PostgreSQL stores no NUL in text, so the API rejects it and both databases behave alike.
 TEXT = r"^[^\x00]*$"
+# A name is often the only link to what it names, so it has something that can be seen.
+NAME = r"^[^\x00]*[^\x00\s][^\x00]*$"
 # Label keys that both databases can filter by: `key:value`, without characters that have a meaning in a JSON path.
 LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
 Item = TypeVar("Item")
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
 Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r'^[^\x00-\x1f\x7f\\<>:"|?*]+$'), AfterValidator(file_names.portable)

@@ -151,7 +151,7 @@ def retry(
     late = keys == "all" and profile is None and (old.error or {}).get("code") == LATE
     offered = list_remedies(old) if profile is None else profile_remedies.list_changes(session, team, job_id, profile)
     body = JobCreate(
-        name=old.name,
+        name=old.name if old.name.strip() else None,  # older jobs could be called by blanks
         labels=old.labels,
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,

@@ -60,6 +60,15 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(forecast).to_contain_text("Yes")
     ask_for_devices(window, world)
 
+    formats = page.get_by_role("group", name="artifacts", exact=True)
+    formats.get_by_label("default").uncheck()
+    expect(page.locator("#request")).to_contain_text('"artifacts": []')
+    formats.get_by_label("onnx", exact=True).check()
+    expect(page.locator("#request")).to_contain_text('"onnx"')
+    formats.get_by_label("default").check()  # the usual ones
+    expect(formats.get_by_label("onnx", exact=True)).not_to_be_checked()
+    expect(page.locator("#request")).not_to_contain_text('"artifacts": [')
+
     metric = page.locator("[data-path='evaluate.metric']")
     page.locator("summary", has_text="Evaluation").click()
     expect(metric).to_have_value("auto")

@@ -103,7 +103,15 @@ def request_of(job: JobOut) -> dict[str, Any]:
         models["student"] = job.models.student
     if job.models.teachers:
         models["teachers"] = job.models.teachers
-    body = {"name": job.name, "labels": job.labels, "models": models, "datasets": job.datasets, "recipe": job.recipe}
+    body: dict[str, Any] = {
+        "name": job.name,
+        "labels": job.labels,
+        "models": models,
+        "datasets": job.datasets,
+        "recipe": job.recipe,
+    }
+    if job.deadline_at is not None:
+        body["deadline_seconds"] = round((job.deadline_at - job.created_at).total_seconds())
     return {**body, "evaluate": job.evaluate, "targets": job.targets, "device": job.device, "priority": job.priority}
 
 

@@ -54,6 +54,9 @@ def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client
     )
     assert "82.5 %" in page.text
     assert page.text.count("missed") == sum(not verdict.met for verdict in report().verdicts.values())
+    asked = '"deadline_seconds": 7200'
+    assert asked not in page.text
+    assert asked in shown(name="late", deadline_seconds=7200).text
     listed = page_of(browser, "/jobs").text
     says(listed, "Reviews, smaller", "82.5 %", "2.50×", "98.0 %")
 

@@ -48,6 +48,11 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: Json) -> Non
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+def test_a_name_has_something_that_can_be_seen(http: httpx.Client, request_body: Json) -> None:
+    problem(http.post("/v1/jobs", json={**request_body, "name": " \n\t"}), 422, "invalid_request", "name")
+    assert http.post("/v1/jobs", json={**request_body, "name": " a b "}).json()["name"] == " a b "
+
+
 @pytest.mark.parametrize("prune", [{"multiple": "auto"}, None])
 def test_what_the_device_table_decides_is_left_open_in_a_request(
     prune: Json | None, http: httpx.Client, request_body: Json

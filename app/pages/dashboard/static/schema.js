@@ -99,25 +99,30 @@ export function form(root, path, onChange) {
     return { element: field, value: () => input.checked, set: (value) => { input.checked = value; } };
   }
 
-  // With nothing checked an optional list is null.
+  // An optional list has a choice of its own for null, the default; with nothing checked it is empty.
   function several(name, schema, where, options, optional) {
     const box = made("fieldset", { class: "choices" }, made("legend", {}, words(name)));
-    const inputs = options.map((option) => {
+    const chip = (option, chosen) => {
       const input = made("input", { type: "checkbox", value: option });
-      input.addEventListener("input", onChange);
+      input.addEventListener("input", () => { chosen(input); onChange(); });
       box.append(made("label", { class: "chip" }, input, made("span", {}, words(option))));
       return input;
-    });
+    };
+    const usual = optional ? chip("default", (own) => { if (own.checked) for (const input of inputs) input.checked = false; }) : null;
+    const inputs = options.map((option) => chip(option, (own) => { if (usual && own.checked) usual.checked = false; }));
     const about = followed(schema).description;
     if (about) box.append(made("span", { class: "small" }, about));
     const wrong = made("span", { class: "wrong" });
     box.append(wrong);
-    byPath.set(where, { input: inputs[0], wrong });
+    byPath.set(where, { input: usual ?? inputs[0], wrong });
     const checked = () => inputs.filter((input) => input.checked).map((input) => input.value);
     return {
       element: box,
-      value: () => (optional && !checked().length ? null : checked()),
-      set: (value) => inputs.forEach((input) => { input.checked = value?.includes(input.value) ?? false; }),
+      value: () => (usual?.checked ? null : checked()),
+      set: (value) => {
+        if (usual) usual.checked = (value ?? null) === null;
+        for (const input of inputs) input.checked = value?.includes(input.value) ?? false;
+      },
     };
   }
 
