@@ -1,8 +1,11 @@
 """The application, which server.py serves."""
 
+from fastapi import Depends
+
 from app.accounts.audit import AuditMiddleware
 from app.accounts.rate_limits import RateLimitMiddleware
 from app.api import exception_handlers
+from app.api.dependencies import refuse_unknown_parameters
 from app.api.middleware import BodyLimit, ErrorMiddleware, NulFilter, RequestContext, SecurityHeaders
 from app.api.openapi import DocumentedApi, operation_id
 from app.api.routes import (
@@ -38,6 +41,7 @@ from app.pages.dashboard import (
     new as new_page,
     predictions as try_page,
     routes as dashboard,
+    views,
 )
 from app.pages.report_page import routes as report_page
 
@@ -55,8 +59,10 @@ def create_app(settings: Settings) -> DocumentedApi:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=operation_id,
+        dependencies=[Depends(refuse_unknown_parameters)],
     )
     exception_handlers.install(app)
+    app.state.error_page = views.problem_page
     for router in (
         resources.models,
         resources.datasets,

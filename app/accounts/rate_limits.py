@@ -24,6 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.accounts import sessions
 from app.core.errors import Problem, RateLimited, problem_response
 from app.core.networks import client_network
 from app.core.settings import Settings, get_settings
@@ -130,16 +131,47 @@ def count_request_from_thread(request: Request, key: str) -> None:
     from_thread.run(count_request, request, key)
 
 
+def _address(scope: Scope) -> str:
+    return client_network((scope.get("client") or ("local", 0))[0])
+
+
+async def _admit_form(request: Request, key: str) -> None:
+    rates, credential = get_rate_counter(), _hash(f"Bearer {key}")
+    state = request.scope.setdefault("state", {})
+    state["credential"] = credential
+    if credential in rates.known:
+        return
+    within, window = await rates.count("wrong", _address(request.scope), cost=0)
+    if not within:
+        state.setdefault("windows", []).append(window)
+        raise window.refusal()
+
+
+def admit_form(request: Request, key: str) -> None:
+    """Check, before a key from a form is looked up, that its address has not sent too many wrong ones. Raises RateLimited.
+
+    The middleware sees no bodies, so the route calls this, from a thread that the event loop waits for.
+    """
+    from_thread.run(_admit_form, request, key)
+
+
+def remember_session(token: str) -> None:
+    """Remember the cookie of a sign-in: its browser is admitted even if others at the same address guess."""
+    get_rate_counter().remember(_hash(token))
+
+
+def _hash(shown: str) -> str:
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
 def _credential(scope: Scope) -> str | None:
-    """Return the hash of a request's credential (a key, a cookie, a link); None without one."""
-    headers = Headers(scope=scope)
+    """Return the hash of a request's credential (a key, a session's cookie, a link); None without one, or for a form."""
     if scope["path"].startswith("/share/"):
-        shown = scope["path"]
-    elif scope["path"] == "/sign-in" and scope["method"] == "POST":
-        shown = "a key in a form"
-    else:
-        shown = headers.get("authorization") or headers.get("cookie") or ""
-    return hashlib.sha256(shown.encode()).hexdigest() if shown else None
+        return _hash(scope["path"])
+    if scope["path"] == "/sign-in" and scope["method"] == "POST":
+        return None
+    shown = Headers(scope=scope).get("authorization") or sessions.read_cookie(Request(scope))
+    return _hash(shown) if shown else None
 
 
 class RateLimitMiddleware:
@@ -153,7 +185,7 @@ class RateLimitMiddleware:
         if scope["type"] != "http" or scope["path"] in UNLIMITED_PATHS:
             await self.app(scope, receive, send)
             return
-        rates, asker = get_rate_counter(), client_network((scope.get("client") or ("local", 0))[0])
+        rates, asker = get_rate_counter(), _address(scope)
         state = scope.setdefault("state", {})
         credential = state["credential"] = _credential(scope)
         within, window = await rates.count("address", asker)
@@ -179,5 +211,5 @@ class RateLimitMiddleware:
         try:
             await self.app(scope, receive, answer)
         finally:
-            if credential is not None and (status == 401 or (status == 404 and scope["path"].startswith("/share/"))):
+            if state["credential"] is not None and (status == 401 or (status == 404 and scope["path"].startswith("/share/"))):
                 await rates.count("wrong", asker)

@@ -17,15 +17,15 @@ from app.core.errors import (
     Problem,
     StorageFull,
     TooLarge,
-    Unauthorized,
     Unavailable,
     compression_problem,
-    describe_errors,
+    invalid_request,
     problem_response,
 )
 from compression.schema.errors import CompressionError
 
 log = structlog.get_logger()
+PATHS = "Check the address; the page /docs lists all paths of the API, and /openapi.json describes them to programs."
 
 
 def is_disk_full(error: DBAPIError) -> bool:
@@ -61,17 +61,20 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        cause, param = describe_errors(list(error.errors()))
-        return problem_response(InvalidRequest(cause, param=param), request)
+        return problem_response(invalid_request(list(error.errors())), request)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        kinds: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed, 401: Unauthorized, 413: TooLarge}
-        kind = kinds.get(error.status_code, InvalidRequest)
-        answer = problem_response(kind(str(error.detail)), request)
+        path, allowed = request.url.path[:200], ", ".join(_methods(app, request))
+        problems: dict[int, Problem] = {
+            NotFound.status: NotFound(f"there is no path {path}", remedy=PATHS),
+            MethodNotAllowed.status: MethodNotAllowed(f"{path} supports {allowed}, not {request.method}"),
+            TooLarge.status: TooLarge(error.detail),
+        }
+        answer = problem_response(problems.get(error.status_code) or InvalidRequest(error.detail), request)
         answer.headers.update(error.headers or {})
         if error.status_code == MethodNotAllowed.status:
-            answer.headers["Allow"] = ", ".join(_methods(app, request))
+            answer.headers["Allow"] = allowed
         return answer
 
     @app.exception_handler(OperationalError)

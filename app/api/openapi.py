@@ -51,9 +51,7 @@ ALL: tuple[type[Problem], ...] = (
 """Possible for every request."""
 COUNTED = ("RateLimit", "RateLimit-Policy")
 UNCOUNTED = (400, 408)
-"""Statuses that are answered before there is a request."""
-BEFORE_ROUTES = (*UNCOUNTED, 413, 429)
-"""Statuses that no route answers, so they are never pages."""
+"""Statuses that are answered before there is a request, so they are never pages."""
 
 
 class Exhausted(BaseModel):
@@ -213,7 +211,7 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
         if head:
             answer.pop("content", None)
     for status, found in sorted(codes.items()):
-        pages = getattr(route, "errors_are_pages", False) and status not in BEFORE_ROUTES
+        pages = getattr(route, "errors_are_pages", False) and status not in UNCOUNTED
         found = list(dict.fromkeys(found))
         written = _write(status, found, head=head, pages=pages)
         if (form := answers.get(str(status))) is not None:  # the route itself answers with this status, in its own form

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
+from app.core import patterns
 from compression.schema.errors import CompressionError
 from compression.schema.extras import pip_install
 
@@ -208,11 +209,38 @@ def field_path(location: tuple[int | str, ...]) -> str:
     return ".".join(parts[1:] if parts and parts[0] in {"body", "query", "path", "header"} else parts)
 
 
-def describe_errors(errors: list[ErrorDetails]) -> tuple[str, str]:
-    """Return (cause that names every field, path of the first field) of pydantic's errors."""
-    said = {"extra_forbidden": "there is no such key"}
-    causes = [f"{field_path(error['loc'])}: {said.get(error['type'], error['msg'])}" for error in errors]
-    return "; ".join(causes[:10]), field_path(errors[0]["loc"])
+def _describe(error: ErrorDetails) -> str:
+    """Return one of pydantic's errors in words that name its field."""
+    place, kind, said = field_path(error["loc"]), error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return f"the body is not JSON: {error['ctx']['error']}, at character {error['loc'][-1]}"
+    if error["loc"] == ("body",):
+        if kind == "missing":
+            return "the request has no body"
+        unread = isinstance(error["input"], bytes)
+        return f"the body was {'not sent as' if unread else 'no object of'} JSON" if kind in _NOT_READ else said
+    if kind == "extra_forbidden":
+        said = "there is no such key"
+    elif kind == "string_pattern_mismatch":
+        said = patterns.describe(error["ctx"]["pattern"])
+    return f"{place}: {said}" if place else said
+
+
+_NOT_READ = ("model_attributes_type", "model_type", "dict_type")
+
+
+def describe_errors(errors: list[ErrorDetails]) -> tuple[str, str | None]:
+    """Return (cause that names every field, path of the first field) of pydantic's errors; no path if no field is at fault."""
+    first = errors[0]
+    path = None if first["type"] == "json_invalid" else field_path(first["loc"])
+    return "; ".join(_describe(error) for error in errors[:10]), path or None
+
+
+def invalid_request(errors: list[ErrorDetails]) -> Problem:
+    """Return the problem that names each wrong field of a request, or what is wrong with its body as a whole."""
+    cause, param = describe_errors(errors)
+    remedy = None if param else "Send a JSON object with `Content-Type: application/json`; /openapi.json shows its schema."
+    return InvalidRequest(cause, param=param, remedy=remedy)
 
 
 def recipe_problem(error: ValidationError, prefix: str) -> Problem:
@@ -238,11 +266,19 @@ def problem_body(problem: Problem, request_id: str | None) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def _wants_page(request: Request) -> bool:
+    """Return whether a browser asks for a page: programs ask below /v1, and their Accept names no HTML."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/v1/")
+
+
 def problem_response(problem: Problem, request: Request) -> Response:
-    """Return a response of type application/problem+json."""
+    """Return a response of type application/problem+json; for a browser, the page that the application's `error_page` makes."""
     state = request.scope.setdefault("state", {})
     state["problem"] = problem.code
     request_id = state.get("request_id")
+    if _wants_page(request) and (page := getattr(request.app.state, "error_page", None)) is not None:
+        shown: Response = page(request, problem)
+        return shown
     headers = {**problem.all_headers, "X-Request-Id": str(request_id)}
     return Response(problem_body(problem, request_id), problem.status, headers, media_type="application/problem+json")
 

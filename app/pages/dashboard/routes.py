@@ -5,7 +5,7 @@ import re
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from app.accounts import audit, auth, sessions
+from app.accounts import audit, auth, rate_limits, sessions
 from app.api.dependencies import SessionDep, SettingsDep
 from app.core.errors import ALL_PROBLEMS
 from app.core.failures import FAILURES
@@ -76,7 +76,9 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
     """Exchange a key for a session cookie."""
     sessions.check_origin(request)
     target = destination(form.get("next", ""))
-    caller = auth.recognize_key(request, form.get("key", "").strip())
+    key = form.get("key", "").strip()
+    rate_limits.admit_form(request, key)
+    caller = auth.recognize_key(request, key)
     if caller is None:
         return render(request, "signin.html", status=401, next=target, wrong=True)
     audit.begin_action(request, caller.team, caller.key, changes=True, action="sessions.begin")
@@ -86,6 +88,7 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
     token = sessions.sign_in(session, caller.key, settings.session_seconds)
     answer = RedirectResponse(target, 303)
     sessions.set_cookie(answer, request, token, settings.session_seconds)
+    rate_limits.remember_session(token)
     return answer
 
 

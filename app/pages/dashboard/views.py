@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from app.accounts import audit, keys, sessions
 from app.accounts.sessions import Visitor
-from app.core.errors import InternalError, InvalidRequest, Problem, Unavailable, describe_errors
+from app.core.errors import InternalError, Problem, Unavailable, invalid_request
 from app.pages.dashboard import assets, formatting
 from app.store.db import reading
 from app.store.models import ADMIN, WRITE
@@ -143,6 +143,11 @@ def _error_page(request: Request, problem: Problem) -> Response:
         visitor = get_visitor(request)
     except (SignInNeeded, OperationalError):
         log.debug("error_page_without_visitor")
+    return problem_page(request, problem, visitor)
+
+
+def problem_page(request: Request, problem: Problem, visitor: Visitor | None = None) -> Response:
+    """Return the page of a problem. Without a visitor nothing is looked up: so it is for requests that reach no route."""
     request_id = request.scope.get("state", {}).get("request_id")
     title = (type(problem).__doc__ or problem.code).split("\n", 1)[0]
     page = render(
@@ -170,8 +175,7 @@ class PageRoute(APIRoute):
             except Problem as problem:
                 return _error_page(request, problem)
             except RequestValidationError as error:
-                cause, param = describe_errors(list(error.errors()))
-                return _error_page(request, InvalidRequest(cause, param=param))
+                return _error_page(request, invalid_request(list(error.errors())))
             except OperationalError as error:
                 log.error("database_unavailable", error=str(error.orig))
                 return _error_page(request, Unavailable("the database does not answer"))

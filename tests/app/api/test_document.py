@@ -11,7 +11,8 @@ from app.api.dependencies import OnceDep, WriterDep
 from app.api.openapi import MEDIA, DocumentedApi, ProblemDocument, problems
 from app.api.routes.teams import TeamOut
 from app.core import errors
-from app.core.schemas import Page
+from app.core.patterns import WORDS
+from app.core.schemas import LABEL_KEY, TEXT, Page
 from app.main import app
 from tests.app.api.conftest import Json
 from tests.app.api.test_keys import needs
@@ -59,6 +60,12 @@ def test_every_reference_leads_somewhere() -> None:
         for step in reference.removeprefix("#/").split("/"):
             assert step in place, reference
             place = place[step]
+
+
+def test_every_pattern_has_words_for_whoever_misses_it() -> None:
+    found = {part["pattern"] for part in parts(DOCUMENT) if isinstance(part.get("pattern"), str)} | {LABEL_KEY, TEXT}
+    assert len(found) > 10
+    assert found - set(WORDS) == set()
 
 
 def test_every_refusal_is_a_problem_with_codes_and_the_headers_that_a_program_needs() -> None:

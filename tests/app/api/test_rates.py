@@ -11,6 +11,7 @@ import pytest
 
 from tests.app.api.conftest import problem
 from tests.conftest import Service, over_sqlite
+from tests.support.saying import says
 
 RATES = {"LATHE_RATE_PER_KEY": "5/hour", "LATHE_RATE_PER_ADDRESS": "1000/hour", "LATHE_RATE_WRONG": "3/hour"}
 DATABASES = itertools.cycle(range(1, 16))
@@ -60,12 +61,29 @@ def test_wrong_keys_count_against_their_address_and_no_other(strict: Service) ->
         assert [guesser.get("/v1/jobs").status_code for _ in range(3)] == [401, 401, 401]
         quota = problem(guesser.get("/v1/jobs"), 429, "rate_limited")["quota"]
         assert (quota["name"], quota["limit"]) == ("rate_wrong", 3)
-        assert guesser.post("/sign-in", data={"key": key}).status_code == 429  # nor by the other door
+        assert guesser.post("/sign-in", data={"key": WRONG}).status_code == 429  # nor by the other door
         assert neighbour.get("/v1/jobs").status_code == 200  # who was let in before still is
         with from_address(strict, "10.0.0.1") as silent:
             assert silent.get("/v1/jobs").status_code == 401  # it guesses nothing
     with from_address(strict, "10.0.0.9", key) as other:
         assert other.get("/v1/jobs").status_code == 200
+
+
+def test_who_signs_in_beside_a_guesser_sees_pages_and_the_guesser_a_page_that_says_why(strict: Service) -> None:
+    key = strict.database.key
+    with from_address(strict, "10.0.0.3") as guesser, from_address(strict, "10.0.0.3") as browser:
+        assert browser.post("/sign-in", data={"key": key}).status_code == 303
+        browser.cookies.set("another", "from an app at the same host")
+        guesses = [guesser.post("/sign-in", data={"key": WRONG}).status_code for _ in range(4)]
+        assert guesses == [401, 401, 401, 429]  # whoever signed in before: no guess goes on beside them
+        assert browser.get("/fleet").status_code == 200
+        assert browser.post("/sign-in", data={"key": key}).status_code == 303  # a key that was accepted lately
+        assert browser.get("/jobs").status_code == 200
+        seen = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Cookie": "lathe_session=guessed"}
+        refused = guesser.get("/jobs", headers=seen)
+        assert (refused.status_code, refused.headers["content-type"]) == (429, "text/html; charset=utf-8")
+        says(refused.text, "What to do:", "rate_limited", "with wrong keys or links")
+        assert int(refused.headers["retry-after"]) > 0
 
 
 def test_guessed_links_count_as_wrong_keys_do(strict: Service) -> None:
