@@ -1,5 +1,6 @@
 """How an attempt ends before its report."""
 
+import signal
 from typing import Any
 
 
@@ -25,3 +26,19 @@ class Crashed(Exception):
     def __init__(self, cause: str, code: str = "engine_crashed") -> None:
         super().__init__(cause)
         self.code = code
+
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+"""Signals that others send: what the engine last wrote says nothing about them."""
+
+
+def describe_end(status: int, last_output: str) -> str:
+    """Describe how the engine ended: its signal by name, or its exit status, and what it last wrote where that may say why."""
+    if status < 0:
+        known = -status in set(signal.Signals)
+        how = f"{signal.Signals(-status).name if known else f'Signal {-status}'} ended it."
+    else:
+        how = f"Its exit status is {status}."
+    if last_output and -status not in FROM_OUTSIDE:
+        how += f" It last wrote: {last_output}"
+    return how

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -107,6 +108,8 @@ LONGEST_FINDING = 4 << 20
 """Bytes of the one object that a query answers."""
 
 
+UNPRINTABLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]")
+"""Sequences of terminals, and control characters other than tab and line feed."""
 NO_MEMORY = ("memory allocation of", "bad_alloc", "out of memory")
 """What Rust and C++ print before they abort because memory ran out."""
 
@@ -305,10 +308,13 @@ class Engine:
         return found
 
     def last_output(self, limit: int = 2000) -> str:
-        """Return the end of its output."""
+        """Return the last lines of its output, as text: without the colours and movements that a terminal would show."""
         # By position: the engine writes at our shared offset.
         size = os.fstat(self.log.fileno()).st_size
-        return os.pread(self.log.fileno(), limit, max(0, size - limit)).decode(errors="replace").strip()
+        found = os.pread(self.log.fileno(), limit, max(0, size - limit)).decode(errors="replace")
+        if size > limit and "\n" in found.rstrip():
+            found = found.partition("\n")[2]  # the first line is cut, perhaps within a terminal's sequence
+        return UNPRINTABLE.sub("", found).strip()
 
     def _drain(self) -> None:
         """Wait until the engine has closed its pipe: a killed process still has to go, and may be writing until then."""

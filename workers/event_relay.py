@@ -38,7 +38,7 @@ from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.schema.tables_files import TABLES
 from compression.system.memory import killed_for_memory
-from workers.attempt_ends import Crashed, Failed, Interrupted
+from workers.attempt_ends import Crashed, Failed, Interrupted, describe_end
 from workers.device_table_check import check_table
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
@@ -158,7 +158,7 @@ class EventRelay:
         self._check_interrupts()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
             raise Failed(OutOfMemory("the system ended the engine because memory ran out", param="recipe.train").as_dict())
-        raise Crashed(f"Exit status {status}. {self.engine.last_output(600)}")
+        raise Crashed(describe_end(status, self.engine.last_output(600)))
 
     def _check_interrupts(self) -> None:
         for reason in ("lost", "cancel", "overdue"):

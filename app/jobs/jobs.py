@@ -325,7 +325,8 @@ def _requeue_or_fail(
     else:
         wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
-        happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
+        remedy = f"Nothing: the job runs again by itself, in {wait:g} seconds at the earliest; it fails after {cap} failures."
+        happened = [("requeued", {**error, "remedy": remedy, "failures": failures, "wait_seconds": wait})]
         wake_workers(session)
     if values["state"] in TERMINAL:
         own_profiles.fail_queued(session, job_id, f"The job is {values['state']}.")

@@ -10,6 +10,7 @@ import pytest
 from app.core.settings import Settings
 from compression.schema.events import Log
 from workers import engine as engines, sandbox
+from workers.attempt_ends import describe_end
 from workers.engine import Engine, child_environment
 from workers.folders import Untrustworthy
 
@@ -116,6 +117,18 @@ def test_last_words_are_its_own_whatever_it_makes_of_the_name_of_its_log(run: Ca
         assert engine.status() == 0
         assert (tmp_path / "engine.log").read_text() == "of others"
         assert engine.last_output() == "mine"
+
+
+def test_last_words_are_whole_lines_without_what_moves_a_terminal(run: Callable[[str], Engine]) -> None:
+    code = "print('x' * 900 + ' cut \\x1b[0m away'); print('\\x1b[1;31mMISSING\\x1b[0m | \\x07joblib', flush=True)"
+    with run(code) as engine:
+        assert list(engine.events(600)) == []
+        assert engine.last_output(50) == "MISSING | joblib"
+    killed = describe_end(-9, "MISSING | joblib")
+    assert killed == "SIGKILL ended it."  # from outside: what it last wrote says nothing about that
+    assert describe_end(-6, "bad_alloc") == "SIGABRT ended it. It last wrote: bad_alloc"
+    assert describe_end(-99, "") == "Signal 99 ended it."
+    assert describe_end(125, "no such file") == "Its exit status is 125. It last wrote: no such file"
 
 
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

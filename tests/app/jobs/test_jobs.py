@@ -17,7 +17,7 @@ from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, stage_results
 from app.store import resources
 from app.store.clock import now
-from app.store.models import Dataset, Job, Metric
+from app.store.models import Dataset, Event, Job, Metric
 from tests.app.conftest import NewJob, SessionMaker
 from tests.support.unmeasured import unmeasured
 
@@ -107,6 +107,10 @@ def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: NewJ
     job = new_job()
     do(transaction, jobs.retry_or_fail, must_take(transaction), CRASH, max_failures=3, backoff_seconds=60)
     assert take(transaction) is None
+    with transaction() as session:
+        told = session.scalars(select(Event.data).where(Event.job_id == job.id, Event.type == "requeued")).one()
+    assert told["cause"] == CRASH["cause"]
+    assert told["remedy"].startswith("Nothing: the job runs again by itself, in 60 seconds")
     with transaction() as session:
         session.execute(update(Job).where(Job.id == job.id).values(not_before=now(-1)))
     assert must_take(transaction).job.attempt == 2
