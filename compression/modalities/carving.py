@@ -8,6 +8,8 @@ from compression.schema.recipe.base import Split
 
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """Shares to carve from train, each of train as the user submitted it."""
+FILL_TRAIN = "Add rows to train; a validation or test that is not sent is carved from it."
+"""Remedy where train has too few rows."""
 
 
 def carved_rows(strata: Sequence[str], given: Collection[Split], seed: int, fewest: int = 1) -> dict[Split, list[int]]:
@@ -30,5 +32,6 @@ def carved_rows(strata: Sequence[str], given: Collection[Split], seed: int, fewe
         parts["train"] += positions
     for name, rows in sorted(parts.items(), reverse=True):  # validation before test
         if len(rows) < (1 if name == "train" else fewest):
-            raise EmptySplit(f"train has {len(strata)} rows: too few to carve {name} from", param=f"data.splits.{name}")
+            cause = f"train has {len(strata)} {'row' if len(strata) == 1 else 'rows'}: too few to carve {name} from"
+            raise EmptySplit(cause, param=f"data.splits.{name}", remedy=FILL_TRAIN)
     return {name: sorted(rows) for name, rows in parts.items()}

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compression.modalities.carving import carved_rows
+from compression.modalities.carving import FILL_TRAIN, carved_rows
 from compression.modalities.image.locations import Location
 from compression.modalities.image.sources import Listing, list_split
 from compression.modalities.modality import SPLITS
@@ -94,7 +94,7 @@ def check_split(name: Split, listing: Listing, train: Listing) -> None:
     """Refuse a split that a model cannot learn from or be scored on. Raises EmptySplit, SingleLabel and UnseenLabel."""
     param = f"data.splits.{name}"
     if not listing.places:
-        raise EmptySplit(f"{name} has no images", param=param)
+        raise EmptySplit(f"{name} has no images", param=param, remedy=FILL_TRAIN if name == "train" else None)
     known, own = set(train.labels), Counter(listing.labels)
     if name == "train" and len(known) < 2:
         raise SingleLabel(f"all {len(listing.places)} images of train have the label {next(iter(known))!r:.100}", param=param)

@@ -17,7 +17,8 @@ import pyarrow as arrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from compression.modalities.carving import carved_rows
+from compression.modalities.carving import FILL_TRAIN, carved_rows
+from compression.modalities.text import faults
 from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
 from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
@@ -30,6 +31,7 @@ FEWEST_TEXTS = 2  #: minimum texts of a causal-lm split: the error of a perplexi
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 MOST_COLUMNS = 10_000
 DELIMITERS = {".tsv": "\t"}  #: by the suffix of a file of format csv; of all others a comma
+DAMAGED = "Check the declared format, and write the file again: it may be cut or damaged."
 JSON_LINES = "Send JSON lines: one object a line, and no list around them."
 BATCH_ROWS = 512  #: rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length
 
@@ -177,7 +179,7 @@ def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classificati
 def check_rows(task: Task, name: DataSplit, rows: int) -> None:
     """Reject a split with too few rows. Raises EmptySplit."""
     if not rows:
-        raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
+        raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}", remedy=FILL_TRAIN if name == "train" else None)
     if task == "causal-lm" and name in ("validation", "test") and rows < FEWEST_TEXTS:
         cause = f"{name} has one text: the error of a perplexity needs at least {FEWEST_TEXTS}"
         remedy = "Send several texts, such as the articles or chapters of a long one, each a row of its own."
@@ -245,7 +247,9 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
                 row += 1
                 yield row, dict(zip(wanted, values, strict=True))
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
-        raise UnreadableData(f"{path.name} is not readable as {kind}: {problem}", param=path.name) from problem
+        if kind == "csv" and (found := faults.in_csv(path, delimiter_of(path), LARGEST_ROW)) is not None:
+            raise found from problem  # Arrow names no row
+        raise UnreadableData(f"{path.name} is not readable as {kind}: {problem}", param=path.name, remedy=DAMAGED) from problem
 
 
 def delimiter_of(path: Path) -> str:
@@ -308,7 +312,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 else:
                     size = 0
     except UnicodeDecodeError as problem:
-        raise UnreadableData(f"{path.name} is not readable as text: {problem}", param=path.name) from problem
+        raise faults.in_text(path, problem) from problem
     if held:
         yield row + 1, {"text": "".join(held).removesuffix("\n")}
 

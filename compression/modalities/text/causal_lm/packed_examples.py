@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.base import Examples, TaskAdapter
+from compression.modalities.carving import FILL_TRAIN
 from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.documents import read
@@ -118,4 +119,5 @@ def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
     """Reject splits of texts without a scored token. rows: of each split, by its name. Raises EmptySplit."""
     for name, split in rows:
         if isinstance(split, PackedDataset) and not len(split):
-            raise EmptySplit(f"{name} has no text with a token to predict", param=f"data.splits.{name}")
+            remedy = FILL_TRAIN if name == "train" else None
+            raise EmptySplit(f"{name} has no text with a token to predict", param=f"data.splits.{name}", remedy=remedy)

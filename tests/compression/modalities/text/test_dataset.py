@@ -108,7 +108,7 @@ def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_format_or_none_is_refused_by_name(tmp_path: Path) -> None:
     for kind, content in (("csv", b"text,label\na,b,c\n"), ("parquet", b"PAR1 no"), ("csv", b"text,label\n\xff\xfe,b\n")):
         (tmp_path / "d").write_bytes(content)
-        with pytest.raises(UnreadableData, check=lambda error: error.param == "d"):
+        with pytest.raises(UnreadableData, check=lambda error: error.param in ("d", "d:1")):
             load_dataset(Data(format=kind, splits={"train": ("d",)}), tmp_path, seed=0)
     with pytest.raises(errors.MissingFile, check=lambda error: error.param == "data.splits.train[0]"):
         load_dataset(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
@@ -164,6 +164,9 @@ def test_texts_are_carved_and_bear_no_labels_and_of_one_no_perplexity_is_sure(tm
         load_dataset(beside(source, test="one.txt"), tmp_path, seed=0, task="causal-lm")
     with pytest.raises(EmptySplit, match="too few to carve"):
         load_dataset(texts(tmp_path / "d.txt", "one\n\ntwo\n\nthree"), tmp_path, seed=0, task="causal-lm")
+    (tmp_path / "latin.txt").write_bytes("one\n\ncafé".encode("latin-1"))
+    with pytest.raises(UnreadableData, match=r"line 3 of latin\.txt is not UTF-8"):
+        load_dataset(beside(source, test="latin.txt"), tmp_path, seed=0, task="causal-lm")
     with pytest.raises(UnreadableData, match="no split unlabelled"):
         load_dataset(beside(source, unlabelled="one.txt"), tmp_path, seed=0, task="causal-lm")
 

@@ -175,3 +175,36 @@ def test_columns_are_bounded(tmp_path: Path, kind: str, monkeypatch: pytest.Monk
             arrow.parquet.write_table(table, path)
         answer = found(tmp_path, format=kind, splits={"train": (path.name,)})
         assert (answer.reasons[0]["code"] if isinstance(answer, Rejected) else None) == code
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "cause", "remedy"),
+    [
+        ("csv", "text,label\na,x\n\n'b\nc',y\n", "row 2 of train (line 4) has 1 of the 2 values", "as many values"),
+        ("csv", "text,label\na,x\nb,y,z\n", "row 2 of train (line 3) has 3 of the 2 values", "a comma"),
+        ("csv", "text,label\na,x\ncafé,y\n", "row 2 of train (line 3) is not UTF-8", "iconv"),
+        ("csv", "tëxt,label\na,x\n", "the header of train is not UTF-8", "iconv"),
+        ("jsonl", '{"text": "a", "label": "x"}\n{"text": "é", "label": "y"}\n', "row 2 of train is not JSON", "JSON lines"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, kind: str, content: str, cause: str, remedy: str) -> None:
+    (tmp_path / "train").write_bytes(content.encode("latin-1"))
+    answer = found(tmp_path, format=kind, splits={"train": ("train",)})
+    assert isinstance(answer, Rejected), answer
+    (reason,) = answer.reasons
+    assert reason["code"] == "unreadable_data"
+    assert cause in str(reason["cause"])
+    assert remedy in str(reason["remedy"])
+
+
+def test_too_few_rows_of_train_are_mended_in_train(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD[:2])
+    (tmp_path / "none.jsonl").touch()
+    for split, cause in (
+        ("train.jsonl", "train has 2 rows: too few to carve validation from"),
+        ("none.jsonl", "train has no rows"),
+    ):
+        answer = found(tmp_path, splits={"train": (split,)})
+        assert isinstance(answer, Rejected), answer
+        assert [reason["cause"] for reason in answer.reasons] == [cause]
+        assert str(answer.reasons[0]["remedy"]).startswith("Add rows to train")
