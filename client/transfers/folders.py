@@ -90,6 +90,11 @@ def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return taken, [path for path in here if path not in taken]
 
 
+def _split_of(path: Path) -> str | None:
+    """Return the split that a file's name tells."""
+    return SPLITS.get(path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower())
+
+
 def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
     """Return (format, files of each split): a single file is train; in a folder a file's name tells its split."""
     if not place.exists():
@@ -99,8 +104,7 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
     files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in DATA_SUFFIXES)
     splits: dict[str, list[Path]] = {}
     for path in files:
-        word = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
-        split = "train" if place.is_file() else SPLITS.get(word)
+        split = "train" if place.is_file() else _split_of(path)
         if split:
             splits.setdefault(split, []).append(path)
     formats = {DATA_SUFFIXES.get(path.suffix, path.suffix) for paths in splits.values() for path in paths}
@@ -112,8 +116,12 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
             path.suffix.lower() in IMAGE_FILES for deep in ("*/*", "*/*/*") for path in place.glob(deep)
         )
         names = ", ".join(f"{split}.jsonl" for split in ("train", "validation", "test", "unlabelled"))
-        remedy = f"Call the files {names} (.csv, .tsv, .parquet, .npz, .txt)."
-        raise BadFolder(f"{place} has no train split", remedy=OF_IMAGES if images else remedy)
+        remedy = f"Call the files {names}; besides .jsonl, the endings .csv, .tsv, .parquet, .npz and .txt are read."
+        unread = sorted(path.name for path in place.iterdir() if path.is_file() and _split_of(path) == "train")
+        cause = f"{place} has no train split" + (f": {', '.join(unread[:3])} has another ending than is read" if unread else "")
+        if any(name.endswith(".json") for name in unread):
+            remedy += " Of a JSON array, write each object on a line of its own."
+        raise BadFolder(cause, remedy=OF_IMAGES if images else remedy)
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(
             f"{place}: data must be of one format, jsonl, csv, parquet, npz or text, but is {', '.join(sorted(formats))}",

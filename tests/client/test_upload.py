@@ -209,3 +209,12 @@ def test_data_that_cannot_be_right_is_refused_before_it_is_sent(tmp_path: Path, 
         (tmp_path / name).write_text("")
     with pytest.raises(BadFolder):
         data_files(tmp_path)
+
+
+def test_a_train_of_another_ending_is_named_with_the_endings_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[]")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(BadFolder, match=r"has no train split: train\.json has another ending than is read") as refused:
+        data_files(tmp_path)
+    for ending in (".jsonl", ".csv", ".tsv", ".parquet", ".npz", ".txt", "a JSON array"):
+        assert ending in refused.value.remedy_text
