@@ -29,6 +29,8 @@ from compression.schema.validation import DataFacts, ModelFacts
 LONGEST_NAME = 40
 """Maximum length of a dataset's name within a job."""
 LONGEST_JOB_NAME = 200
+MOST_RETENTION = 1.5
+"""A larger share of the score that is asked for is percent. Stored jobs may have it."""
 
 
 def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
@@ -69,7 +71,13 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
 
 
 def _asked(body: JobCreate, tasks: Sequence[str]) -> tuple[Recipe, Targets]:
-    """Return a request's recipe, within its budget, and its targets with the gate that the recipe needs."""
+    """Return a request's recipe, within its budget, and its targets with the gate that the recipe needs.
+
+    Raises InvalidRequest for a retention in percent, and as `resolve_recipe` and `within` do.
+    """
+    if (share := body.targets.retention) > MOST_RETENTION:
+        cause = f"a retention of {share:g} asks for {share:g} times the score"
+        raise InvalidRequest(cause, param="targets.retention", remedy="It is a share: for 98 % of the score send 0.98.")
     recipe = within(body.budget_minutes, resolve_recipe(body.recipe, tasks))
     return recipe, gated(recipe, body.targets)
 

@@ -61,6 +61,12 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
     if targets.score is not None and not 1 < targets.score <= 100 and not job.is_language:
         over = ", which no model reaches" if targets.score > 1 else ""
         yield f"targets.score is {targets.score:g} %{over}: scores are in percent, for example 74.3."
+    left = job.result.parameters.total
+    if targets.parameters is not None and left > targets.parameters and job.recipe.auto is None:
+        yield (
+            f"targets.parameters allows {targets.parameters:,.0f}, and the forecast leaves {left:,}: cut deeper, as by "
+            "prune.target_params, or allow more."
+        )
     asked = targets.latency_ms
     if asked is None or asked.elsewhere is None:
         return

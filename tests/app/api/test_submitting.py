@@ -53,6 +53,12 @@ def test_a_name_has_something_that_can_be_seen(http: httpx.Client, request_body:
     assert http.post("/v1/jobs", json={**request_body, "name": " a b "}).json()["name"] == " a b "
 
 
+def test_a_retention_in_percent_is_refused(http: httpx.Client, request_body: Json) -> None:
+    refused = http.post("/v1/jobs?validate_only=true", json={**request_body, "targets": {"retention": 98}})
+    assert "0.98" in problem(refused, 422, "invalid_request", "targets.retention")["remedy"]
+    assert http.post("/v1/jobs?validate_only=true", json={**request_body, "targets": {"retention": 1.1}}).status_code == 200
+
+
 @pytest.mark.parametrize("prune", [{"multiple": "auto"}, None])
 def test_what_the_device_table_decides_is_left_open_in_a_request(
     prune: Json | None, http: httpx.Client, request_body: Json

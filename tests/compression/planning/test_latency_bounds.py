@@ -90,3 +90,11 @@ def test_the_documented_table_is_that_of_the_files() -> None:
 
 def asked(value: float, device: str | None) -> Targets:
     return Targets.model_validate({"latency_ms": {"value": value, "device": device}})
+
+
+def test_fewer_parameters_than_the_forecast_leaves_are_told_of() -> None:
+    (note,) = target_notes(JOB, Targets(parameters=10), ())
+    assert note.startswith("targets.parameters allows 10, and the forecast leaves 22,714,754: cut deeper")
+    assert list(target_notes(JOB, Targets(parameters=22_714_754), ())) == []
+    searching = replace(JOB, recipe=Recipe.model_validate({"auto": {}, "prune": {"search": "solver"}}))
+    assert list(target_notes(searching, Targets(parameters=10), ())) == []  # its size is not known yet
