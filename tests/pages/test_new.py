@@ -53,6 +53,8 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(ratio).not_to_have_attribute("aria-invalid", "true")
     expect(forecast).to_contain_text("Fits")
     expect(forecast).to_contain_text("Yes")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    expect(page.get_by_role("button", name="Submit job")).to_be_in_viewport(ratio=1)  # below a forecast of any length
     page.locator("#device").select_option("cuda")
     expect(forecast).to_contain_text("no online worker has a working GPU")
     expect(forecast).to_contain_text("device_absent")

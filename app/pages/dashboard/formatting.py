@@ -101,8 +101,8 @@ def title(value: str) -> str:
 
 
 def plain_json(value: Any) -> str:
-    """JSON on one line, for people."""
-    return json.dumps(value, ensure_ascii=False)
+    """JSON on one line, for people: null is "none", as the form of a new job calls it."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def score(value: Score) -> str:

@@ -1,5 +1,7 @@
 """The page of a new job: model, data, recipe and forecast."""
 
+from collections import Counter
+from datetime import UTC
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,10 +21,17 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 200
 
 
-def ready(session: Session, kind: type[Model] | type[Dataset], team: str) -> list[Any]:
-    """List ready models or datasets, newest first, without their files."""
-    query = select(kind.id, kind.name, kind.facts).where(kind.team_id == team, kind.state == READY, kind.deleted_at.is_(None))
-    return list(session.execute(query.order_by(kind.id.desc()).limit(MOST)))
+def ready(session: Session, kind: type[Model] | type[Dataset], team: str) -> list[tuple[str, str, Any, str]]:
+    """List ready models or datasets, newest first: id, name, facts, and what tells those of one name apart."""
+    columns = select(kind.id, kind.name, kind.facts, kind.created_at)
+    query = columns.where(kind.team_id == team, kind.state == READY, kind.deleted_at.is_(None))
+    rows = session.execute(query.order_by(kind.id.desc()).limit(MOST)).all()
+    names = Counter(row.name for row in rows)
+    mark = " · {:%Y-%m-%d %H:%M} UTC, {}"
+    return [
+        (row.id, row.name, row.facts, mark.format(row.created_at.astimezone(UTC), row.id) if names[row.name] > 1 else "")
+        for row in rows
+    ]
 
 
 @router.get("/new")

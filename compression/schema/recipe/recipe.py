@@ -169,8 +169,8 @@ class Recipe(Config):
     auto: Annotated[Auto | None, Field(exclude_if=lambda value: value is None)] = None
     """Find the size that the retention target allows, within minutes. null: the recipe's own ratio or target says the size."""
     artifacts: Annotated[tuple[Kind, ...] | None, Field(max_length=32, exclude_if=lambda value: value is None)] = None
-    """Formats in which the result is shipped beside the ONNX files of the stages. null: the checkpoint of the library that the
-    model came from, and those of installed packages. []: none."""
+    """Formats in which the result is shipped beside the ONNX files of the stages. None chosen (null): the checkpoint of the
+    library that the model came from, and those of installed packages. An empty list, in JSON, ships nothing beside."""
     remedy: Annotated[
         SkipJsonSchema[JsonValue],
         BeforeValidator(lambda value: None if value == "report" else value),

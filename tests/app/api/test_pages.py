@@ -9,12 +9,13 @@ import pytest
 
 from compression.planning.verdicts import judged
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import NotMeasured
+from compression.schema.report.measurements import NotMeasured, Remedy, StageVerdict
 from compression.schema.report.report import verdicts
 from compression.schema.report.sensitivity import Sensitivity
-from tests.app.api.conftest import Json, add_artifact, sql
+from tests.app.api.conftest import Json, add_artifact, ready_dataset, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
 from tests.client.figures import (
+    DATA_FACTS,
     aimed,
     changed,
     from_file,
@@ -59,6 +60,25 @@ def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client
     assert asked in shown(name="late", deadline_seconds=7200).text
     listed = page_of(browser, "/jobs").text
     says(listed, "Reviews, smaller", "82.5 %", "2.50×", "98.0 %")
+
+
+def test_data_and_models_of_one_name_are_told_apart(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
+) -> None:
+    other = ready_dataset(service, http)
+    sql(service, "UPDATE datasets SET facts = %s WHERE name = 'd'", json.dumps({**DATA_FACTS, "task": "text-classification"}))
+    text = re.sub(r"\s+", " ", page_of(browser, "/new").text)
+    for one in (*request_body["datasets"], other):
+        assert re.search(rf"training rows · \d{{4}}-\d\d-\d\d \d\d:\d\d UTC, {one}", text)
+    assert request_body["models"]["base"] not in text  # of its name there is one
+
+
+def test_a_change_to_null_is_a_change_to_none(shown: Shown) -> None:
+    remedy = Remedy(key="recipe.prune.recovery.l2", now=0.0001, proposed=None, why="Less pull to zero.")
+    verdict = StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=(remedy,))
+    *rows, last = report().rows
+    page = shown(report(rows=(*rows, last.model_copy(update={"verdict": verdict}))))
+    says(page.text, "0.0001 → none")
 
 
 def test_absolute_targets_are_tiles_in_their_own_units(shown: Shown) -> None:

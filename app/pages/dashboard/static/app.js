@@ -44,6 +44,13 @@ for (const place of document.querySelectorAll("[data-refresh]")) {
   setInterval(() => { if (!document.hidden) bring(location.pathname + location.search, place); }, 1000 * Number(place.dataset.refresh));
 }
 
+// On a narrow screen the navigation scrolls: show the entry of this page.
+const here = document.querySelector(".bar nav a[aria-current]");
+if (here) {
+  const nav = here.closest("nav"), [entry, all] = [here.getBoundingClientRect(), nav.getBoundingClientRect()];
+  if (entry.right > all.right) nav.scrollLeft += entry.right - all.right + 16;
+}
+
 window.addEventListener("offline", () => offline(true));
 window.addEventListener("online", () => offline(false));
 writeTimes();

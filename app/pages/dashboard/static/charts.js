@@ -27,7 +27,7 @@ function common() {
     tooltip: {
       renderMode: "richText", confine: true, backgroundColor: colour("surface"), borderColor: line, textStyle: { color: colour("ink"), fontSize: 12 },
     },
-    legend: { textStyle: { color: soft }, type: "scroll", icon: "roundRect", itemHeight: 8, pageTextStyle: { color: soft } },
+    legend: { textStyle: { color: soft, lineHeight: 18 }, type: "scroll", icon: "roundRect", itemHeight: 8, pageTextStyle: { color: soft } },
     colours: { ink: colour("ink"), soft, line, accent: colour("accent"), good: colour("good"), bad: colour("bad"), warn: colour("warn"), surface: colour("surface"), ...Object.fromEntries(STAGES.map((stage) => [stage, colour(stage)])) },
   };
 }

@@ -17,6 +17,17 @@ const short = (value) => Number(value.toPrecision(4)).toString();
 // Shares are shown in percent, perplexity and the like as they are.
 const score = (value) => (table.dataset.percent ? `${Number((100 * value).toPrecision(4))} %` : short(value));
 
+// The axis of scores: around those there are, if they are all alike too; shares stay between 0 and 100 %.
+function range(scores) {
+  if (!scores.length) return {};
+  const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const shares = table.dataset.percent && high <= 1;
+  const room = Math.max(0.15 * (high - low), shares ? 0.02 : 0.02 * Math.abs(high));
+  const step = 10 ** Math.floor(Math.log10(2 * room));
+  const [from, to] = [Math.floor((low - room) / step) * step, Math.ceil((high + room) / step) * step];
+  return { min: low >= 0 ? Math.max(0, from) : from, max: shares ? Math.min(1, to) : to };
+}
+
 function points(cost) {
   const { own, base, scale } = COSTS[cost];
   const of = (row, x, y) => {
@@ -46,7 +57,7 @@ function options(cost, { axis, legend, tooltip, colours }) {
     legend: { ...legend, top: 0 },
     grid: { left: 12, right: 24, top: 44, bottom: 32, containLabel: true },
     xAxis: { ...axis, type: "value", name: COSTS[cost].name, nameLocation: "middle", nameGap: 28, min: 0 },
-    yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
+    yAxis: { ...axis, type: "value", ...range([...jobs.map(({ at }) => at), ...starts].map(([, found]) => found)), inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
     series: [
       { name: "Pareto front", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
       ...used.map((stage) => ({ name: stage, type: "scatter", z: 3, color: tint(stage), itemStyle: { color: tint(stage) }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),

@@ -60,7 +60,7 @@ export class Curves {
       // As the lines are drawn, solid, dashed or dotted: phases of one stage have one colour.
       legend: { ...legend, icon: "inherit", itemWidth: 30, top: 0 }, grid: { left: 8, right: 16, top: 40, bottom: 28, containLabel: true },
       xAxis: { ...axis, type: "value", name: "step", nameLocation: "middle", nameGap: 28, minInterval: 1, max: "dataMax" },
-      yAxis: { ...axis, type: "value", scale: figure === "loss", axisLabel: { ...axis.axisLabel, formatter: (value) => Number(value.toPrecision(3)).toString() } },
+      yAxis: { ...axis, type: "value", scale: figure === "loss", axisLabel: { ...axis.axisLabel, formatter: (value) => Number(value.toPrecision(6)).toString() } },
       series,
     };
   }
