@@ -113,7 +113,8 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_na
 def _span(values: Iterable[float]) -> tuple[float, float]:
     found = list(values)
     least, most = min(found), max(found)
-    return (least, most) if most > least else (least - 0.5, most + 0.5)
+    room = 0.02 * abs(least) or 0.5  # about a value that is alone
+    return (least, most) if most > least else (least - room, most + room)
 
 
 def _kind(entry: Bar) -> str:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from app.pages.dashboard.figures import figures
+from app.pages.report_page import svg
 from app.pages.report_page.formatting import reached
 from app.pages.report_page.page import About, pictures, render
 from client.terminal.render import report_markdown
@@ -332,3 +333,7 @@ def test_samples_are_shown_to_the_team_until_their_dataset_is_deleted(
     left = http.get(f"/v1/jobs/{job}/report").json()
     assert left == whole
     assert "img" not in page_of(http, job).tags
+
+
+def test_the_axis_of_equal_scores_is_about_them() -> None:
+    says(svg.curves("Size", {"sizes": [(1.0, 0.98), (2.0, 0.98)]}, "size", "accuracy").svg, ">0.96<", ">1<")
