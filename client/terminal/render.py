@@ -23,8 +23,8 @@ from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
 NOT_CONVERGED = (
-    "baseline_not_converged: the baseline was still gaining on validation when its preparation ended, so what is kept of its "
-    "score is unproven."
+    "baseline_not_converged: as far as validation tells, the baseline may have more to learn, so what is kept of its score is "
+    "unproven."
 )
 OF_CARDS = ("card_bytes", "host_bytes_with_card")  #: figures of a forecast that are told together
 TIMES = "×"

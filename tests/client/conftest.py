@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import json as jsonlib
 import threading
 from collections.abc import Callable, Iterator
@@ -145,6 +146,13 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+def document(ran: Ran) -> Any:
+    """The one JSON document on stdout; nothing else is anywhere."""
+    assert ran.out.count("\n") == 1, ran.out
+    assert ran.err == ""
+    return json.loads(ran.out)
 
 
 Command = Callable[..., Ran]

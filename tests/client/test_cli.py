@@ -25,19 +25,12 @@ from client.recipes import override
 from client.terminal import job_view
 from client.terminal.output import IN_COMMANDS
 from compression.schema.errors import ALL_ERRORS, OutOfMemory
-from tests.client.conftest import Command, Live, Ran
+from tests.client.conftest import Command, Live, document
 from tests.client.figures import DATA_FACTS, LLAMA_FACTS, further, recommending, report, validated
 from tests.conftest import ROOT, free_port
 from tests.support.saying import says
 
 FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
-
-
-def document(ran: Ran) -> Any:
-    """The one JSON document on stdout; nothing else is anywhere."""
-    assert ran.out.count("\n") == 1, ran.out
-    assert ran.err == ""
-    return json.loads(ran.out)
 
 
 def succeed(session: Session, claim: fencing.Claim) -> None:
@@ -82,15 +75,6 @@ def test_wait_ends_with_1_and_the_remedy_of_a_failed_job(live: Live, command: Co
     assert ran.code == 1
     says(ran.out, "the head has 3 labels (label_mismatch) (field models.base)", "next: Send two.")
     assert document(command("wait", job, "--json"))["error"] == FAILURE
-
-
-@pytest.mark.usefixtures("live")
-@pytest.mark.parametrize("given", [("--task", "text-regression"), ("--text-column", "body"), ("--column", "text_pair=via")])
-def test_what_describes_data_is_refused_for_data_that_are_uploaded(command: Command, given: tuple[str, str]) -> None:
-    ran = command("submit", "--model", "mdl_1", "--data", "dat_1", *given)
-    assert ran.code == 2
-    assert given[0] in ran.err
-    assert "the datasets are uploaded" in ran.err
 
 
 def test_wait_ends_with_2_for_wrong_usage(command: Command) -> None:
@@ -219,38 +203,6 @@ def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
     assert ran.code == 0
     says(ran.out, "Nothing was submitted", "heads 6")
     assert len(document(command("ls", "--json"))) == before
-
-
-UNUSABLE = [("--set", "prune"), ("--label", "=x"), ("--recipe", "none.json"), ("--timeout", "60")]  # of --wait
-NO_NUMBERS = [("--budget-minutes", "nan"), ("--set", "prune.ratio=NaN"), ("--target", "retention=Infinity")]
-
-
-@pytest.mark.parametrize("option", NO_NUMBERS)
-def test_what_is_no_number_is_wrong_usage(live: Live, command: Command, option: tuple[str, str]) -> None:
-    model, dataset = live.ready()
-    ran = command("submit", "--model", model, "--data", dataset, *option, "--json")
-    assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_number")
-
-
-def test_what_is_no_address_is_wrong_usage(home: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATHE_URL", "http://host:port")
-    monkeypatch.setenv("LATHE_KEY", "lathe_a_b")
-    ran = command("ls", "--json")
-    assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_config")
-    assert "http://host:port" in document(ran)["error"]["cause"]
-
-
-@pytest.mark.parametrize("option", UNUSABLE)
-def test_malformed_options_are_wrong_usage(live: Live, command: Command, option: tuple[str, str]) -> None:
-    model, dataset = live.ready()
-    ran = command("submit", "--model", model, "--data", dataset, *option)
-    assert (ran.code, ran.out) == (2, "")
-
-
-def test_what_is_neither_id_nor_path_is_named(live: Live, command: Command) -> None:
-    ran = command("submit", "--model", "./nothing-here", "--data", "dat_1")
-    assert ran.code == 2
-    assert "./nothing-here" in ran.err
 
 
 @pytest.mark.parametrize("follow", [(), ("-f",)], ids=["pages", "stream"])

@@ -12,9 +12,9 @@ import pytest
 from app.jobs import jobs, stage_results
 from client.terminal.compare import Compared, differences, warning
 from client.types import Job
-from tests.client.conftest import Command, Live
+from tests.client.conftest import Command, Live, document
 from tests.client.figures import report
-from tests.client.test_cli import document, succeed
+from tests.client.test_cli import succeed
 from tests.support.saying import lacks, says
 
 

@@ -23,10 +23,10 @@ from compression.schema.profile_remedies import ProfileRemedy
 from compression.schema.report.measurements import Remedy
 from tests.app.api.conftest import add_artifact, add_artifact_of
 from tests.app.api.test_device_tables import TABLE, store as store_table
-from tests.client.conftest import Command, Live
+from tests.client.conftest import Command, Live, document
 from tests.client.halves import HALVES
 from tests.client.measuring_child import CRASHED, KILLED, REFUSED, SLOW, UNFIT
-from tests.client.test_cli import document, succeed
+from tests.client.test_cli import succeed
 from tests.conftest import ROOT, wait_for
 from tests.support import profiled
 from tests.support.saying import says

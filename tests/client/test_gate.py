@@ -5,9 +5,8 @@ from sqlalchemy.orm import Session
 
 from app.jobs import fencing, jobs, stage_results
 from compression.schema.report.gate import GateVerdict
-from tests.client.conftest import Command, Live
+from tests.client.conftest import Command, Live, document
 from tests.client.figures import gate_of, gated
-from tests.client.test_cli import document
 from tests.support.saying import says
 
 

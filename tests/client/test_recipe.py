@@ -10,8 +10,7 @@ from client import recipes
 from client.errors import BadRecipe
 from compression.schema.recipe.presets import PRESETS, preset
 from compression.schema.recipe.recipe import Recipe
-from tests.client.conftest import Command, Live
-from tests.client.test_cli import document
+from tests.client.conftest import Command, Live, document
 from tests.compression.planning.test_network_rules import NETWORKS, data_of, model_of
 from tests.support.saying import says
 

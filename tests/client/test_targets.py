@@ -7,9 +7,9 @@ import pytest
 from client.errors import Problem
 from client.terminal.targets import answer_lines, front_lines, score_text
 from compression.schema.target_answer import PredictedScore, TargetAnswer, TargetFront
-from tests.client.conftest import Command, Live
+from tests.client.conftest import Command, Live, document
 from tests.client.halves import HALVES
-from tests.client.test_cli import document, succeed
+from tests.client.test_cli import succeed
 from tests.client.test_render import shown
 from tests.support.saying import says
 from tests.support.solved_tables import store_tables
