@@ -216,7 +216,7 @@ class Engine:
             raise
         finally:
             os.close(writer)
-        self.pipe, self.shown, self.hidden = reader, False, set[int]()
+        self.pipe, self.shown, self.hidden, self.gone = reader, False, set[int](), False
         self.turns = MeasuringLock(folder, settings)
         self.orders = cast("IO[bytes]", self.process.stdin)
         os.set_blocking(reader, False)
@@ -227,7 +227,7 @@ class Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        kill_group(self.process)
+        self._end()
         self.turns.close()
         self._drain()
         os.close(self.pipe)
@@ -280,24 +280,30 @@ class Engine:
 
     def stop(self) -> None:
         """End it: SIGTERM, a grace period, SIGKILL. Returns when it is gone."""
-        signal_group(self.process, signal.SIGTERM)
-        try:
-            self.process.wait(self.settings.cancel_grace_seconds)
-        except subprocess.TimeoutExpired:
-            kill_group(self.process)
+        if not self.gone:
+            signal_group(self.process, signal.SIGTERM)
+            self._await_exit()
 
     def kill(self) -> None:
         """Kill it. Safe from another thread."""
-        signal_group(self.process, signal.SIGKILL)
+        if not self.gone:
+            signal_group(self.process, signal.SIGKILL)
 
     def status(self) -> int:
         """Return the exit status, −n for signal n, once the pipe has ended; a lingering engine is ended."""
-        try:
-            code = self.process.wait(self.settings.cancel_grace_seconds)
-        except subprocess.TimeoutExpired:
+        self._await_exit()
+        return self.sandbox.exit_status(self.process.returncode)
+
+    def _await_exit(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(self.settings.cancel_grace_seconds)
+        self._end()
+
+    def _end(self) -> None:
+        """Kill what is left of it, and never again: once all of it is gone, its number may become another process's."""
+        if not self.gone:
             kill_group(self.process)
-            code = self.process.returncode
-        return self.sandbox.exit_status(code)
+            self.gone = True
 
     def usage(self) -> Usage:
         """Measure all its processes. Raises Untrustworthy if one hides its open files twice in a row, but not before."""

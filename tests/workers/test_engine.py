@@ -75,6 +75,17 @@ def test_stop_ends_a_child_that_ignores_sigterm_and_all_of_its_group(run: Callab
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def test_an_engine_that_is_gone_is_signalled_no_more(run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report may wait for devices for a day after its engine: the number may be another process's by then."""
+    with run("") as engine:
+        assert list(engine.events(600)) == []
+        engine.stop()
+        monkeypatch.setattr(engines.os, "killpg", lambda *_: pytest.fail("a signal to whoever has the number now"))
+        engine.stop()
+        engine.kill()
+        engine.status()
+
+
 def test_a_pause_arrives_on_the_standard_input(run: Callable[[str], Engine]) -> None:
     code = "print(json.dumps({'type': 'log', 'message': sys.stdin.readline().strip()}), file=pipe, flush=True)"
     with run(code) as engine:
