@@ -173,7 +173,6 @@ class EventRelay:
 
     def _stop(self, reason: str) -> None:
         self.engine.stop()
-        self.lease.close()
         raise Interrupted(reason)
 
     def _check_limits(self) -> None:
@@ -231,7 +230,6 @@ class EventRelay:
                 check_report(report, self.claim.job.id, stored, self.part_names)
                 self.report = report
             case events.Failed():
-                self.lease.close()
                 raise Failed(event.model_dump(mode="json", exclude={"type"}))
             case Paused():
                 if self.pausing is None:

@@ -45,7 +45,7 @@ class Lease(threading.Thread):
 
     def run(self) -> None:
         """Renew until closed or lost."""
-        while not self.closed.wait(self.settings.heartbeat_seconds):
+        while not (self.closed.wait(self.settings.heartbeat_seconds) or self.lost.is_set()):
             started = time.monotonic()
             try:
                 with writing() as session:

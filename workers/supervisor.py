@@ -63,6 +63,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
             EventRelay(claim, folder, storage, lease, engine, settings, beside=beside).run()
 
     try:
+        # Renewed until the outcome is known: probing a device, or removing a large folder, takes longer than a lease.
         outcome = _outcome(claim, settings, storage, lease, run)
         lease.close()
         if outcome is not None:

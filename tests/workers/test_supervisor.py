@@ -1,20 +1,26 @@
-"""An attempt that is told to stop before its engine began: fetching what it needs may take as long as many a job."""
+"""An attempt's ends: told to stop before its engine began, and what follows the engine while the job must stay ours."""
 
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 from obstore.exceptions import GenericError
 from sqlalchemy import select, update
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs
 from app.store.clock import now
 from app.store.db import writing
 from app.store.models import Dataset, Event, File, Job, Worker
 from app.store.storage import LocalStorage
+from compression.schema import events
+from compression.schema.errors import DeviceLost
 from tests.support.rows import claimed, do, submitted
+from workers import folders, supervisor
+from workers.lease import Lease
+from workers.removal import remove_tree
 from workers.supervisor import run_attempt
 
 PATIENCE = 30.0
@@ -94,3 +100,110 @@ def test_what_a_storage_says_of_itself_reaches_no_sender(settings: Settings, tmp
     assert causes == {"The worker could not do its part: fetch, store or start. GenericError"}
     assert "internal" not in str(told)
     assert "AKIA1" not in str(told)
+
+
+class Says:
+    """An engine that says one thing, and is gone."""
+
+    def __init__(self, event: events.Event) -> None:
+        self.event = event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def events(self, _tick: float) -> Iterator[events.Event | None]:
+        yield None
+        yield self.event
+
+    def pause(self) -> None:
+        pass
+
+    stop = kill = pause
+
+
+@pytest.fixture
+def leases(monkeypatch: pytest.MonkeyPatch) -> list[Lease]:
+    """The leases that attempts take."""
+    taken: list[Lease] = []
+
+    def take(claim: fencing.Claim, settings: Settings, on_lost: Callable[[], None]) -> Lease:
+        taken.append(Lease(claim, settings, on_lost))
+        return taken[-1]
+
+    monkeypatch.setattr(supervisor, "Lease", take)
+    return taken
+
+
+def is_renewed(lease: Lease) -> bool:
+    before, end = lease.renewed, time.monotonic() + 5
+    while lease.renewed == before and time.monotonic() < end:
+        time.sleep(0.01)
+    return lease.renewed != before
+
+
+LOST = DeviceLost("no card").as_dict()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("says", "drains", "state", "renewals"),
+    [
+        (events.Failed(**LOST), False, "queued", ["removal", "probe"]),
+        (events.Failed(**{**LOST, "code": "unsupported_architecture"}), False, "failed", ["removal"]),
+        (events.Paused(), True, "queued", ["removal"]),
+    ],
+    ids=["its device is lost", "it failed", "it paused"],
+)
+def test_the_lease_is_renewed_until_the_outcome_is_written(
+    says: events.Event,
+    drains: bool,
+    state: str,
+    renewals: list[str],
+    settings: Settings,
+    storage: LocalStorage,
+    leases: list[Lease],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Probing several cards takes longer than a lease, and so does removing a folder of many files."""
+    with writing() as session:
+        job = submitted(session)
+        session.add(Worker(id="w", kind="jobs", host="h", pid=1, facts={}, drain=drains))
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a"]}}
+    seen: list[str] = []
+
+    def remove(place: Path) -> None:
+        if place.exists():
+            assert is_renewed(leases[0])
+            seen.append("removal")
+        remove_tree(place)
+
+    def probe(_: Settings) -> str:
+        assert is_renewed(leases[0])
+        seen.append("probe")
+        return "Xid 79"
+
+    def start(*_: object, **__: object) -> Says:
+        assert not drains or leases[0].drain.wait(5)
+        return Says(says)
+
+    monkeypatch.setattr(folders, "remove_tree", remove)
+    monkeypatch.setattr(supervisor, "find_fault", probe)
+    monkeypatch.setattr(supervisor, "Engine", start)
+    run_attempt(claimed(), settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 60.0}), storage)
+    with writing() as session:
+        found = session.get_one(Job, job.id)
+    assert (found.state, found.failures, seen) == (state, 0, renewals)
+
+
+def test_a_lost_lease_is_renewed_no_more(settings: Settings) -> None:
+    do(submitted)
+    lease = Lease(claimed(), settings.model_copy(update={"heartbeat_seconds": 0.05}), on_lost=lambda: None)
+    lease.lost.set()
+    renewed = lease.renewed
+    lease.start()
+    lease.join(3)
+    assert (lease.is_alive(), lease.renewed) == (False, renewed)
+    lease.release()
