@@ -6,6 +6,7 @@ ours.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.core import crash_points, traces
 from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.jobs import fencing, jobs
+from app.jobs.capacity import Capacity, find_lack, live_facts
 from app.store.storage import Storage
 from compression.schema.errors import DeviceError, DeviceLost, DiskFull, OutOfMemory, RankLost
 from workers.attempt_ends import Crashed, Failed, Interrupted
@@ -27,6 +29,7 @@ from workers.folders import Untrustworthy, private_folder
 from workers.job_inputs import input_bytes, most_cached, needed_bytes, write_inputs
 from workers.lease import Lease, Write, persist
 from workers.limits import DISK_FULL, InsufficientDisk, reserve_disk
+from workers.outages import is_outage
 
 log = structlog.get_logger()
 SMALLER = 4
@@ -38,24 +41,29 @@ MACHINE_FAILURES = frozenset({DeviceLost.code, DiskFull.code, RankLost.code})
 """Tried again as it was, up to the maximum."""
 
 
-def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None:
-    """Run a claimed job until it has an outcome or returns to the queue. Does not raise for errors of the job."""
+def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> str | None:
+    """Run a claimed job until it has an outcome or returns to the queue. Does not raise for errors of the job.
+
+    Returns why this worker could do it no more than any other job, and should rest; else None.
+    """
     names = {"job": claim.job.id, "fence": claim.fence, "request_id": claim.job.request_id}
     with (
         traces.span("attempt", claim.job.traceparent, attempt=claim.job.attempt, **names),
         structlog.contextvars.bound_contextvars(**names, **traces.trace_fields()),
     ):
-        _attempt(claim, settings, storage)
+        outcome = _attempt(claim, settings, storage)
     traces.flush()
+    return outcome.error["cause"] if isinstance(outcome, Unable) else None
 
 
-def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None:
+def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> Write | None:
     log.info("attempt", attempt=claim.job.attempt)
     crash_points.reach("worker_after_claim")
     engine: Engine | None = None
     # The lease is held before the first byte is fetched: copying a large model takes longer than a lease.
     lease = Lease(claim, settings, on_lost=lambda: engine.kill() if engine else None)
     lease.start()
+    outcome: Write | None = None
 
     def run(spec: Path, folder: Path, beside: int) -> None:
         nonlocal engine
@@ -74,6 +82,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
         log.error("outcome_not_written", error=str(error.orig), note="the lease will run out, and the job be taken again")
     finally:
         lease.release()
+    return outcome
 
 
 def _check_interrupts(lease: Lease) -> None:
@@ -122,7 +131,7 @@ def _outcome(
         error = end.error
         return lambda session: jobs.fail(session, claim, error)
     except InsufficientDisk as error:
-        return setback(DiskFull(str(error)).as_dict())
+        return Unable(claim, DiskFull(str(error)).as_dict(), setback, settings.backoff_seconds, others_may=True)
     except Untrustworthy as error:
         return setback(describe_failure("engine_misbehaved", str(error)))
     except Crashed as error:
@@ -131,17 +140,43 @@ def _outcome(
         return setback(describe_failure(error.code, str(error)))
     except fencing.StaleFence:
         raise
-    except Exception as error:  # storage, disk, database: our fault, so the job is retried
+    except Exception as error:  # our fault, so the job is retried
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return setback(DiskFull(f"{error.strerror}: {error.filename or 'storage'}").as_dict())
         log.exception("worker_error")  # it may have addresses, bucket and keys of the service, so the sender gets its kind
-        return setback(describe_failure("worker_error", type(error).__name__))
+        failure = describe_failure("worker_error", type(error).__name__)
+        if is_outage(error, storage):
+            return Unable(claim, failure, setback, settings.backoff_seconds)
+        return setback(failure)
     log.info("succeeded")
     return None
 
 
 GIVEN_BACK = 10
-"""Attempts after which a job is charged with a lost device, too: it may be what breaks devices."""
+"""Attempts after which a job is charged with what its worker could not do, too: it may be what breaks devices."""
+
+
+@dataclass(frozen=True)
+class Unable:
+    """The write that returns a job which this worker's disk or storage kept from being done; after it the worker rests."""
+
+    claim: fencing.Claim
+    error: dict[str, Any]
+    charge: Callable[[dict[str, Any]], Write]  #: returns the write of a failure, for a job that was given back often
+    backoff_seconds: float
+    others_may: bool = False  #: whether another worker may well do the job, which then is not charged with it
+
+    def __call__(self, session: Session) -> None:
+        """Write it. Raises StaleFence."""
+        if self.claim.job.attempt > GIVEN_BACK and not (self.others_may and self._suits_others(session)):
+            return self.charge(self.error)(session)
+        wait = min(self.backoff_seconds * 2.0 ** min(self.claim.job.attempt - 1, GIVEN_BACK), jobs.LONGEST_WAIT)
+        log.warning("given_back", **self.error, wait_seconds=wait)
+        return jobs.release(session, self.claim, {**self.error, "wait_seconds": wait}, wait)
+
+    def _suits_others(self, session: Session) -> bool:
+        others = live_facts(session, besides=self.claim.job.worker_id)
+        return find_lack(self.claim.job, [Capacity.of(facts) for facts in others]) is None
 
 
 def _give_back(claim: fencing.Claim, fault: str, error: dict[str, Any], setback: Callable[[dict[str, Any]], Write]) -> Write:

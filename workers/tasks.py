@@ -12,29 +12,38 @@ from app.store.storage import get_storage
 from workers.celery_app import app, child_activity
 from workers.checks import check_next
 from workers.folders import sweep
+from workers.outages import Rest, find_storage_fault
 from workers.predictions import predict_next
 from workers.registration import is_draining, own_capacity
 from workers.supervisor import run_attempt
 
 log = structlog.get_logger()
+rest = Rest()
 
 
 @app.task(name=broker.task_name(broker.JOBS))
 @child_activity.at_work()
 def run_jobs() -> None:
-    """Claim and run jobs until none is left or this worker drains."""
-    settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
+    """Claim and run jobs until none is left, or this worker drains or rests."""
+    settings, worker_id, storage = get_settings(), os.environ["LATHE_WORKER_ID"], get_storage()
     cap, wait = settings.max_failures, settings.backoff_seconds
-    while not is_draining(worker_id):
+    while rest.is_over and not is_draining(worker_id):
         sweep(settings.scratch)
         with writing() as session:
             for job_id in jobs.requeue_orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
                 log.warning("orphan", job=job_id, note="held by this worker's last process, or claimed without an answer")
             capacity = own_capacity(session, worker_id)
-            claim = jobs.claim(session, worker_id, settings.lease_seconds, capacity) if capacity is not None else None
+            if capacity is None or not jobs.has_waiting_job(session, capacity):
+                return
+        if (fault := find_storage_fault(storage)) is not None:
+            rest.begin(settings, f"storage takes no write: {fault}")
+            return
+        with writing() as session:
+            claim = jobs.claim(session, worker_id, settings.lease_seconds, capacity)
         if claim is None:
             return
-        run_attempt(claim, settings, get_storage())
+        if (reason := run_attempt(claim, settings, storage)) is not None:
+            rest.begin(settings, reason)
 
 
 @app.task(name=broker.task_name(broker.CHECKS))

@@ -64,10 +64,10 @@ def _limit(limit: int | None) -> float:
     return float("inf") if limit is None else limit
 
 
-def live_facts(session: Session) -> list[dict[str, Any]]:
-    """Return the facts of each live worker that runs jobs."""
+def live_facts(session: Session, *, besides: str | None = None) -> list[dict[str, Any]]:
+    """Return the facts of each live worker that runs jobs, but for the one that is named."""
     alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
-    return list(session.scalars(alive))
+    return list(session.scalars(alive.where(Worker.id != besides) if besides else alive))
 
 
 def live_capacities(session: Session) -> list[Capacity | None]:

@@ -257,10 +257,10 @@ def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
     return {"progress": stopped, "finished_at": now(), "lease_until": None}
 
 
-def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None) -> None:
-    """Return a job to the queue because its worker drains or has lost its device; this counts as no failure. Raises StaleFence.
+def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None, wait_seconds: float = 0.0) -> None:
+    """Return a job to the queue because its worker drains or cannot do it; this counts as no failure. Raises StaleFence.
 
-    reason: the error of a lost device, for the event.
+    reason: the error of the worker's device, disk or storage, for the event. wait_seconds: until the next attempt.
 
     A job whose cancellation was requested meanwhile ends: in the queue nobody would claim it, and nobody would end it.
     """
@@ -276,6 +276,7 @@ def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None
         worker_id=None,
         lease_until=None,
         progress=None,
+        not_before=now(wait_seconds),
     )
     wake_workers(session)
 

@@ -13,6 +13,7 @@ from app.core.settings import Settings, get_settings
 from app.jobs import queue_forecast
 from app.store.db import reading, writing
 from app.store.models import Job, Worker
+from app.store.storage import LocalStorage
 from tests.conftest import ROOT, fresh_database
 from tests.support.rows import do, submitted
 from workers import tasks
@@ -80,7 +81,10 @@ def test_a_forgotten_worker_is_known_again_and_can_be_told_to_stop(settings: Set
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
 
 
-def test_a_worker_takes_by_its_engine_s_limit_not_its_machine_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_takes_by_its_engine_s_limit_not_its_machine_s(
+    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "get_storage", lambda: storage)
     monkeypatch.setenv("LATHE_WORKER_ID", "")
     monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
     get_settings.cache_clear()

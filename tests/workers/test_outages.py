@@ -1,0 +1,149 @@
+"""What a worker's disk or storage keeps from being done is no failure of the job: it goes back, and the worker rests."""
+
+import errno
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from obstore.exceptions import GenericError
+from sqlalchemy import select, update
+
+from app.core.settings import Settings
+from app.jobs.jobs import LONGEST_WAIT
+from app.store.db import reading, writing
+from app.store.models import Checkpoint, Dataset, Event, File, Job, Worker
+from app.store.storage import LocalStorage, Source
+from tests.support.rows import submitted
+from workers import limits, supervisor, tasks
+from workers.outages import Rest, find_storage_fault, is_outage
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+ROOM = SimpleNamespace(free=1 << 40, total=1 << 40)
+
+
+class Failing(LocalStorage):
+    """A storage that is away while `error` is set."""
+
+    error: Exception | None = None
+
+    def read(self, key: str, start: int, stop: int) -> Any:
+        if self.error:
+            raise self.error
+        return super().read(key, start, stop)
+
+    def put_file(self, key: str, source: Source) -> None:
+        if self.error:
+            raise self.error
+        super().put_file(key, source)
+
+
+@pytest.fixture
+def failing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """The storage of this process's worker, whose rest lasts as long as the test says."""
+    storage = Failing(tmp_path / "store")
+    monkeypatch.setattr(tasks, "get_storage", lambda: storage)
+    monkeypatch.setattr(tasks, "rest", Rest())
+    monkeypatch.setenv("LATHE_WORKER_ID", "w")
+    with writing() as session:
+        session.add(Worker(id="w", kind="jobs", host="h", pid=1, facts={}))
+    return storage
+
+
+def a_job(storage: LocalStorage, **values: Any) -> str:
+    with writing() as session:
+        job = submitted(session, **values)
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["t.jsonl"]}}
+        session.add(File(model_id=job.model_id, path="x", size=1, sha256="0" * 64, key="uploads/x"))
+        session.add(Checkpoint(job_id=job.id, stage="baseline", fence=1, prefix=f"jobs/{job.id}/1", files=[]))
+        job.attempt = values.get("attempt", 0)
+    if storage.root.is_dir():
+        LocalStorage(storage.root).put_file("uploads/x", io.BytesIO(b"1"))
+    return job.id
+
+
+def told(job_id: str) -> tuple[Job, dict[str, Any]]:
+    with reading() as session:
+        last = select(Event.data).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(1)
+        return session.get_one(Job, job_id), session.scalars(last).one()
+
+
+def again() -> None:
+    """Let the rest and the job's wait be over, and look for work."""
+    tasks.rest.until = 0.0
+    with writing() as session:
+        session.execute(update(Job).values(not_before=None))
+    tasks.run_jobs()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), GenericError("error sending request")])
+def test_a_storage_that_goes_away_costs_no_job_a_failure(
+    error: Exception, failing: Failing, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = a_job(failing)
+
+    def away(*_: object) -> None:
+        failing.error = error
+        return
+
+    monkeypatch.setattr(tasks, "find_storage_fault", away)  # it goes away right after it was tried
+    waits = []
+    for _ in range(4):
+        again()
+        job, data = told(job_id)
+        assert (job.state, job.failures, data["code"]) == ("queued", 0, "worker_error")
+        waits.append(data["wait_seconds"] / settings.backoff_seconds)
+    assert waits == [1, 2, 4, 8]
+    assert not tasks.rest.is_over
+    with reading() as session:
+        assert session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
+
+
+def test_nothing_is_claimed_while_storage_takes_no_write(failing: Failing) -> None:
+    job_id = a_job(failing)
+    failing.error = OSError(errno.EIO, "Input/output error")
+    tasks.run_jobs()
+    failing.error = None
+    tasks.run_jobs()  # it rests
+    assert told(job_id)[0].attempt == 0
+
+
+def test_only_a_job_that_is_given_back_often_is_charged(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "find_storage_fault", lambda _: setattr(failing, "error", OSError(errno.EIO, "x")))
+    job_id = a_job(failing, attempt=supervisor.GIVEN_BACK - 1)
+    again()
+    job, data = told(job_id)
+    assert (job.failures, data["wait_seconds"]) == (0, LONGEST_WAIT)
+    again()
+    assert told(job_id)[0].failures == 1
+
+
+@pytest.mark.parametrize(("others", "failures"), [(False, 1), (True, 0)])
+def test_a_full_disk_is_charged_to_no_job_that_another_worker_may_do(
+    others: bool, failures: int, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=0, total=1 << 40))
+    with writing() as session:
+        session.add(Worker(id="other", kind="jobs", host="h", pid=2, facts={}, drain=not others))
+    first, second = a_job(failing), a_job(failing)
+    tasks.run_jobs()
+    job, data = told(first)
+    assert (job.state, job.failures, data["code"]) == ("queued", 0, "disk_full")
+    assert told(second)[0].attempt == 0  # the worker rests instead
+    with writing() as session:
+        session.execute(update(Job).values(attempt=supervisor.GIVEN_BACK))
+        session.execute(update(Job).where(Job.id == second).values(state="cancelled"))
+    again()
+    assert told(first)[0].failures == failures
+
+
+def test_a_lost_file_is_no_outage_unless_storage_is(settings: Settings, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    lost = FileNotFoundError("x has no bytes in storage")
+    assert find_storage_fault(storage) is None
+    assert list(storage.objects("")) == []
+    assert not is_outage(lost, storage)
+    assert not is_outage(ValueError("a bug"), storage)
+    storage.root.rename(tmp_path / "unmounted")
+    assert is_outage(lost, storage)
