@@ -1,5 +1,6 @@
 """The check of an upload: a child process parses the files, never the API and never this process."""
 
+import datetime as dt
 import signal
 import subprocess
 from pathlib import Path
@@ -20,9 +21,12 @@ from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
 from workers.job_inputs import fetch_files
+from workers.outages import is_outage
 from workers.task_lease import TakenOver, TaskLease
 
 log = structlog.get_logger()
+PATIENCE, LONGEST_WAIT = 24 * 3600.0, 300.0
+"""Seconds of an upload's age from which outages count as failed checks, and most seconds between two tries until then."""
 SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."
 
 
@@ -66,7 +70,11 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
     except Exception as error:
         reason = _blame_files(error)
         log.warning("check_error", id=row.id, attempt=attempt, exc_info=reason is None, error=str(error))
-        # A child without an answer or a storage that is away is our fault, so the check is retried, up to a maximum.
+        if is_outage(error, storage) and (age := _age(row)) < PATIENCE:
+            with writing() as session:
+                resources.postpone_check(session, row, attempt, max(settings.backoff_seconds, min(age / 10, LONGEST_WAIT)))
+            return
+        # A child without an answer is our fault, so the check is retried, up to a maximum.
         if reason is None and attempt < resources.MAX_CHECK_ATTEMPTS:
             with writing() as session:
                 resources.release_check(session, row, attempt, settings.backoff_seconds)
@@ -75,6 +83,11 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
     with writing() as session:
         written = resources.finish_check(session, row, facts=facts, reasons=reasons, attempt=attempt)
     log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
+
+
+def _age(row: Model | Dataset) -> float:
+    """Return the seconds since the last bytes of an upload arrived."""
+    return (dt.datetime.now(dt.UTC) - (row.arrived_at or row.created_at)).total_seconds()
 
 
 def _blame_files(error: Exception) -> dict[str, Any] | None:

@@ -344,6 +344,13 @@ def release_check(session: Session, row: Model | Dataset, attempt: int, wait_sec
     )
 
 
+def postpone_check(session: Session, row: Model | Dataset, attempt: int, wait_seconds: float) -> None:
+    """Return an upload whose check could not begin to the queue, for another time: this attempt does not count."""
+    kind = type(row)
+    mine = update(kind).where(kind.id == row.id, kind.check_attempts == attempt)
+    session.execute(mine.values(check_lease_until=now(wait_seconds), check_attempts=attempt - 1))
+
+
 def checks_waiting(session: Session) -> bool:
     """Return whether any upload waits for its check."""
     models = select(Model.id).where(*_waiting(Model)).limit(1)

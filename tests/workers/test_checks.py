@@ -1,10 +1,11 @@
 """The check of an upload ends, whatever its child does, and what it found can be stored."""
 
+import errno
 import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import select
 
 from app.core.settings import Settings
 from app.store import resources
+from app.store.clock import now, seconds_between
 from app.store.db import writing
 from app.store.models import Dataset, File, Model, Team
 from app.store.storage import LocalStorage
@@ -109,6 +111,35 @@ def test_a_check_that_takes_too_much_is_ended(check: Check, limit: dict[str, Any
 def sent(storage: LocalStorage, name: str, content: bytes) -> File:
     storage.put_file(f"uploads/x/{name}", io.BytesIO(content))
     return File(path=name, size=len(content), sha256=hashlib.sha256(content).hexdigest(), key=f"uploads/x/{name}")
+
+
+class Away(LocalStorage):
+    """A storage whose files cannot be read."""
+
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        raise OSError(errno.EIO, f"Input/output error: {key}")
+
+
+@ONCE
+@pytest.mark.parametrize(
+    ("age", "tries", "state", "attempts"), [(60.0, 5, resources.VALIDATING, 0), (90_000.0, 3, resources.REJECTED, 3)]
+)
+def test_an_upload_outlasts_a_storage_that_is_away_for_a_day(
+    age: float, tries: int, state: str, attempts: int, settings: Settings, storage: LocalStorage
+) -> None:
+    with writing() as session:
+        arrived = {"state": resources.VALIDATING, "arrived_at": now(-age)}
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", **arrived)
+        model.files = [sent(storage, "config.json", b"{}")]
+        session.add(model)
+    for _ in range(tries):
+        assert checks.check_next(settings.model_copy(update={"backoff_seconds": 0.0}), Away(storage.root))
+        with writing() as session:
+            found = session.get_one(Model, model.id)
+            wait = session.scalar(select(seconds_between(now(), Model.check_lease_until)))
+            found.check_lease_until = None
+    assert (found.state, found.check_attempts) == (state, attempts)
+    assert wait is None or wait == pytest.approx(age / 10, abs=5)
 
 
 @ONCE
