@@ -21,6 +21,7 @@ from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
 from workers.job_inputs import fetch_files
+from workers.limits import reserve_disk
 from workers.outages import is_outage
 from workers.task_lease import TakenOver, TaskLease
 
@@ -108,15 +109,16 @@ def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: 
     root = folder / "files"
     with reading() as session:
         files = resources.stored_files(session, row)
-    fetch_files(storage, files, root, hold.renew_if_due)
     spec = folder / "spec.json"
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))
     else:
         asked = DataCheck(path=str(root), task=row.task, data=Data.model_validate(row.data))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
-    hold.renew()
-    found = engine.run_query("validate", spec, folder, settings, settings.validation_seconds)
+    with reserve_disk(settings.scratch, folder, None, 0, sum(file.size for file in files)):
+        fetch_files(storage, files, root, hold.renew_if_due)
+        hold.renew()
+        found = engine.run_query("validate", spec, folder, settings, settings.validation_seconds)
     try:
         return parse_finding.validate_json(found)
     except ValidationError as error:

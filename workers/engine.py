@@ -17,10 +17,12 @@ from typing import IO, Any, Self, cast
 from pydantic import ValidationError
 
 from app.core.settings import Settings
+from compression.schema.errors import DiskFull
 from compression.schema.events import Event, parse_event
 from compression.system.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
 from workers.devices import CPU, Device
 from workers.folders import Untrustworthy
+from workers.limits import DISK_SHARE, taken_bytes
 from workers.measuring_lock import REQUEST_FILE, MeasuringLock
 from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox
 from workers.usage import Usage, find_excess, measure_usage
@@ -106,6 +108,7 @@ LOOK_SECONDS = 1.0
 """Interval of checking the resources of a child that answers a query."""
 LONGEST_FINDING = 4 << 20
 """Bytes of the one object that a query answers."""
+WRITES_MUCH = "If the files are what they should be, report it with the id, or raise the worker's LATHE_ENGINE_DISK_BYTES."
 
 
 UNPRINTABLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -141,12 +144,13 @@ def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: 
     # Read through these open files: the child may replace what the names lead to.
     with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
         arguments = engine_command(verb, spec, "--die-with-parent")
+        most = taken_bytes(folder, sys.maxsize) + settings.engine_disk_bytes
         child = start_child(
             arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors, wait_seconds=wait_seconds
         )
         try:
             with MeasuringLock(folder, settings):
-                status = sandbox.exit_status(_wait_within_limits(child, settings, seconds))
+                status = sandbox.exit_status(_wait_within_limits(child, folder, most, settings, seconds))
         finally:
             kill_group(child)
         found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
@@ -158,9 +162,9 @@ def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: 
     return found
 
 
-def _wait_within_limits(child: "subprocess.Popen[bytes]", settings: Settings, seconds: float) -> int:
-    """Wait for a child's exit status. Raises subprocess.TimeoutExpired, LimitExceeded."""
-    deadline = time.monotonic() + seconds
+def _wait_within_limits(child: "subprocess.Popen[bytes]", folder: Path, most: int, settings: Settings, seconds: float) -> int:
+    """Wait for a child's exit status. most: bytes of its folder. Raises subprocess.TimeoutExpired, LimitExceeded."""
+    deadline, disk_due = time.monotonic() + seconds, 0.0
     while True:
         left = deadline - time.monotonic()
         try:
@@ -170,6 +174,20 @@ def _wait_within_limits(child: "subprocess.Popen[bytes]", settings: Settings, se
                 raise
         if error := find_excess(measure_usage(child.pid, 0), settings):
             raise LimitExceeded(error)
+        if (began := time.monotonic()) >= disk_due:
+            if _taken(folder, most) > most:
+                cause = f"the files have their reader write more than {settings.engine_disk_bytes:,} bytes"
+                raise LimitExceeded(DiskFull(cause, remedy=WRITES_MUCH).as_dict())
+            disk_due = time.monotonic() + (time.monotonic() - began) / DISK_SHARE
+
+
+def _taken(folder: Path, most: int) -> int:
+    """Return the bytes of a child's folder, as `taken_bytes`. Raises LimitExceeded if the child hides them."""
+    try:
+        return taken_bytes(folder, most)
+    except OSError as error:
+        cause = f"the folder of the files' reader cannot be read: {error.strerror}"
+        raise LimitExceeded(DiskFull(cause, remedy=WRITES_MUCH).as_dict()) from error
 
 
 def _number(text: str) -> float:

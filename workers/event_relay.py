@@ -45,7 +45,7 @@ from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
 from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
-from workers.limits import engine_disk, taken_bytes
+from workers.limits import DISK_SHARE, engine_disk, taken_bytes
 from workers.report_check import check_report
 from workers.tables_check import check_tables
 from workers.usage import find_excess
@@ -54,8 +54,8 @@ log = structlog.get_logger()
 TICK = 0.25
 MEMORY_SECONDS = 1.0
 """Interval of checking the memory of the engine's processes."""
-DISK_SECONDS, DISK_SHARE = 10.0, 0.05
-"""Interval of checking the engine's folder, and the share of our time that the check may take."""
+DISK_SECONDS = 10.0
+"""Interval of checking the engine's folder."""
 MOST_EVENTS = 20_000
 """Maximum stored events of one attempt. A real job has some hundred."""
 CURVE_POINTS = 100

@@ -25,6 +25,8 @@ SPARE_BYTES = 32 << 20
 """Bytes of disk that always stay free."""
 BLOCK = 4096
 """Bytes."""
+DISK_SHARE = 0.05
+"""Share of a worker's time that looking through an engine's folder may take."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -77,9 +79,11 @@ def engine_disk(settings: Settings, needed: int) -> int:
 
 @contextlib.contextmanager
 def reserve_disk(
-    scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0, most_cached: int = 0
+    scratch: Path, folder: Path, storage: Storage | None, needed: int, fetched: int = 0, most_cached: int = 0
 ) -> Iterator[int]:
     """Reserve `needed` bytes of the scratch disk for a job's folder within the context, besides what is `fetched` first.
+
+    storage: what keeps the job's results, if there will be any.
 
     Yields the bytes that are reserved besides for teachers' outputs: half of what is then free, and `most_cached` at most. The
     job runs without them too, so they are not demanded. What other jobs of this host have reserved and not written yet counts
@@ -91,8 +95,8 @@ def reserve_disk(
         promised = sum(_outstanding(other) for other in scratch.glob(f"*{RESERVED}") if other != promise)
         free = disk_usage(scratch).free - promised
         if free < needed + fetched + SPARE_BYTES:
-            raise InsufficientDisk(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
-        left = storage.free_bytes()
+            raise InsufficientDisk(f"{needed + fetched:,} bytes of scratch are needed, {max(free, 0):,} are free.")
+        left = None if storage is None else storage.free_bytes()
         if left is not None and left < needed + SPARE_BYTES:
             raise InsufficientDisk(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
         cached = max(min(most_cached, (free - needed - fetched - SPARE_BYTES) // 2), 0)

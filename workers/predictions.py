@@ -25,7 +25,7 @@ from compression.schema.validation import DataFacts, Rejected
 from workers import engine
 from workers.folders import private_folder
 from workers.job_inputs import fetch_files
-from workers.limits import engine_memory
+from workers.limits import engine_memory, reserve_disk
 from workers.task_lease import TakenOver, TaskLease
 
 log = structlog.get_logger()
@@ -84,8 +84,6 @@ def _predict(row: Prediction, folder: Path, settings: Settings, storage: Storage
         files["data"] = [file for file in uploaded if not wanted.isdisjoint((file.path, *folders_of(file.path)))]
         splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
         data = Data.model_validate({**dataset.data, "splits": splits})
-    for name, some in files.items():
-        fetch_files(storage, some, folder / name, hold.renew_if_due)
     place, part = next(((place, one) for place, one in enumerate(report.parts) if one.name == row.part), (0, None))
     spec = AnswerSpec(
         task=facts.task,
@@ -99,8 +97,11 @@ def _predict(row: Prediction, folder: Path, settings: Settings, storage: Storage
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
-    hold.renew()
-    found = engine.run_query("predict", path, folder, settings, settings.answer_seconds)
+    with reserve_disk(settings.scratch, folder, None, 0, sum(file.size for some in files.values() for file in some)):
+        for name, some in files.items():
+            fetch_files(storage, some, folder / name, hold.renew_if_due)
+        hold.renew()
+        found = engine.run_query("predict", path, folder, settings, settings.answer_seconds)
     try:
         return parse_answered.validate_json(found)
     except ValidationError as problem:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from app.store.db import writing
 from app.store.models import Dataset, File, Model, Team
 from app.store.storage import LocalStorage
 from tests.support.examples import tiny_model
-from workers import checks, engine
+from workers import checks, engine, limits
 
 Check = Callable[..., Model]
 ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -100,6 +101,8 @@ def test_what_files_do_to_their_reader_is_not_done_again(
     [
         ({"engine_processes": 5}, "for _ in range(9): os.fork() or time.sleep(60)", "check_failed", "processes"),
         ({"engine_memory_bytes": 80 << 20}, "kept = bytes(1) * (200 << 20)", "out_of_memory", "memory"),
+        ({"engine_disk_bytes": 1 << 20}, "open('filler', 'wb').write(os.urandom(4 << 20))", "check_failed", "1,048,576 bytes"),
+        ({"engine_disk_bytes": 1 << 20}, "os.write(1, os.urandom(4 << 20))", "check_failed", "1,048,576 bytes"),
     ],
 )
 def test_a_check_that_takes_too_much_is_ended(check: Check, limit: dict[str, Any], child: str, code: str, cause: str) -> None:
@@ -140,6 +143,25 @@ def test_an_upload_outlasts_a_storage_that_is_away_for_a_day(
             found.check_lease_until = None
     assert (found.state, found.check_attempts) == (state, attempts)
     assert wait is None or wait == pytest.approx(age / 10, abs=5)
+
+
+@ONCE
+def test_an_upload_takes_no_room_that_a_job_has_reserved(
+    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=(64 << 20) + limits.SPARE_BYTES, total=1 << 40))
+    reserved = settings.scratch / "job"
+    reserved.mkdir(parents=True)
+    with writing() as session:
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING)
+        model.files = [sent(storage, "config.json", bytes(1 << 20))]
+        session.add(model)
+    with limits.reserve_disk(settings.scratch, reserved, None, 64 << 20):
+        found = checked_again(settings, storage.root.parent, model.id)
+    assert (found.state, found.check_attempts) == (resources.VALIDATING, 0)
+    with writing() as session:
+        session.get_one(Model, model.id).check_lease_until = None
+    assert checked_again(settings, storage.root.parent, model.id).state == resources.REJECTED  # no such model
 
 
 @ONCE
