@@ -15,10 +15,10 @@ from app.core.settings import Settings
 from app.store import broker
 from app.store.models import Worker
 from compression.schema.worker_device import ProbeSpec, WorkerDevice
-from compression.system.cards import visible_here
 from compression.system.processor import processor, usable_cores
 from workers import engine
-from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_cards, has_cards, parse_device
+from workers.card_locks import free_cards, take_cards
+from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, has_cards, parse_device
 from workers.folders import private_folder
 from workers.limits import engine_threads, machine_memory
 from workers.sandbox import get_sandbox
@@ -31,17 +31,20 @@ Chosen = tuple[Device, WorkerDevice]
 
 @cache
 def choose_device(settings: Settings) -> Chosen:
-    """Return this worker's device and what is known of it. A card is probed, once per process; forked children know the result.
+    """Return this worker's device and what is known of it. A card is locked and probed, once per process; forked children know
+    the result.
 
-    `auto` is the card if the probe finds that it works, else the CPU. Raises DeviceAbsent for a card that was named.
+    `auto` is the first card that no other worker has, if the probe finds that it works, else the CPU. Raises DeviceAbsent for a
+    card that was named.
     """
-    kind, numbers = parse_device(settings.device)
+    kind = parse_device(settings.device)[0]
     if kind == "cpu" or (kind == AUTO and not has_cards()):
         return CPU, unmeasured_cpu()
     try:
-        device = find_cards(numbers, visible=visible_here())
+        device = take_cards(settings)
         return device, run_probe(device, settings)
     except DeviceAbsent as problem:
+        free_cards()
         if kind != AUTO:
             raise
         log.warning(

@@ -20,7 +20,7 @@ from compression.system.processor import usable_cores
 from workers.folders import RESERVED
 
 SHARE = 0.9
-"""Share of the machine's memory that an engine may use; the rest is for the worker and the system."""
+"""Share of the machine's memory that its engines may use; the rest is for the worker and the system."""
 SPARE_BYTES = 32 << 20
 """Bytes of disk that always stay free."""
 BLOCK = 4096
@@ -69,7 +69,7 @@ def engine_threads(settings: Settings) -> int:
 
 def engine_memory(settings: Settings) -> int:
     """Return the resident bytes above which an engine is stopped; a job with a higher forecast is not claimed."""
-    return settings.engine_memory_bytes or round(SHARE * machine_memory())
+    return settings.engine_memory_bytes or round(SHARE * machine_memory() / settings.host_workers)
 
 
 def engine_disk(settings: Settings, needed: int) -> int:

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
         int | None,
         Field(description="An engine that takes more is stopped, a job forecast to is not claimed; unset: nine tenths."),
     ] = None
+    host_workers: Annotated[
+        int, Field(ge=1, description="Workers for jobs that share this machine: each has its part of these nine tenths.")
+    ] = 1
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30

@@ -80,7 +80,7 @@ class Part:
     ) -> None:
         self.name, self.command, self.grace = name, list(command), grace
         self.log = logs / f"{name}.log"
-        self._environment, self._folder = dict(environment), folder
+        self.environment, self._folder = dict(environment), folder
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._due = 0.0
         self._deaths = 0
@@ -120,7 +120,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 cwd=self._folder,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(os.getpid()),  # safe: this process has one thread

@@ -171,15 +171,16 @@ def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
 def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]]:
     """Return API, workers and keeper, grouped in the order in which they stop; workers stop together."""
 
-    def part(name: str, *arguments: str, grace: float) -> Part:
+    def part(name: str, *arguments: str, grace: float, **more: str) -> Part:
         command = [sys.executable, "-m", *arguments]
-        return Part(name, command, environment=env, folder=plan.home, logs=logs, grace=grace)
+        return Part(name, command, environment={**env, **more}, folder=plan.home, logs=logs, grace=grace)
 
     api = ("app.server", "--host", plan.host, "--port", str(plan.port), "--grace", "5")
     jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
     cards = len(list_cards(visible=visible_here()))
+    share = {"LATHE_HOST_WORKERS": str(max(plan.workers, 1))}
     workers = [
-        part(name, "workers", "jobs", "--device", device_of(plan.device, number, cards), grace=30.0)
+        part(name, "workers", "jobs", "--device", device_of(plan.device, number, cards), grace=30.0, **share)
         for number, name in enumerate(jobs)
     ]
     return [
@@ -189,14 +190,19 @@ def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]
     ]
 
 
-def check_device(wanted: str, cards: int) -> None:
-    """Refuse what no worker would start with. Raises CannotStart."""
+def check_device(wanted: str, cards: int, workers: int = 1) -> None:
+    """Refuse what no worker would start with, or not all of them. Raises CannotStart."""
     remedy = "Name a card that is there (--device cuda:N), or --device auto or cpu."
     kind, _, numbers = wanted.partition(":")
     if not re.match(DEVICE_PATTERN, wanted):
         raise CannotStart(f"--device {wanted}: it is cpu, cuda:N, cuda:N,N, auto or auto:N", remedy=remedy)
     if kind == "cuda" and any(int(number) >= cards for number in (numbers or "0").split(",")):
         raise CannotStart(f"device_absent: {wanted} is not there: this machine has {cards} cards", remedy=remedy)
+    if kind == "cuda" and workers > 1:
+        raise CannotStart(
+            f"{workers} workers cannot share {wanted}: each would count on all of its memory",
+            remedy="--workers 1, or --device auto, which gives each worker a card of its own.",
+        )
 
 
 def device_of(wanted: str, worker: int, cards: int) -> str:
@@ -356,7 +362,7 @@ def up(
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
             say(f"torch is not installed, so jobs cannot run here: {pip_install('worker')}")
-        check_device(device, len(list_cards(visible=visible_here())))
+        check_device(device, len(list_cards(visible=visible_here())), workers)
         plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers, device)
         interrupts = Interrupts()
         dog = Watchdog(environment(plan, broker or ""), place, lock)

@@ -26,10 +26,20 @@ def test_a_card_that_is_not_there_is_refused_before_anything_starts() -> None:
         check_device("gpu", 2)
 
 
+def test_workers_share_no_card_that_is_named() -> None:
+    for fine in ("cpu", "auto"):
+        check_device(fine, 2, 3)
+    with pytest.raises(CannotStart, match="2 workers cannot share cuda:1"):
+        check_device("cuda:1", 2, 2)
+
+
 def test_each_worker_is_told_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(up.list_cards, "__defaults__", (install(tmp_path), None))
     plan = Plan(tmp_path, "127.0.0.1", 1, "sqlite://", None, 3)
-    told = {part.name: part.command[-2:] for group in python_parts(plan, {}, tmp_path) for part in group}
+    parts = {part.name: part for group in python_parts(plan, {}, tmp_path) for part in group}
+    told = {name: part.command[-2:] for name, part in parts.items()}
     assert [told[f"jobs-{number}"] for number in (1, 2, 3)] == [["--device", name] for name in ("auto:0", "auto:1", "cpu")]
     assert told["checks"][-1] == "checks"
+    shares = {name: part.environment.get("LATHE_HOST_WORKERS") for name, part in parts.items()}
+    assert shares == {**dict.fromkeys(("jobs-1", "jobs-2", "jobs-3"), "3"), "api": None, "checks": None, "keeper": None}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from app.store import broker
 from compression.schema.worker_device import WorkerDevice
 from tests.conftest import ROOT
 from tests.support.nvidia import UUIDS, install
-from workers import device_probe, devices
+from workers import card_locks, device_probe, devices
 from workers.device_probe import choose_device, count_devices, find_fault, run_probe, wake_up_target
 from workers.devices import CPU, Device, DeviceAbsent, find_card, find_cards
 from workers.engine import child_environment
@@ -24,8 +25,11 @@ CARD = WorkerDevice(kind="cuda", name="NVIDIA A100", memory_bytes=80 << 30)
 
 
 @pytest.fixture(autouse=True)
-def forget() -> None:
+def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("LATHE_HOME", str(tmp_path / "home"))
     choose_device.cache_clear()
+    yield
+    card_locks.free_cards()
 
 
 @pytest.fixture
@@ -113,6 +117,59 @@ def test_auto_is_the_first_card_if_it_works_and_else_the_cpu(cards: Path, monkey
     with pytest.raises(DeviceAbsent, match="too old"):
         choose_device(Settings(device="cuda:0"))
     assert choose_device(Settings(device="cpu"))[0] == CPU
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
+    """Make what this process has locked another worker's; returns the open files that hold it."""
+    held: list[int] = []
+
+    def become_theirs() -> list[int]:
+        while card_locks._held:
+            held.append(card_locks._held.popitem()[1])
+        choose_device.cache_clear()
+        return held
+
+    monkeypatch.setattr(card_locks, "PATIENCE", 0.0)
+    yield become_theirs
+    for handle in held:
+        os.close(handle)
+
+
+def test_no_two_workers_compute_on_one_card(
+    cards: Path, others: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = probed(monkeypatch, CARD)
+    chosen = []
+    for _ in range(3):
+        chosen.append(choose_device(Settings())[0].visible)
+        theirs = others()
+    assert chosen == [*UUIDS, ""]
+    assert len(tried) == 2
+    in_use = rf"cuda:1 is in use by another worker \(process {os.getpid()}\)"
+    with pytest.raises(DeviceAbsent, match=in_use):
+        choose_device(Settings(device="cuda:1"))
+    monkeypatch.setattr(card_locks, "PATIENCE", 60.0)
+    monkeypatch.setattr(card_locks.time, "sleep", lambda _: os.close(theirs.pop()))  # one that is replaced has ended
+    assert choose_device(Settings(device="cuda:0,1"))[0].visible == ",".join(UUIDS)
+    assert theirs == []
+
+
+def test_a_card_that_does_not_work_is_nobody_s(
+    cards: Path, others: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed(monkeypatch, DeviceAbsent("the driver is too old"))
+    assert choose_device(Settings())[0] == CPU
+    others()
+    probed(monkeypatch, CARD)
+    assert choose_device(Settings(device="cuda:0"))[0].visible == UUIDS[0]
+
+
+def test_engines_do_not_keep_their_worker_s_card(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed(monkeypatch, CARD)
+    choose_device(Settings())
+    (handle,) = card_locks._held.values()
+    assert not os.get_inheritable(handle)
 
 
 def test_without_cards_nothing_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

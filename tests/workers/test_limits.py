@@ -154,4 +154,5 @@ def test_a_folder_that_cannot_be_looked_through_has_taken_nothing(places: Places
 def test_an_engine_leaves_memory_to_the_machine() -> None:
     assert 0.5 * machine_memory() < engine_memory(Settings()) < machine_memory()
     assert engine_memory(Settings(engine_memory_bytes=1000)) == 1000
+    assert engine_memory(Settings(host_workers=4)) == pytest.approx(engine_memory(Settings()) / 4, abs=1)
     assert killed_for_memory() >= 0
