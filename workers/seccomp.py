@@ -50,6 +50,10 @@ OWNERS = (
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
 )
 MODES = ("chmod", "fchmod", "fchmodat", "fchmodat2")
+# They slow down every process of the same user, and a raised nice value cannot be taken back.
+PRIORITIES = ("setpriority", "ioprio_set", "sched_setscheduler", "sched_setparam", "sched_setattr")
+OF_OTHERS = ("sched_setaffinity",)
+"""Refused for other processes and threads alone, by their first argument: a thread may choose its own cores."""
 SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 
 ALWAYS: Mapping[str, int] = {
@@ -59,12 +63,13 @@ ALWAYS: Mapping[str, int] = {
 """Refused at every level: system call → its error."""
 
 WITHOUT_MOUNTS: Mapping[str, int] = {
-    **dict.fromkeys(OWNERS, errno.EPERM),
+    **dict.fromkeys((*OWNERS, *PRIORITIES, *OF_OTHERS), errno.EPERM),
     # Reported as done, but not done: libraries set modes of files that they just wrote, and would fail if that were refused;
     # nobody needs the modes in a private folder whose files are copied afterwards.
     **dict.fromkeys(MODES, 0),
 }
-"""Refused as well where the host's files can be named: Landlock does not protect their modes, owners and attributes."""
+"""Refused as well where the host's files and processes can be named: Landlock does not protect files' modes, owners and
+attributes, nor processes' priorities."""
 
 NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
@@ -163,6 +168,12 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
     "fchmodat2": (452, 452),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
@@ -217,9 +228,9 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None, familie
     """Return the filter in the kernel's form: an array of struct sock_filter.
 
     `answers` gives the error of each refused system call; 0 means "done" without doing anything. families: of sockets that may
-    be made and used all the same, for a process that has a network of its own. Besides: no file gets S_ISUID
-    or S_ISGID, no process becomes undumpable, clone makes no namespaces, clone3 is unknown (a filter cannot read its flags;
-    the C library then uses clone), limits of other processes stay as they are, and no process is signalled through a file.
+    be made and used all the same, for a process that has a network of its own. Besides: no file gets S_ISUID or S_ISGID, no
+    process becomes undumpable, clone makes no namespaces, clone3 is unknown (a filter cannot read its flags; the C library then
+    uses clone), limits of other processes stay as they are, and no process is signalled through a file.
     Raises UnknownMachine.
     """
     machine = machine or os.uname().machine
@@ -239,7 +250,7 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None, familie
         refused_calls = {name: error for name, error in refused_calls.items() if name not in CONNECTIONS}
         lines += _allow_sockets(column, families)
     for name, error in refused_calls.items():
-        if (number := NUMBERS[name][column]) is not None:
+        if name not in OF_OTHERS and (number := NUMBERS[name][column]) is not None:
             lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
     for name, values in SIGNALS_OF_A_FILE.items():
         number = NUMBERS[name][column]
@@ -251,7 +262,8 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None, familie
     assert number is not None  # noqa: S101
     lines += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, _SET_DUMPABLE), (_RETURN, 0, 0, _ERRNO)]
     lines += [(_RETURN, 0, 0, _ALLOW)]
-    for name, bits in (("clone", _NAMESPACE_FLAGS), ("prlimit64", 0xFFFFFFFF)):
+    others = ("prlimit64", *(name for name in OF_OTHERS if name in answers))
+    for name, bits in (("clone", _NAMESPACE_FLAGS), *((name, 0xFFFFFFFF) for name in others)):
         number = NUMBERS[name][column]
         assert number is not None  # noqa: S101
         refused = [(_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, bits), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]

@@ -45,6 +45,10 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "unshare": lambda: call("unshare", 0x10000000),
     "leave the group": lambda: os.setpgid(0, 0),
     "limit": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE),
+    "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 19),
+    "disk priority": lambda pid: call("syscall", {"x86_64": 251, "aarch64": 30}[os.uname().machine], 1, pid, 3 << 13),
+    "scheduler": lambda pid: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)),
+    "cores": lambda pid: os.sched_setaffinity(pid, [min(os.sched_getaffinity(0))]),
     "descriptors": lambda: sorted(entry.name for entry in Path("/proc/self/fd").iterdir()),
     "processes": lambda: [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()],
     "mounts": lambda: [

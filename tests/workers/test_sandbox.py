@@ -168,12 +168,21 @@ def test_it_uses_its_own_folder_and_no_lock_of_the_host(house: House, confined: 
     (house.own / "input").write_text("mine")
     lock = house.settings.scratch / "measure.lock"
     lock.touch()
-    tries = (["read", str(house.own / "input")], ["create", str(house.own / "made")], ["signal", 0])
+    tries = (["read", str(house.own / "input")], ["create", str(house.own / "made")], ["signal", 0], ["cores", 0])
     *own, written, read = house.attempt(confined, *tries, ["open to write", str(lock)], ["read", str(lock)])
     assert [became for became in own if "refused" in became] == []
     assert (house.own / "made").exists()
     assert "refused" in written
     assert "refused" in read
+
+
+def test_it_slows_no_other_engine_down(house: House, confined: Sandbox) -> None:
+    with started(["/usr/bin/sleep", "600"], house.other, confined) as other:
+        wait_for(lambda: "sleep" in [process.name() for process in psutil.Process(other.pid).children(recursive=True)], 60)
+        (asleep,) = [one for one in psutil.Process(other.pid).children(recursive=True) if one.name() == "sleep"]
+        ways = [[way, asleep.pid] for way in ("priority", "disk priority", "scheduler", "cores")]
+        assert [list(became) for became in house.attempt(confined, *ways)] == [["refused"]] * 4
+        assert [list(became) for became in house.attempt(Sandbox("none"), *ways)] == [["done"]] * 4
 
 
 def test_it_makes_no_file_that_gives_others_its_user(house: House, confined: Sandbox) -> None:
