@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 DEVICE_HELP = "What the workers compute on: cpu, cuda:N, or auto, which spreads them over the cards that work."
+DATABASE, BROKER = "LATHE_DATABASE_URL", "LATHE_BROKER_URL"
 PATIENCE = 60.0
 """Seconds that a part may take to get ready."""
 
@@ -131,8 +133,8 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in {"LATHE_KEY", "LATHE_URL"}}
     found = inherited | {
         "LATHE_HOME": str(plan.home),
-        "LATHE_DATABASE_URL": plan.database,
-        "LATHE_BROKER_URL": broker,
+        DATABASE: plan.database,
+        BROKER: broker,
         "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or f"file://{plan.home / 'storage'}",
         "PYTHONUNBUFFERED": "1",
     }
@@ -344,17 +346,29 @@ def introduce(plan: Plan, facts: dict[str, Any]) -> None:
     emit(None, *lines, "Next: lathe submit --model FOLDER --data FOLDER --recipe quick --wait     (Ctrl-C stops Lathe)")
 
 
+def tell_source(name: str, url: str | None) -> None:
+    """Say that an address comes from the environment, or warn of a password in an argument. name: of the variable."""
+    if url is None:
+        return
+    if not any(url in argument for argument in sys.argv):
+        say(f"Note: {name} is set, and used.")
+    elif urlsplit(url).password:
+        say(f"Warning: every process of this machine can read a password on a command line. Set {name} instead.")
+
+
 def up(
     home: Annotated[Path | None, typer.Option(help="Folder for everything; by default $LATHE_HOME or ~/.lathe.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8321,
-    database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the home.")] = None,
-    broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; by default a private one.")] = None,
+    database: Annotated[str | None, typer.Option(envvar=DATABASE, help="Database URL; by default SQLite in the home.")] = None,
+    broker: Annotated[str | None, typer.Option(envvar=BROKER, help="Valkey or Redis URL; by default a private one.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers that run jobs.")] = 1,
     device: Annotated[str, typer.Option(envvar="LATHE_DEVICE", help=DEVICE_HELP)] = "auto",
 ) -> None:
     """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
     place = (home or config.home()).expanduser().resolve()
+    for name, url in ((DATABASE, database), (BROKER, broker)):
+        tell_source(name, url)
     # Models, data and keys lie here: only the owner may enter, whatever the umask.
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     tighten(place)
