@@ -3,6 +3,7 @@
 _MARKS = "it may hold no control characters"
 WORDS = {
     r"^[^\x00]*$": "it may hold no NUL character",
+    r"^[^\x00]*[^\x00\s][^\x00]*$": "it may not be blank, and may hold no NUL character",
     r"^[^\x00-\x1f]+$": _MARKS,
     r'^[^\x00-\x1f":\\]+$': f'{_MARKS}, and none of " : \\',
     r'^[^\x00-\x1f":\\]+:': "it is not key:value",
