@@ -22,23 +22,24 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer, and set truncation to `max_length` and no padding in its tokenizer.json.
 
-    For question answering, contexts are split into windows; a language model's tokenizer does not truncate. model: of the
-    tokenizer. For a decoder, the settings name its inputs and the padding token, for a classifier on the right: it finds the
-    last token by it. If the settings' class splits texts differently from tokenizer.json, they name a class that does not.
+    Texts lose the end that training with the uploaded tokenizer cut off. For question answering, contexts are split into
+    windows from their beginning; a language model's tokenizer does not truncate. model: of the tokenizer. For a decoder, the
+    settings name its inputs and the padding token, for a classifier on the right: it finds the last token by it. If the
+    settings' class splits texts differently from tokenizer.json, they name a class that does not.
     """
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer, settings = Tokenizer.from_file(str(source / "tokenizer.json")), _read(source / SETTINGS)
     if task == "causal-lm":  # the user who generates decides how many tokens to read
         tokenizer.no_truncation()
     elif task == "question-answering":
         tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
+        settings |= {"truncation_side": "right"} if "truncation_side" in settings else {}
     else:
-        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_truncation(max_length, direction=_side(tokenizer, settings))
     tokenizer.no_padding()
     tokenizer.save(str(folder / "tokenizer.json"))
     for extra in EXTRAS:
         if (source / extra).is_file():
             shutil.copyfile(source / extra, folder / extra)
-    settings = _read(source / SETTINGS)
     if model is not None and is_decoder(model):
         settings |= {"model_input_names": ["input_ids", "attention_mask"]}
         named = any(_read(source / name).get("pad_token") for name in (SETTINGS, "special_tokens_map.json"))
@@ -50,6 +51,11 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
     _write(folder, {**settings, "model_max_length": max_length})
     if model is not None:
         _write(folder, {**settings, "model_max_length": max_length, **_as_filed(folder, tokenizer, model)})
+
+
+def _side(tokenizer: Tokenizer, settings: dict[str, Any]) -> str:
+    """Return the end of a long text that stock code cuts off: the settings' own, else that of tokenizer.json."""
+    return str(settings.get("truncation_side") or (tokenizer.truncation or {}).get("direction", "right"))
 
 
 def _as_filed(folder: Path, own: Tokenizer, model: nn.Module) -> dict[str, Any]:
