@@ -17,7 +17,7 @@ LARGEST_ROW = 4 << 20
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """A span of the context that answers the question; `start` counts characters from 0."""
+    """A span of the context that answers the question, without blanks at its ends; `start` counts characters from 0."""
 
     text: str
     start: int
@@ -97,7 +97,11 @@ def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
         if type(start) is not int or start < 0 or not words or context[start : start + len(words)] != words:
             cause = f"{where}: the answer {words!r:.100} is not in the context at character {start!r:.20}"
             raise UnfitLabel(cause, param=param, remedy="answer_start counts the context's characters from 0.")
-        answers.append(AnswerSpan(words, start))
+        if not (own := words.strip()):
+            cause = f"{where}: an answer has nothing but blanks"
+            raise UnfitLabel(cause, param=param, remedy="Give empty lists where there is no answer.")
+        # Most tokens cover no blanks: a span that ended in one would have no last token.
+        answers.append(AnswerSpan(own, start + words.index(own)))
     return RawExample(question, tuple(answers), context)
 
 

@@ -47,6 +47,12 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
     assert set(train.labels) == {(AnswerSpan("the", 3),), ()}
 
 
+@pytest.mark.parametrize(("given", "start"), [("the ", 3), (" the", 2), (" the ", 2)])
+def test_blanks_around_an_answer_do_not_count(given: str, start: int, tmp_path: Path) -> None:
+    row = {**ASKED, "answers": {"text": [given], "answer_start": [start]}}
+    assert set(load("question-answering", tmp_path, [row] * 20).splits["train"].labels) == {(AnswerSpan("the", 3),)}
+
+
 @pytest.mark.parametrize(
     ("task", "row", "error", "cause"),
     [
@@ -62,6 +68,7 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": [4]}}, UnfitLabel, "not in the context"),
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": [-7]}}, UnfitLabel, "not in the context"),
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": []}}, UnfitLabel, "1 answers and 0"),
+        ("question-answering", {**ASKED, "answers": {"text": [" "], "answer_start": [2]}}, UnfitLabel, "nothing but blanks"),
         ("question-answering", {**ASKED, "answers": ["the"]}, UnreadableData, "of type list"),
     ],
 )
