@@ -104,7 +104,8 @@ class TextPreprocessor:
                 window, answers = Window.of(encoding), rows.labels[start + row]
                 tokens.append(encoding.ids)
                 types.append(encoding.type_ids)
-                labels.append(window.place(answers[0].start, answers[0].start + len(answers[0].text)) if answers else (0, 0))
+                places = (window.place(answer.start, answer.start + len(answer.text)) for answer in answers)
+                labels.append(next((place for place in places if place != (0, 0)), (0, 0)))
                 if split != "train":
                     windows.append(window)
                     owners.append(start + row)
