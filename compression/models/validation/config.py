@@ -1,6 +1,6 @@
 """Check the config.json keys that no family may set: kernels to fetch, settings of the software. auto_map is dropped later."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
@@ -54,6 +54,14 @@ def take_number(
         found[meaning] = value
     else:
         yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
+
+
+def told_apart(labels: Iterable[Any]) -> Iterator[str]:
+    """Yield labels; one that came before (ImageNet's "crane") gets its number: "crane (517)"."""
+    seen = set()
+    for number, label in enumerate(labels):
+        yield f"{label} ({number})" if label in seen else label
+        seen.add(label)
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:

@@ -14,6 +14,7 @@ from compression.models.networks.graph import Graph
 from compression.models.networks.onnx_reader import read_onnx
 from compression.models.networks.onnx_reading.constants import Array
 from compression.models.networks.value_shapes import value_shapes
+from compression.models.validation.config import told_apart
 from compression.schema.errors import (
     CompressionError,
     ConfigMismatch,
@@ -113,7 +114,7 @@ def facts_of(graph: Graph, file: str, labels: Sequence[str] | None, size: int) -
 
 
 def labels_of(folder: Path, outputs: int) -> tuple[str, ...] | None:
-    """Return the names of a network's outputs by config.json; None if there is none. Raises ConfigMismatch."""
+    """Return the names of a network's outputs by config.json, told apart; None if there is none. Raises ConfigMismatch."""
     if not (folder / "config.json").is_file():
         return None
     try:
@@ -123,7 +124,7 @@ def labels_of(folder: Path, outputs: int) -> tuple[str, ...] | None:
     if found is None:
         return None
     names = [found.get(str(number)) for number in range(outputs)] if isinstance(found, dict) else []
-    texts = [name for name in names if isinstance(name, str) and name]
+    texts = list(told_apart(name for name in names if isinstance(name, str) and name))
     if len(found) != outputs or len(set(texts)) != outputs:
         cause = f"id2label does not name each of the network's {outputs} outputs, from 0"
         raise ConfigMismatch(cause, param="config.json:id2label")

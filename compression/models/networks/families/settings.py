@@ -1,9 +1,9 @@
 """Read the settings of a stock config.json of an image classifier: each in its type and bounds, all problems at once."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from compression.models.validation.config import is_proper, refused, take_number
+from compression.models.validation.config import is_proper, refused, take_number, told_apart
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
 from compression.schema.job_spec import LONGEST_LABEL
 
@@ -149,14 +149,7 @@ class Settings:
             cause = f"id2label does not give each of 0 to {len(names) - 1} a label of at most {LONGEST_LABEL} characters"
             self.mismatched("id2label", cause)
             return ("LABEL_0", "LABEL_1")
-        found = tuple(_told_apart(ordered))
+        found = tuple(told_apart(ordered))
         if len(set(found)) != len(found):
             self.mismatched("id2label", "id2label gives several outputs one label")
         return found
-
-
-def _told_apart(labels: Collection[Any]) -> Iterator[str]:
-    seen = set()
-    for number, label in enumerate(labels):
-        yield f"{label} ({number})" if label in seen else label
-        seen.add(label)

@@ -76,6 +76,11 @@ def test_labels_without_names_are_left_to_the_data(upload: Path) -> None:
     assert judged(upload).labels is None
 
 
+def test_a_name_of_two_outputs_gets_their_numbers(upload: Path) -> None:
+    (upload / "config.json").write_text(json.dumps({"id2label": dict(enumerate(["crane", "tench", "crane", "dam"]))}))
+    assert judged(upload).labels == ("crane", "tench", "crane (2)", "dam")
+
+
 def test_safetensors_beside_it_take_precedence(upload: Path) -> None:
     (upload / "model.safetensors").write_bytes(b"")
     assert "model_type" in reasons(upload)["unsupported_architecture"]
@@ -94,7 +99,7 @@ def test_images_of_another_size_are_refused(upload: Path) -> None:
     assert "8 × 16" in reasons(upload)["config_mismatch"]
 
 
-@pytest.mark.parametrize("names", [{"0": "a"}, {"0": "a", "1": "b", "2": "c", "3": "c"}, ["a", "b", "c", "d"]])
+@pytest.mark.parametrize("names", [{"0": "a"}, {"0": "a", "1": "b", "2": "c", "4": "d"}, ["a", "b", "c", "d"]])
 def test_labels_that_are_not_those_of_the_outputs_are_refused(names: Any, upload: Path) -> None:
     (upload / "config.json").write_text(json.dumps({"id2label": names}))
     assert "id2label" in reasons(upload)["config_mismatch"]
