@@ -26,7 +26,10 @@ FREE_BATCH = (
 )
 FIXED_SIZE = "Export it for images of one size, with the batch axis alone free."
 FLOAT32 = "Export the network in float32, before it is converted to half precision or quantized."
+LOGITS = "Export the network without its last activation."
 IMAGES = "Export the network so that it takes float32 images (rows, channels, height, width) and returns logits (rows, labels)."
+LAYS_OUT = ("reshape", "transpose")
+"""Operators that lay a value out otherwise and compute nothing."""
 HINDRANCES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What arithmetic with a hostile file's numbers raises."""
 
@@ -116,6 +119,7 @@ def _check_operators(graph: onnx.GraphProto, file: str) -> None:
     own = {str(node.op_type) for node in graph.node if node.domain in DOMAINS} - OPERATORS.keys() - FOLDED.keys()
     if unknown := sorted(foreign | own):
         remedy = FLOAT32 if any("Linear" in name or "Integer" in name for name in unknown) else None
+        remedy = LOGITS if unknown == ["LogSoftmax"] else remedy
         cause = f"{file} has operators that are not supported: {listed([name[:100] for name in unknown])}"
         raise UnsupportedOperator(cause, param=file, remedy=remedy)
 
@@ -158,12 +162,20 @@ def _image(graph: onnx.GraphProto, file: str) -> Shape:
 
 def _finished(draft: Draft, output: str, file: str) -> tuple[Graph, dict[str, Array]]:
     nodes, tensors, output = simplified(draft, output)
-    softmax = next((node for node in nodes if node.name == output and node.op in ("softmax", "sigmoid")), None)
-    if softmax is not None:
-        cause = f"{file}: its output is a {softmax.op}: probabilities and not logits"
-        raise UnsupportedArchitecture(cause, param=file, remedy="Export the network without its last activation.")
+    by_name = {node.name: node for node in nodes}
+    last = by_name.get(output)
+    while last is not None and last.op in LAYS_OUT:
+        last = by_name.get(last.inputs[0])
+    if last is not None and last.op in ("softmax", "sigmoid") and _is_vector(draft.shapes[last.name]):
+        cause = f"{file}: its output is a {last.op}: probabilities and not logits"
+        raise UnsupportedArchitecture(cause, param=file, remedy=LOGITS)
     try:
         found = Graph(shape=draft.shapes[INPUT][1:], nodes=tuple(nodes), output=output)
         return without_channel_means(found, tensors, draft.unique)
     except ValueError as problem:
         raise UnsupportedArchitecture(f"{file}: {str(problem)[:500]}", param=file, remedy=IMAGES) from problem
+
+
+def _is_vector(shape: Shape) -> bool:
+    """Return whether a value has one axis of several numbers at most: shares of labels, and not of places."""
+    return sum(size > 1 for size in shape) <= 1

@@ -113,6 +113,24 @@ def test_a_network_that_ends_in_probabilities_is_refused(tmp_path: Path) -> None
     assert "without its last activation" in found.remedy_text
 
 
+@pytest.mark.parametrize(
+    ("kind", "last"), [("Softmax", [op("Flatten", "s", "shares")]), ("Sigmoid", [op("Squeeze", "s axes", "shares")])]
+)
+def test_probabilities_that_are_laid_out_again_are_refused(kind: str, last: list[onnx.NodeProto], tmp_path: Path) -> None:
+    before = [op("Conv", "image k", "c"), op("GlobalAveragePool", "c", "p"), op(kind, "p", "s")]
+    weights = {"k": np.ones((4, 3, 1, 1), np.float32), "axes": np.array([2, 3], np.int64)}
+    if kind == "Softmax":
+        before[-1].attribute.append(helper.make_attribute("axis", 1))
+    found = refusal(proto([*before, *last], weights, output="shares"), tmp_path)
+    assert "probabilities and not logits" in found.cause
+
+
+def test_logarithms_of_probabilities_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    model = plain(output="shares")
+    model.graph.node.append(op("LogSoftmax", "logits", "shares"))
+    assert "without its last activation" in refusal(model, tmp_path).remedy_text
+
+
 CONSTANTS = {
     "a constant without an end": [op("ConstantOfShape", "huge", "y")],
     "a repetition without an end": [op("Expand", "w huge", "y")],
