@@ -7,10 +7,12 @@ dropped afterwards.
 import math
 from collections import Counter
 from collections.abc import Iterator
+from operator import ge
 
 import numpy as np
 
 from compression.models.networks.graph import Node, Value as Attribute
+from compression.models.networks.onnx_reading.call import LARGEST
 from compression.models.networks.onnx_reading.constants import Array
 from compression.models.networks.onnx_reading.draft import Draft
 
@@ -279,14 +281,17 @@ class _Patterns:
         return array.reshape(-1)
 
     def padding(self, node: Node) -> bool:
-        """Let a convolution pad by itself."""
-        pad = self._node(node.inputs[0], "pad")
-        if pad is None or pad.attributes["value"] != 0:
+        """Let a convolution, or a pool that takes the maximum, pad by itself."""
+        pad, pools = self._node(node.inputs[0], "pad"), node.op == "max_pool"
+        if pad is None or pad.attributes["value"] != (-LARGEST if pools else 0):
             return False
         pads, padding = pad.attributes["pads"], node.attributes["padding"]
         if not isinstance(pads, tuple) or not isinstance(padding, tuple) or any(pads[:2]):
             return False
         wider = tuple(one + other for one, other in zip(padding, (pads[2], pads[4], pads[3], pads[5]), strict=True))
+        kernel = node.attributes.get("kernel")
+        if pools and isinstance(kernel, tuple) and (node.attributes["ceil"] or any(map(ge, wider, kernel * 2))):
+            return False  # a window that begins in its own padding does not count
         self._nodes[node.name] = node.model_copy(
             update={"inputs": pad.inputs, "attributes": {**node.attributes, "padding": wider}}
         )
@@ -304,7 +309,7 @@ RULES = {
     "mul": (_Patterns.product, _Patterns.scale),
     "div": (_Patterns.product, _Patterns.norm),
     "add": (_Patterns.shift,),
-    "conv": (_Patterns.padding,),
+    **dict.fromkeys(("conv", "max_pool"), (_Patterns.padding,)),
     "maximum": (_Patterns.floor,),
 }
 """Operator → what may be recognized where such a node is the last one."""

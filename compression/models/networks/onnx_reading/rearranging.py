@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from compression.models.networks.onnx_reading import constants
-from compression.models.networks.onnx_reading.call import Call, Read, together
+from compression.models.networks.onnx_reading.call import LARGEST, Call, Read, together
 from compression.models.networks.onnx_reading.constants import ROWS, Known, axis_of
 from compression.models.networks.onnx_reading.layout import Size, Value, plain, reshaped, sizes_of, transposed, whole, without
 
@@ -171,8 +171,9 @@ def _pad(call: Call) -> Value:
     pads = tuple(call.attributes["pads"]) if call.opset < 11 else constants.integers(call.constant(1, "pads"))
     axes = tuple(range(count)) if call.given(3) is None else constants.integers(call.constant(3, "axes"))
     number = float(call.attributes.get("value", 0.0)) if call.opset < 11 else call.number(2, "value", 0.0)
-    if mode != "constant" or len(pads) != 2 * len(axes) or min(pads, default=0) < 0 or not math.isfinite(number):
+    if mode != "constant" or len(pads) != 2 * len(axes) or min(pads, default=0) < 0 or math.isnan(number):
         raise ValueError(f"its mode is {mode!r:.60}, its pads {list(pads[:16])}, its value {number}")
+    number = min(max(number, -LARGEST), LARGEST)  # infinite numbers have no place in JSON
     before, after = [0] * count, [0] * count
     for place, axis in enumerate(axes):
         before[axis_of(axis, count)], after[axis_of(axis, count)] = pads[place], pads[place + len(axes)]

@@ -106,6 +106,17 @@ CASES = [
         )
         for ceil in (0, 1)
     ),
+    *(
+        case(
+            f"max pool behind its padding, windows of {size}",
+            op("Pad", "image p least", "q"),
+            op("MaxPool", "q", "m", kernel_shape=[size, size], strides=[2, 2], ceil_mode=ceil),
+            op("Relu", "m"),
+            weights={"p": whole(0, 0, 0, 2, 0, 0, 1, 1), "least": np.array(-np.inf, np.float32)},
+            gives=gives,
+        )
+        for size, ceil, gives in ((3, 0, "max_pool"), (3, 1, "pad"), (2, 0, "pad"))
+    ),
     case("max pool, dilated", op("MaxPool", "image", kernel_shape=[2, 2], dilations=[2, 3])),
     *(
         case(
@@ -335,3 +346,12 @@ def test_an_operator_computes_what_onnx_runtime_computes(
     for rows in (1, 3):
         images = DRAW.standard_normal((rows, *shape)).astype(np.float32)
         np.testing.assert_allclose(answers(graph, tensors, images), runtime_answers(path, images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_max_pool_pads_by_itself(tmp_path: Path) -> None:
+    nodes = [op("Pad", "image p least", "q"), op("MaxPool", "q", kernel_shape=[3, 3], strides=[2, 2])]
+    weights = {"p": whole(0, 0, 0, 2, 0, 0, 1, 1), "least": np.array(-np.inf, np.float32)}
+    graph, _ = read_onnx(save(proto([*nodes, op("Flatten", "y", "logits")], weights), tmp_path))
+    (pool,) = (node for node in graph.nodes if node.op == "max_pool")
+    assert pool.attributes["padding"] == (0, 2, 1, 1)
+    assert "pad" not in {node.op for node in graph.nodes}
