@@ -105,6 +105,7 @@ def expected(described: EncoderDescription) -> ExpectedTensors:
 
 def parameters(described: EncoderDescription) -> Parameters:
     """Count the elements of unique weights, those of the tables separately."""
-    labels = len(described.labels) if described.labels is not None else None
-    dense, rows = labels is not None or NAMES[described.kind].pooler, described.positions + described.types
-    return parameters_at(ARCHITECTURE_SPECS[described.kind], described.shape, rows=rows, outputs=labels, dense=dense)
+    head, rows = heads.of_architecture(described.architecture), described.positions + described.types
+    outputs = 2 if head == heads.READER else len(described.labels or ())
+    dense = head == heads.CLASSIFIER or (head is None and NAMES[described.kind].pooler)
+    return parameters_at(ARCHITECTURE_SPECS[described.kind], described.shape, rows=rows, outputs=outputs, dense=dense)

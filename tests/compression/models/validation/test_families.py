@@ -28,7 +28,7 @@ def upload(folder: Path, kind: str, head: str = "Model") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_facts_are_those_of_the_file(kind: str, head: str, tmp_path: Path) -> None:
     facts = judged(upload(tmp_path, kind, head))
