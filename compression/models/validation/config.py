@@ -1,12 +1,13 @@
 """Check the config.json keys that no family may set: kernels to fetch, settings of the software. auto_map is dropped later."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
 from compression.schema.job_spec import LONGEST_LABEL
 
 MOST_LABELS = 1000
+ONE_CLASS = "Send a model that was trained to choose one label, or the model without its head, which then gets a new one."
 # Keys that configure the software and not the model: only the stock value is accepted.
 SETTINGS: dict[str, Any] = {
     "attribute_map": {},
@@ -54,6 +55,16 @@ def take_number(
         found[meaning] = value
     else:
         yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
+
+
+def several_classes(config: Mapping[str, Any], labels: Collection[str] | None) -> Iterator[CompressionError]:
+    """Yield an error if a classifier gives each of its labels a probability of its own. labels: of its head, if it has one.
+
+    Training and soft targets take the outputs for one distribution over the labels, which these are not.
+    """
+    if labels is not None and len(labels) > 1 and config.get("problem_type") == "multi_label_classification":
+        cause = "problem_type is 'multi_label_classification': a text must have one class"
+        yield UnsupportedArchitecture(cause, param="config.json:problem_type", remedy=ONE_CLASS)
 
 
 def told_apart(labels: Iterable[Any]) -> Iterator[str]:

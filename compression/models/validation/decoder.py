@@ -24,7 +24,7 @@ from compression.models.architectures.pruning_groups import Tensors
 from compression.models.architectures.shapes import parameters_at
 from compression.models.architectures.tensor_names import ExpectedTensors, pair
 from compression.models.files.safetensors_header import Tensor, alike
-from compression.models.validation.config import labels_of, refused, take_number
+from compression.models.validation.config import labels_of, refused, several_classes, take_number
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
 from compression.schema.report.measurements import Parameters, Shape
 
@@ -89,7 +89,7 @@ def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list
         problems.append(UnsupportedArchitecture(cause, param="config.json:architectures"))
     elif known.heads()[architecture] == CLASSIFIER:
         labels, problem = labels_of(config)
-        problems += [problem] if problem else []
+        problems += [problem] if problem else several_classes(config, labels)
     tied = config.get("tie_word_embeddings", known.tied)
     if type(tied) is not bool:
         problems.append(ConfigMismatch(f"tie_word_embeddings is {tied!r:.60}", param="config.json:tie_word_embeddings"))

@@ -15,7 +15,7 @@ from compression.models.architectures.tensor_names import (
     pooler_tensors,
     pretraining_tensors,
 )
-from compression.models.validation.config import labels_of, refused, take_number
+from compression.models.validation.config import labels_of, refused, several_classes, take_number
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
 from compression.schema.report.measurements import Parameters, Shape
 
@@ -51,10 +51,12 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
         problems.append(ConfigMismatch(cause, param=known.key("heads")))
     names = config.get("architectures") or [f"{known.stem}Model"]
     architecture = next((str(name) for name in names if heads.of_architecture(str(name))), str(names[0]))
-    labels = None
-    if heads.of_architecture(architecture) in (heads.CLASSIFIER, heads.TAGGER):
+    labels, head = None, heads.of_architecture(architecture)
+    if head in (heads.CLASSIFIER, heads.TAGGER):
         labels, problem = labels_of(config)
         problems += [problem] if problem else []
+    if head == heads.CLASSIFIER:
+        problems += several_classes(config, labels)
     if problems:
         return None, problems
     shape, rows, types = tensor_names.encoder_shape(found), found["positions"], found.get("types", 0)

@@ -35,6 +35,11 @@ def upload(folder: Path, kind: str, head: str = "ForCausalLM", *, largest: int =
     return model
 
 
+def test_several_classes_a_text_are_refused(tmp_path: Path) -> None:
+    upload(tmp_path, "llama", "ForSequenceClassification", problem_type="multi_label_classification", num_labels=3)
+    assert "problem_type" in reasons(tmp_path)["unsupported_architecture"]
+
+
 HEADS = ["Model", "ForCausalLM", "ForSequenceClassification", "ForQuestionAnswering"]
 
 

@@ -61,6 +61,25 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
         assert torch.allclose(first.base_model(ids)[0], bare(ids)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("head", "kind", "labels"),
+    [
+        ("ForSequenceClassification", "multi_label_classification", 3),
+        ("ForSequenceClassification", "single_label_classification", 3),
+        ("ForSequenceClassification", "multi_label_classification", 1),
+        ("ForSequenceClassification", "regression", 1),
+        ("Model", "multi_label_classification", 3),
+    ],
+)
+def test_several_classes_a_text_are_refused(head: str, kind: str, labels: int, tmp_path: Path) -> None:
+    tiny("bert", head, problem_type=kind, num_labels=labels).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    if (head, kind, labels) == ("ForSequenceClassification", "multi_label_classification", 3):
+        assert "problem_type" in reasons(tmp_path)["unsupported_architecture"]
+    else:
+        judged(tmp_path)
+
+
 MASKED = [(kind, "ForMaskedLM") for kind in ("distilbert", "roberta", "xlm-roberta", "electra", "mpnet")]
 
 
