@@ -154,21 +154,35 @@ def reads_as_filed(folder: Path) -> bool:
 
 
 def tokenizer_notes(folder: Path) -> list[str]:
-    """Return a note if stock code splits texts differently from tokenizer.json whatever class is named.
-
-    It does so for a Qwen2.
+    """Return a note if stock code splits texts differently from tokenizer.json: whatever class is named, as for a Qwen2, or by
+    the settings that were uploaded.
     """
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with tempfile.TemporaryDirectory() as place:
         for name in ("config.json", "tokenizer.json"):
             (Path(place) / name).symlink_to((folder / name).resolve())
         (Path(place) / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
         found = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    if is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json"))):
+    if not is_as_filed(found, own):
+        return [
+            f"Stock AutoTokenizer opens {type(found).__name__}, which cuts texts otherwise than tokenizer.json does. This "
+            "model is trained and scored by that file, and PreTrainedTokenizerFast.from_pretrained reads as it says."
+        ]
+    named = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if all(_pieces(named.backend_tokenizer, text) == _pieces(own, text) for text in PROBES):
         return []
     return [
-        f"Stock AutoTokenizer opens {type(found).__name__}, which cuts texts otherwise than tokenizer.json does. This model is "
-        "trained and scored by that file, and PreTrainedTokenizerFast.from_pretrained reads as it says."
+        f"In stock AutoTokenizer the uploaded settings open {type(named).__name__}, which cuts texts otherwise than "
+        "tokenizer.json does (do_lower_case is a setting that makes it so). This model is trained and scored by that file, so "
+        "its baseline may differ from what you measured with the class."
     ]
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Return the pieces of a text that the tokenizer's model gets: other rules may come to the same."""
+    text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    splits = tokenizer.pre_tokenizer
+    return [piece for piece, _ in splits.pre_tokenize_str(text)] if splits else [text]
 
 
 def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:

@@ -106,11 +106,23 @@ def test_an_encoder_is_opened_so_too_where_the_settings_beside_it_say_otherwise(
     assert {name: getattr(found, name) for name in names} == names
 
 
-def test_a_class_that_is_opened_whatever_is_named_is_spoken_of(tmp_path: Path) -> None:
-    for kind, count in (("qwen2", 1), ("llama", 0)):
-        write(tmp_path / kind, kind, tokenizer_class="Qwen2Tokenizer")
-        assert len(loading.tokenizer_notes(tmp_path / kind)) == count
-    assert "Qwen2Tokenizer" in loading.tokenizer_notes(tmp_path / "qwen2")[0]
+@pytest.mark.parametrize(("kind", "words"), [("qwen2", "Stock AutoTokenizer opens"), ("llama", "the uploaded settings open")])
+def test_a_class_that_cuts_otherwise_is_spoken_of(kind: str, words: str, tmp_path: Path) -> None:
+    write(tmp_path, kind, tokenizer_class="Qwen2Tokenizer")
+    (note,) = loading.tokenizer_notes(tmp_path)
+    assert f"{words} Qwen2Tokenizer" in note
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_settings_that_lower_letters_otherwise_than_the_file_are_spoken_of(lower: bool, encoder: Path, tmp_path: Path) -> None:
+    own = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    own.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
+    own.save(str(tmp_path / "tokenizer.json"))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": "BertTokenizer"}
+    for flag, count in ((lower, 0), (not lower, 1)):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": flag}))
+        assert ["BertTokenizer" in note for note in loading.tokenizer_notes(tmp_path)] == [True] * count
 
 
 @pytest.mark.parametrize(("pattern", "count"), [(PRETOKENIZE_REGEX, 0), (r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+", 1)])
