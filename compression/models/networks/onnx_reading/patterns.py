@@ -35,6 +35,11 @@ class _Patterns:
         self._alias: dict[str, str] = {}
         self._readers = Counter(name for node in draft.nodes for name in node.inputs)
         self._readers[output] += 1
+        self._read_by: dict[str, list[Node]] = {}
+        for node in draft.nodes:
+            for name in node.inputs:
+                self._read_by.setdefault(name, []).append(node)
+        self._constants = {node.name: node for node in draft.nodes if node.op == "constant"}
         self._norms: dict[str, tuple[str, int]] = {}
         """Values of layer norms that were put together → the node, and the axis of the value."""
 
@@ -61,7 +66,7 @@ class _Patterns:
         return found if found is not None and found.op == op else None
 
     def _array(self, name: str) -> Array | None:
-        found = self._node(name, "constant")
+        found = self._constants.get(name)
         return None if found is None else self._tensors[found.tensor("value")]
 
     def _scalar(self, name: str) -> float | None:
@@ -180,7 +185,7 @@ class _Patterns:
         return (node is not None and node.inputs == (base, base)) or self._with_scalar(name, "pow", 2) == base
 
     def norm(self, node: Node) -> bool:
-        """Recognize a layer norm without weights: (x − mean) / √(variance + epsilon), over one axis."""
+        """Recognize a layer norm whose weights follow: (x − mean) / √(variance + epsilon), over one axis."""
         centred, root = node.inputs
         difference, total = self._node(centred, "sub"), self._input(root, "sqrt")
         added = self._node(total, "add") if total is not None else None
@@ -213,6 +218,9 @@ class _Patterns:
         if not isinstance(axes, tuple) or len(axes) != 1 or not mean.attributes["keep"]:
             return False
         axis, last = axes[0], len(shape) - 1
+        if not self._is_scaled(node, axis):
+            # Weights of its own would be trained and counted: of a group or instance norm one for each place of an image.
+            return False
         order = [place for place in range(len(shape)) if place != axis] + [axis]
         name = node.name if axis == last else self._draft.unique(f"{node.name}_norm")
         if axis != last:
@@ -235,6 +243,13 @@ class _Patterns:
             self._nodes[node.name] = Node(name=node.name, op="transpose", inputs=(name,), attributes=back, tensors={})
         self._norms[node.name] = (name, axis)
         return True
+
+    def _is_scaled(self, node: Node, axis: int) -> bool:
+        """Return whether a product with one number for each place of an axis is all that reads a node."""
+        (reader, *others), shape = self._read_by.get(node.name, [None]), self._draft.shapes[node.name]
+        if reader is None or others or reader.op != "mul" or node.name == self._output:
+            return False
+        return any(self._vector(name, shape, axis) is not None for name in reader.inputs)
 
     def scale(self, node: Node) -> bool:
         """Give a layer norm that was put together the weights that follow it."""

@@ -348,6 +348,16 @@ def test_an_operator_computes_what_onnx_runtime_computes(
         np.testing.assert_allclose(answers(graph, tensors, images), runtime_answers(path, images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["GroupNormalization", "InstanceNormalization"])
+def test_norms_of_groups_have_no_more_numbers_than_the_file(kind: str, tmp_path: Path) -> None:
+    more = {"num_groups": 2} if kind == "GroupNormalization" else {}
+    nodes = [op("Conv", "image w", "c"), op(kind, "c s b", **more), op("GlobalAveragePool", "y", "p")]
+    weights = {"w": floats(4, 3, 1, 1), "s": floats(4), "b": floats(4)}
+    _, tensors = read_onnx(save(proto([*nodes, op("Flatten", "p", "logits")], weights, opset=21), tmp_path))
+    several = [array.size for array in tensors.values() if array.size > 1]  # a single number is a part of a formula
+    assert sum(several) == sum(array.size for array in weights.values())
+
+
 def test_a_max_pool_pads_by_itself(tmp_path: Path) -> None:
     nodes = [op("Pad", "image p least", "q"), op("MaxPool", "q", kernel_shape=[3, 3], strides=[2, 2])]
     weights = {"p": whole(0, 0, 0, 2, 0, 0, 1, 1), "least": np.array(-np.inf, np.float32)}
