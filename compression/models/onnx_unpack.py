@@ -1,5 +1,6 @@
 """Turn an uploaded ONNX file into a network's folder, if Lathe computes what ONNX Runtime computes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.models.network_folder import network_of, write_network
 from compression.models.networks.onnx_reader import read_onnx
+from compression.models.networks.onnx_reading.model_file import open_model
 from compression.models.networks.value_shapes import value_shapes
 from compression.models.validation.network import labels_of, onnx_file
 from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture
@@ -17,6 +19,8 @@ from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture
 TOLERANCE = 1e-4
 """Of the logits, relative to the largest."""
 ROWS = (1, 3)
+LAYERS = ("Conv", "Gemm", "MatMul")
+"""Operators whose second input is a layer's weight."""
 
 
 def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
@@ -30,11 +34,23 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     outputs = value_shapes(graph)[graph.output][-1]
     names = labels_of(folder, outputs) or (tuple(labels) if len(labels) == outputs else None)
     try:
-        model = network_of(graph, tensors, {"library": "onnx", "config": {}, "names": {}}, names)
+        source = {"library": "onnx", "config": {}, "names": {}, "shared": shared_weights(path)}
+        model = network_of(graph, tensors, source, names)
     except ValueError as problem:
         raise UnsupportedArchitecture(f"{path.name}: {str(problem)[:500]}", param=path.name) from problem
     check_answers(model, path)
     write_network(model, place, folder)
+
+
+def shared_weights(path: Path) -> int:
+    """Return how many of a file's weights are read by several layers; each layer of the network has its own.
+
+    Exporters store equal weights once, so what is shared on purpose cannot be told from what happens to be equal. Raises what
+    `open_model` raises.
+    """
+    graph = open_model(path)[0].graph
+    read = Counter(node.input[1] for node in graph.node if node.op_type in LAYERS and len(node.input) > 1)
+    return sum(read[tensor.name] > 1 for tensor in graph.initializer)
 
 
 @torch.no_grad()

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 
 from compression.export.onnx.network_graph import float_graph
 from compression.models import loading, onnx_unpack
@@ -17,6 +19,7 @@ from compression.models.sanitized_folder import sanitized_folder
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsupportedArchitecture
 from tests.support.network_graphs import mobilenet_v2, resnet, vit
 from tests.support.network_models import drawn_network
+from tests.support.onnx_files import proto, save
 
 TASK = "image-classification"
 LABELS = ("ant", "bee", "cow", "dog", "elk")
@@ -48,6 +51,21 @@ def test_a_file_becomes_a_folder_that_answers_alike(tmp_path: Path, graph: Graph
     ordered = loading.in_order(found, LABELS)
     assert torch.allclose(ordered(pixels).logits, model(pixels).logits.flip(1), atol=1e-4)
     assert ImagePreprocessing.read(folder) == ImagePreprocessing.read(tmp_path / "sent")
+
+
+@pytest.mark.parametrize(("second", "count"), [("w", 1), ("v", 0)])
+def test_weights_that_several_layers_share_are_spoken_of(second: str, count: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    names = ("w", "v")[: 2 - count]
+    weights = {name: draw.standard_normal((3, 3, 1, 1)).astype(np.float32) for name in names}
+    nodes = [helper.make_node("Conv", ["image", "w"], ["a"]), helper.make_node("Conv", ["a", second], ["b"])]
+    nodes += [helper.make_node("GlobalAveragePool", ["b"], ["c"]), helper.make_node("Flatten", ["c"], ["logits"])]
+    (tmp_path / "sent").mkdir()
+    save(proto(nodes, weights), tmp_path / "sent")
+    ImagePreprocessing(size=(8, 8)).write(tmp_path / "sent")
+    found = loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS[:3]), LABELS[:3], TASK, seed=0)
+    notes = [note for note in adapter_of(found).notes(found.config) if "several layers" in note]
+    assert ["read: 1. " in note for note in notes] == [True] * count
 
 
 def test_outputs_without_names_have_those_of_the_data(tmp_path: Path) -> None:

@@ -46,11 +46,18 @@ class NetworkAdapter(ArchitectureAdapter):
         return structure_of(config).facts
 
     def notes(self, config: PretrainedConfig) -> list[str]:
-        """Return notes on the groups that are never cut, and on the norms that artifacts do without."""
+        """Return notes on the groups that are never cut, on weights that are no longer shared, and on the norms that artifacts
+        do without.
+        """
         found = []
         if config.pinned:
             whole = ", ".join(config.pinned)
             found.append(f"These groups stay whole, because a trial cut changed more than the channels it took: {whole}.")
+        if shared := (config.source or {}).get("shared", 0):
+            found.append(
+                f"Weights of the uploaded file that several layers read: {shared}. Here each of these layers has its own: they "
+                "are counted, trained and shipped once for each layer."
+            )
         if (gone := self.folding(config)) is not None:
             what = f"{gone.folded} of {gone.norms} batch normalizations are folded into the convolution before them"
             found.append(f"In ONNX files {what}.")
