@@ -232,7 +232,12 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
 def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
     """Return what two jobs must share for their scores, and their costs, to be comparable."""
     judged = (one.datasets, one.metric, one.ratios.judged_on, _judging_metrics(one), _scored_texts(one))
-    return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
+    if cost != "latency_ms":
+        return judged
+    at = one.shipped.latency_at or {}
+    # What another job was timed beside, or on an unknown machine, is held against nothing but itself.
+    alone = None if at.get("exclusive", True) and at.get("processor") else one.id
+    return (*judged, at, alone)
 
 
 def _scored_texts(one: Compared) -> tuple[Any, ...]:
