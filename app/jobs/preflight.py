@@ -73,11 +73,8 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
 def _asked(body: JobCreate, tasks: Sequence[str]) -> tuple[Recipe, Targets]:
     """Return a request's recipe, within its budget, and its targets with the gate that the recipe needs.
 
-    Raises InvalidRequest for a retention in percent, and as `resolve_recipe` and `within` do.
+    Raises InvalidRequest and InvalidRecipe as `resolve_recipe` and `within` do.
     """
-    if (share := body.targets.retention) > MOST_RETENTION:
-        cause = f"a retention of {share:g} asks for {share:g} times the score"
-        raise InvalidRequest(cause, param="targets.retention", remedy="It is a share: for 98 % of the score send 0.98.")
     recipe = within(body.budget_minutes, resolve_recipe(body.recipe, tasks))
     return recipe, gated(recipe, body.targets)
 
@@ -239,8 +236,18 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     return job, forecast
 
 
+def refuse_percent(targets: Targets) -> None:
+    """Raise InvalidRequest for a retention in percent. A retry, which cannot change targets, is not asked."""
+    if (share := targets.retention) > MOST_RETENTION:
+        cause = f"a retention of {share:g} asks for {share:g} times the score"
+        raise InvalidRequest(cause, param="targets.retention", remedy="It is a share: for 98 % of the score send 0.98.")
+
+
 def forecast(session: Session, team: str, body: JobCreate) -> Preflight:
-    """Return the forecast of `plan`, with a warning if no online worker could take the job. Raises as `plan` does."""
+    """Return the forecast of `plan`, with a warning if no online worker could take the job. Raises as `plan` does, and
+    InvalidRequest for a retention in percent.
+    """
+    refuse_percent(body.targets)
     job, found = plan(session, team, body)
     lacking = _search_warnings(session, Recipe.model_validate(job.recipe))
     return found.model_copy(

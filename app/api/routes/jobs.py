@@ -30,7 +30,7 @@ from app.core.event_streams import CountedStream
 from app.core.schemas import Page
 from app.core.settings import get_settings
 from app.jobs import jobs, remedies
-from app.jobs.preflight import forecast, plan
+from app.jobs.preflight import forecast, plan, refuse_percent
 from app.jobs.profiles import given_to
 from app.jobs.request import JobCreate
 from app.store.db import reading
@@ -56,6 +56,7 @@ def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: Onc
         return JSONResponse(forecast(session, caller.team, body).model_dump(mode="json"))
 
     def submit() -> JobOut:
+        refuse_percent(body.targets)
         job = plan(session, caller.team, body)[0]
         job.key_id = caller.key
         return show_jobs(session, [jobs.submit(session, job)])[0]
