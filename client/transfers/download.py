@@ -125,7 +125,8 @@ class _Fetch:
             and self.target.stat().st_size == self.file.size
             and sha256_of(self.target) == self.file.sha256
         )
-        own = re.compile(re.escape(self.target.name) + r"\.[0-9a-f]{8}\.part(\.counts)?")
+        # The last form is of earlier versions.
+        own = re.compile(re.escape(self.target.name) + r"(\.[0-9a-f]{8}\.part(\.counts)?|\.part[0-3])")
         for path in self.target.parent.glob("*.part*"):
             if own.fullmatch(path.name) and path not in (self.data, self.counts):
                 path.unlink(missing_ok=True)

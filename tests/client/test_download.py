@@ -100,6 +100,14 @@ def test_a_part_of_another_file_is_thrown_away(file_server: FileServer, lathe: L
     assert (folder / "model.onnx").read_bytes() == SMALL
 
 
+def test_parts_as_earlier_versions_left_them_are_removed(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    (tmp_path / "int8").mkdir()
+    for number in range(4):
+        (tmp_path / "int8" / f"model.onnx.part{number}").write_bytes(b"old")
+    download(lathe, file_server.artifact(), tmp_path)
+    assert parts(tmp_path) == []
+
+
 def test_a_part_of_another_artifact_is_not_taken_for_this_one_s(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
     leave_part(tmp_path, b"x" * 1000, of=b"an older job's")
     folder = download(lathe, file_server.artifact(), tmp_path)
