@@ -97,11 +97,9 @@ def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
         if type(start) is not int or start < 0 or not words or context[start : start + len(words)] != words:
             cause = f"{where}: the answer {words!r:.100} is not in the context at character {start!r:.20}"
             raise UnfitLabel(cause, param=param, remedy="answer_start counts the context's characters from 0.")
-        if not (own := words.strip()):
-            cause = f"{where}: an answer has nothing but blanks"
-            raise UnfitLabel(cause, param=param, remedy="Give empty lists where there is no answer.")
-        # Most tokens cover no blanks: a span that ended in one would have no last token.
-        answers.append(AnswerSpan(own, start + words.index(own)))
+        # Most tokens cover no blanks: a span that ended in one would have no last token, and blanks alone answer nothing.
+        if own := words.strip():
+            answers.append(AnswerSpan(own, start + words.index(own)))
     return RawExample(question, tuple(answers), context)
 
 

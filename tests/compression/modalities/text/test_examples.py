@@ -53,6 +53,13 @@ def test_blanks_around_an_answer_do_not_count(given: str, start: int, tmp_path: 
     assert set(load("question-answering", tmp_path, [row] * 20).splits["train"].labels) == {(AnswerSpan("the", 3),)}
 
 
+def test_an_answer_of_blanks_alone_is_none(tmp_path: Path) -> None:
+    row = {**ASKED, "answers": {"text": [" ", "the"], "answer_start": [2, 3]}}
+    blank = {**ASKED, "answers": {"text": [" "], "answer_start": [2]}}
+    train = load("question-answering", tmp_path, [row, blank] * 20).splits["train"]
+    assert set(train.labels) == {(AnswerSpan("the", 3),), ()}
+
+
 @pytest.mark.parametrize(
     ("task", "row", "error", "cause"),
     [
@@ -68,7 +75,6 @@ def test_blanks_around_an_answer_do_not_count(given: str, start: int, tmp_path: 
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": [4]}}, UnfitLabel, "not in the context"),
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": [-7]}}, UnfitLabel, "not in the context"),
         ("question-answering", {**ASKED, "answers": {"text": ["the"], "answer_start": []}}, UnfitLabel, "1 answers and 0"),
-        ("question-answering", {**ASKED, "answers": {"text": [" "], "answer_start": [2]}}, UnfitLabel, "nothing but blanks"),
         ("question-answering", {**ASKED, "answers": ["the"]}, UnreadableData, "of type list"),
     ],
 )
