@@ -17,7 +17,7 @@ from compression.system.processor_waits import ProcessorWaits
 INTERRUPTED = 0.02  #: share of a pass that it waits for a processor, from which it counts as interrupted
 UNCOUNTED_PASSES, UNCOUNTED_SECONDS = 4, 0.02  #: of a model before each pass that counts: no more than both
 BLOCK, SAMPLES = 8, 1000  #: turns that are drawn together, and how often all are drawn, for an interval
-FEWEST_QUIET = 40  #: turns without interruption, from which the others do not count
+FEWEST_QUIET = 20  #: turns without interruption, from which the others do not count
 
 Ask = Callable[[], object]
 
@@ -72,7 +72,7 @@ class Pass:
 
 
 class Timer:
-    """Times passes of models that run in `threads` threads. It is opened once they have run.
+    """Times passes of models that run in `threads` threads. It is opened once all of their threads are there.
 
     The wall-clock time of one thread is without what it waited for a processor. Several threads do not wait at once: how long a
     pass takes without that is unknown, and its time is as it was.

@@ -71,4 +71,8 @@ def kept(
         return None, None
     inverse = before.lower_is_better
     share = retention(before.value, after.value, lower_is_better=inverse)
-    return share, None if share is None else retention_interval(first, last, lower_is_better=inverse)
+    if share is None:
+        return None, None
+    if before is after and first is not None:
+        return share, (1.0, 1.0)  # what it keeps of itself is certain, however few rows there are
+    return share, retention_interval(first, last, lower_is_better=inverse)

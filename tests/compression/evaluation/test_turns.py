@@ -45,14 +45,15 @@ def test_a_pass_that_another_process_interrupts_is_as_long_as_its_work_and_is_to
             assert time.perf_counter() - started < 60
     whole = 1000 * (time.perf_counter() - started)
     own = sum(one.milliseconds for one in found)
-    assert own < 1.25 * 1000 * SECONDS * len(found) < whole, "else nothing interrupted them"
+    assert own < 1.5 * 1000 * SECONDS * len(found) < whole, "else nothing interrupted them"
 
 
 @pytest.mark.usefixtures("shared_core")
 def test_what_one_of_several_threads_waited_is_told_but_not_taken_off() -> None:
     with Timer(2) as timer:
+        end = time.monotonic() + 60
         while not (one := timer.time(work)).interrupted:
-            pass
+            assert time.monotonic() < end
     assert one.milliseconds * 1e6 == pytest.approx(one.worked, rel=0.01)  # of wall-clock time
 
 
