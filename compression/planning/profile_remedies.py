@@ -21,6 +21,7 @@ from compression.schema.recipe.presets import usual
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.report.written import plain
 from compression.schema.schemes import SCHEMES, SchemeSpec
 from compression.schema.stages import DISTILLED, POINTS, PRUNED
 from compression.schema.tasks import TASKS
@@ -193,7 +194,7 @@ def _faster_form(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRem
         return
     what, now, then, form = best
     if then <= (1 - GAIN) * now:
-        cause = f"{what} takes {now:.3g} ms here, and {then:.3g} ms as {form.name}, profiled on this device."
+        cause = f"{what} takes {plain(now)} ms here, and {plain(then)} ms as {form.name}, profiled on this device."
         yield ProfileRemedy(code="faster_form", cause=cause, remedy=f"Take {form.name}.", artifact=form.id)
 
 
@@ -305,7 +306,7 @@ def _memory_traffic(case: ProfiledCase, own: ProfileFigures) -> Iterator[Profile
     if read < CACHED_BYTES or rate < BYTES_PER_SECOND:
         return
     what = "A further token" if own.decode_ms else "A pass"
-    cause = f"{what} takes {took:.3g} ms and reads {read / 1e6:,.0f} MB of weights: {rate / 1e9:.3g} GB/s."
+    cause = f"{what} takes {plain(took)} ms and reads {read / 1e6:,.0f} MB of weights: {rate / 1e9:.3g} GB/s."
     smaller = min(case.siblings, key=lambda one: one.bytes, default=None)
     change = None
     if smaller is not None and smaller.bytes < SMALLER * case.form.bytes:

@@ -153,9 +153,7 @@ def _of_graph(row: Row, chosen: Row) -> str:
     """Return why a row that seems to cost less than the chosen one was passed over; nothing if it costs more."""
     if cost(row) >= cost(chosen):
         return ""
-    return (
-        " (the same graph, so no less)" if same_graph(row, chosen) else f" (less by at most {SAME_COST:.0%}, which is chance)"
-    )
+    return " (the same graph, so no less)" if same_graph(row, chosen) else f" (within {SAME_COST:.0%} of the cheapest: no less)"
 
 
 def _reaches(row: Row, targets: Targets, proven: str = "meets", unproven: str = "reaches") -> str:

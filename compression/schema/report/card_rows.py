@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.schema.config import Config
+from compression.schema.report.written import plain
 from compression.schema.stages import Stage
 
 
@@ -79,9 +80,9 @@ class CardReport(Config):
 
 def _figures(found: CardFigures) -> str:
     shape = f"batch {found.batch}" + (f" × {found.length} tokens" if found.length else "")
-    parts = [f"{shape} {found.median_ms:.3g} ms", f"{found.rows_per_second:,.0f} rows a second"]
+    parts = [f"{shape} {plain(found.median_ms)} ms", f"{found.rows_per_second:,.0f} rows a second"]
     if found.decode_ms is not None:
-        parts.append(f"{found.decode_ms:.3g} ms a further token")
+        parts.append(f"{plain(found.decode_ms)} ms a further token")
     if found.peak_bytes is not None:
         parts.append(f"{found.peak_bytes / 1e9:.2f} GB")
     return ", ".join(parts)

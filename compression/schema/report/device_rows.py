@@ -10,6 +10,7 @@ from pydantic import Field
 from compression.schema.config import Config
 from compression.schema.profile import ProfileFailure
 from compression.schema.profile_figures import ProfileFigures
+from compression.schema.report.written import plain
 
 
 class DeviceRow(Config):
@@ -36,8 +37,9 @@ class DeviceRow(Config):
         if self.figures is not None:
             found, asked = self.figures, self.figures.request
             shape = f"batch {asked.batch}" + (f" × {asked.length} tokens" if asked.length else "")
-            token = f", {found.decode_ms:.3g} ms a further token" if found.decode_ms else ""
-            return f"{place} {found.median_ms:.3g} ms, 95th percentile {found.p95_ms:.3g} ms{token} ({shape}, {found.runtime})"
+            token = f", {plain(found.decode_ms)} ms a further token" if found.decode_ms else ""
+            times = f"{plain(found.median_ms)} ms, 95th percentile {plain(found.p95_ms)} ms{token}"
+            return f"{place} {times} ({shape}, {found.runtime})"
         if self.error is not None:
             return f"{place} failed ({self.error.code}): {self.error.detail} {self.error.remedy}".rstrip()
         return f"{place} not measured: {self.reason}"

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from compression.schema.recipe.recipe import LatencyTarget, Targets
 from compression.schema.report.measurements import Latency, Row, Score, in_unit, of_unit, shown
+from compression.schema.report.written import plain
 
 Unit = Literal["share", "times", "count", "ms", "metric"]
 """How a target and its value are shown. metric: as scores are, in percent or as the metric's own number."""
@@ -146,7 +147,7 @@ def target_text(name: str, value: float, metric: str | None = None) -> str:
         case "count":
             return f"{value:,.0f}"
         case "ms":
-            return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
+            return f"{plain(value)} ms"
         case "metric":
             return f"{value:g}" if metric is None else shown(metric, of_unit(metric, value)).replace("%", " %")
 
