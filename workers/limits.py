@@ -31,7 +31,14 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class InsufficientDisk(Exception):
-    """A disk cannot hold what the job is expected to write."""
+    """A disk cannot hold what the job is expected to write.
+
+    shared: whether it is the storage, which is the same for all workers.
+    """
+
+    def __init__(self, cause: str, *, shared: bool) -> None:
+        super().__init__(cause)
+        self.shared = shared
 
 
 def machine_memory() -> int:
@@ -95,10 +102,12 @@ def reserve_disk(
         promised = sum(_outstanding(other) for other in scratch.glob(f"*{RESERVED}") if other != promise)
         free = disk_usage(scratch).free - promised
         if free < needed + fetched + SPARE_BYTES:
-            raise InsufficientDisk(f"{needed + fetched:,} bytes of scratch are needed, {max(free, 0):,} are free.")
+            cause = f"{needed + fetched:,} bytes of scratch are needed, {max(free, 0):,} are free."
+            raise InsufficientDisk(cause, shared=False)
         left = None if storage is None else storage.free_bytes()
         if left is not None and left < needed + SPARE_BYTES:
-            raise InsufficientDisk(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
+            cause = f"The job needs up to {needed:,} bytes of storage, {left:,} are free."
+            raise InsufficientDisk(cause, shared=True)
         cached = max(min(most_cached, (free - needed - fetched - SPARE_BYTES) // 2), 0)
         promise.write_text(str(needed + fetched + cached), "ascii")
     try:

@@ -131,7 +131,7 @@ def _outcome(
         error = end.error
         return lambda session: jobs.fail(session, claim, error)
     except InsufficientDisk as error:
-        return Unable(claim, DiskFull(str(error)).as_dict(), setback, settings.backoff_seconds, others_may=True)
+        return Unable(claim, DiskFull(str(error)).as_dict(), setback, settings.backoff_seconds, error)
     except Untrustworthy as error:
         return setback(describe_failure("engine_misbehaved", str(error)))
     except Crashed as error:
@@ -154,6 +154,8 @@ def _outcome(
 
 GIVEN_BACK = 10
 """Attempts after which a job is charged with what its worker could not do, too: it may be what breaks devices."""
+GIVEN_BACK_TO_OTHERS = 300
+"""Attempts after which it is charged even if another worker may do it: a day, at one each five minutes."""
 
 
 @dataclass(frozen=True)
@@ -164,18 +166,22 @@ class Unable:
     error: dict[str, Any]
     charge: Callable[[dict[str, Any]], Write]  #: returns the write of a failure, for a job that was given back often
     backoff_seconds: float
-    others_may: bool = False  #: whether another worker may well do the job, which then is not charged with it
+    disk: InsufficientDisk | None = None  #: what has no room for the job; None: a disk, the storage or the database is away
 
     def __call__(self, session: Session) -> None:
         """Write it. Raises StaleFence."""
-        if self.claim.job.attempt > GIVEN_BACK and not (self.others_may and self._suits_others(session)):
+        attempt = self.claim.job.attempt
+        if attempt > GIVEN_BACK_TO_OTHERS or (attempt > GIVEN_BACK and not self._suits_others(session)):
             return self.charge(self.error)(session)
-        wait = min(self.backoff_seconds * 2.0 ** min(self.claim.job.attempt - 1, GIVEN_BACK), jobs.LONGEST_WAIT)
+        wait = min(self.backoff_seconds * 2.0 ** min(attempt - 1, GIVEN_BACK), jobs.LONGEST_WAIT)
         log.warning("given_back", **self.error, wait_seconds=wait)
         return jobs.release(session, self.claim, {**self.error, "wait_seconds": wait}, wait)
 
     def _suits_others(self, session: Session) -> bool:
-        others = live_facts(session, besides=self.claim.job.worker_id)
+        """Return whether a worker with another disk suits the job: workers of a host share one, and all the storage."""
+        if self.disk is None or self.disk.shared:
+            return False
+        others = live_facts(session, on_other_hosts_than=self.claim.job.worker_id)
         return find_lack(self.claim.job, [Capacity.of(facts) for facts in others]) is None
 
 

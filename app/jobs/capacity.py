@@ -64,10 +64,13 @@ def _limit(limit: int | None) -> float:
     return float("inf") if limit is None else limit
 
 
-def live_facts(session: Session, *, besides: str | None = None) -> list[dict[str, Any]]:
-    """Return the facts of each live worker that runs jobs, but for the one that is named."""
+def live_facts(session: Session, *, on_other_hosts_than: str | None = None) -> list[dict[str, Any]]:
+    """Return the facts of each live worker that runs jobs, but for those on the host of the worker that is named."""
     alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
-    return list(session.scalars(alive.where(Worker.id != besides) if besides else alive))
+    if on_other_hosts_than is not None:
+        host = select(Worker.host).where(Worker.id == on_other_hosts_than).correlate(None).scalar_subquery()
+        alive = alive.where(Worker.host != host)
+    return list(session.scalars(alive))
 
 
 def live_capacities(session: Session) -> list[Capacity | None]:

@@ -17,6 +17,7 @@ from app.store.models import Checkpoint, Dataset, Event, File, Job, Worker
 from app.store.storage import LocalStorage, Source
 from tests.support.rows import submitted
 from workers import limits, supervisor, tasks
+from workers.limits import SPARE_BYTES
 from workers.outages import Rest, find_storage_fault, is_outage
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -119,23 +120,31 @@ def test_only_a_job_that_is_given_back_often_is_charged(failing: Failing, monkey
     assert told(job_id)[0].failures == 1
 
 
-@pytest.mark.parametrize(("others", "failures"), [(False, 1), (True, 0)])
-def test_a_full_disk_is_charged_to_no_job_that_another_worker_may_do(
-    others: bool, failures: int, failing: Failing, monkeypatch: pytest.MonkeyPatch
+ON_ANOTHER_HOST = {"host": "other", "drain": False}
+
+
+@pytest.mark.parametrize(
+    ("other", "disk", "attempts", "failures"),
+    [
+        (ON_ANOTHER_HOST, "scratch", supervisor.GIVEN_BACK, 0),
+        (ON_ANOTHER_HOST, "scratch", supervisor.GIVEN_BACK_TO_OTHERS, 1),
+        ({**ON_ANOTHER_HOST, "drain": True}, "scratch", supervisor.GIVEN_BACK, 1),
+        ({"host": "h"}, "scratch", supervisor.GIVEN_BACK, 1),  # it has the same disk
+        (ON_ANOTHER_HOST, "storage", supervisor.GIVEN_BACK, 1),  # and so have all workers
+    ],
+)
+def test_a_job_without_room_ends_unless_another_disk_may_hold_it(
+    other: dict[str, Any], disk: str, attempts: int, failures: int, failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=0, total=1 << 40))
+    free = SPARE_BYTES if disk == "scratch" else ROOM.free
+    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=free, total=ROOM.total))
+    monkeypatch.setattr(failing, "free_bytes", lambda: 0 if disk == "storage" else ROOM.free)
     with writing() as session:
-        session.add(Worker(id="other", kind="jobs", host="h", pid=2, facts={}, drain=not others))
-    first, second = a_job(failing), a_job(failing)
+        session.add(Worker(id="other", kind="jobs", pid=2, facts={}, **other))
+    job_id = a_job(failing, attempt=attempts)
     tasks.run_jobs()
-    job, data = told(first)
-    assert (job.state, job.failures, data["code"]) == ("queued", 0, "disk_full")
-    assert told(second)[0].attempt == 0  # the worker rests instead
-    with writing() as session:
-        session.execute(update(Job).values(attempt=supervisor.GIVEN_BACK))
-        session.execute(update(Job).where(Job.id == second).values(state="cancelled"))
-    again()
-    assert told(first)[0].failures == failures
+    job, data = told(job_id)
+    assert (job.state, job.failures, data["code"]) == ("queued", failures, "disk_full")
 
 
 def test_a_lost_file_is_no_outage_unless_storage_is(settings: Settings, tmp_path: Path) -> None:
