@@ -33,12 +33,12 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class InsufficientDisk(Exception):
     """A disk cannot hold what the job is expected to write.
 
-    shared: whether it is the storage, which is the same for all workers.
+    shared: whether it is the storage, which is the same for all workers. full: whether it has no room for any other job either.
     """
 
-    def __init__(self, cause: str, *, shared: bool) -> None:
+    def __init__(self, cause: str, *, shared: bool, full: bool) -> None:
         super().__init__(cause)
-        self.shared = shared
+        self.shared, self.full = shared, full
 
 
 def machine_memory() -> int:
@@ -103,11 +103,11 @@ def reserve_disk(
         free = disk_usage(scratch).free - promised
         if free < needed + fetched + SPARE_BYTES:
             cause = f"{needed + fetched:,} bytes of scratch are needed, {max(free, 0):,} are free."
-            raise InsufficientDisk(cause, shared=False)
+            raise InsufficientDisk(cause, shared=False, full=free < SPARE_BYTES)
         left = None if storage is None else storage.free_bytes()
         if left is not None and left < needed + SPARE_BYTES:
             cause = f"The job needs up to {needed:,} bytes of storage, {left:,} are free."
-            raise InsufficientDisk(cause, shared=True)
+            raise InsufficientDisk(cause, shared=True, full=left < SPARE_BYTES)
         cached = max(min(most_cached, (free - needed - fetched - SPARE_BYTES) // 2), 0)
         promise.write_text(str(needed + fetched + cached), "ascii")
     try:

@@ -44,7 +44,7 @@ MACHINE_FAILURES = frozenset({DeviceLost.code, DiskFull.code, RankLost.code})
 def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> str | None:
     """Run a claimed job until it has an outcome or returns to the queue. Does not raise for errors of the job.
 
-    Returns why this worker could do it no more than any other job, and should rest; else None.
+    Returns why this worker can do no other job either, and should rest; else None.
     """
     names = {"job": claim.job.id, "fence": claim.fence, "request_id": claim.job.request_id}
     with (
@@ -53,7 +53,7 @@ def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> s
     ):
         outcome = _attempt(claim, settings, storage)
     traces.flush()
-    return outcome.error["cause"] if isinstance(outcome, Unable) else None
+    return outcome.error["cause"] if isinstance(outcome, Unable) and outcome.concerns_all else None
 
 
 def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> Write | None:
@@ -160,13 +160,18 @@ GIVEN_BACK_TO_OTHERS = 300
 
 @dataclass(frozen=True)
 class Unable:
-    """The write that returns a job which this worker's disk or storage kept from being done; after it the worker rests."""
+    """The write that returns a job which this worker's disk or storage kept from being done."""
 
     claim: fencing.Claim
     error: dict[str, Any]
     charge: Callable[[dict[str, Any]], Write]  #: returns the write of a failure, for a job that was given back often
     backoff_seconds: float
     disk: InsufficientDisk | None = None  #: what has no room for the job; None: a disk, the storage or the database is away
+
+    @property
+    def concerns_all(self) -> bool:
+        """Return whether the worker can do no other job either."""
+        return self.disk is None or self.disk.full
 
     def __call__(self, session: Session) -> None:
         """Write it. Raises StaleFence."""

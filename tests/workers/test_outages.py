@@ -147,6 +147,19 @@ def test_a_job_without_room_ends_unless_another_disk_may_hold_it(
     assert (job.state, job.failures, data["code"]) == ("queued", failures, "disk_full")
 
 
+@pytest.mark.parametrize(("free", "rests"), [(SPARE_BYTES, False), (SPARE_BYTES - 1, True)])
+def test_a_worker_rests_if_its_disk_is_full_and_not_if_one_job_is_too_large(
+    free: int, rests: bool, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "disk_usage", lambda _: SimpleNamespace(free=free, total=ROOM.total))
+    first, second = a_job(failing), a_job(failing)
+    tasks.run_jobs()
+    job, data = told(first)
+    assert (job.state, job.failures, data["code"]) == ("queued", 0, "disk_full")
+    assert told(second)[0].attempt == (0 if rests else 1)
+    assert tasks.rest.is_over == (not rests)
+
+
 def test_a_lost_file_is_no_outage_unless_storage_is(settings: Settings, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "store")
     lost = FileNotFoundError("x has no bytes in storage")
