@@ -117,14 +117,20 @@ class LocalStorage(Storage):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
                 break
-            except FileNotFoundError:  # a deletion removed the folder that we just created, because it was empty
+            # A deletion removed the folder that we just created, or found there, because it was empty.
+            except (FileNotFoundError, FileExistsError):
                 if not left or not part.exists():
                     raise
         # The name is durable only once every folder above it is synced, and we cannot know which of them are new.
         for folder in target.parents:
             if not folder.is_relative_to(root):
                 break
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # the object is deleted already, as workers do that try the storage at once
+                if folder == root:
+                    raise
+                continue
             try:
                 os.fsync(handle)
             finally:

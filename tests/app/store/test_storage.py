@@ -169,6 +169,28 @@ def test_a_folder_that_a_delete_takes_away_is_made_again(tmp_path: Path, monkeyp
     assert [stored.key for stored in storage.objects("")] == ["jobs/j/new"]
 
 
+def test_workers_may_try_the_storage_at_once_with_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, replace, is_dir, taken = LocalStorage(tmp_path), Path.replace, Path.is_dir, []
+
+    def deleted_when_found(folder: Path) -> bool:  # asked by mkdir about a folder that is there
+        if not taken:
+            taken.append(folder)
+            storage.delete("tried/x")
+        return is_dir(folder)
+
+    def deleted_when_there(part: Path, target: Path) -> Path:
+        moved = replace(part, target)
+        storage.delete("tried/x")
+        return moved
+
+    storage.put_file("tried/x", io.BytesIO(b"1"))
+    monkeypatch.setattr(Path, "is_dir", deleted_when_found)
+    monkeypatch.setattr(Path, "replace", deleted_when_there)
+    storage.put_file("tried/x", io.BytesIO(b"1"))
+    assert taken == [tmp_path / "tried"]
+    assert not (tmp_path / "tried").exists()
+
+
 def test_what_a_killed_writer_left_is_freed_once_it_is_old(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"
