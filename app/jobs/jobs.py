@@ -260,7 +260,8 @@ def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
 def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None, wait_seconds: float = 0.0) -> None:
     """Return a job to the queue because its worker drains or cannot do it; this counts as no failure. Raises StaleFence.
 
-    reason: the error of the worker's device, disk or storage, for the event. wait_seconds: until the next attempt.
+    reason: the error of the worker's device, disk or storage, for the event, whose remedy is that of a job that still waits.
+    wait_seconds: until the next attempt.
 
     A job whose cancellation was requested meanwhile ends: in the queue nobody would claim it, and nobody would end it.
     """
@@ -268,10 +269,11 @@ def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None
     if session.scalar(query) is not None:
         mark_cancelled(session, claim)
         return
+    why = {**reason, "remedy": f"{_runs_again(wait_seconds)}."} if reason else {}
     update_fenced(
         session,
         claim,
-        events=[("released", {"worker": claim.job.worker_id, **(reason or {})})],
+        events=[("released", {"worker": claim.job.worker_id, **why})],
         state=QUEUED,
         worker_id=None,
         lease_until=None,
@@ -297,6 +299,10 @@ def retry_or_fail(
     changes = {} if split_batches is None else {"split_batches": split_batches}
     if not _requeue_or_fail(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds, **changes):
         raise StaleFence(claim.job.id)
+
+
+def _runs_again(wait_seconds: float) -> str:
+    return f"Nothing: the job runs again by itself, in {wait_seconds:g} seconds at the earliest"
 
 
 def _requeue_or_fail(
@@ -326,7 +332,7 @@ def _requeue_or_fail(
     else:
         wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
-        remedy = f"Nothing: the job runs again by itself, in {wait:g} seconds at the earliest; it fails after {cap} failures."
+        remedy = f"{_runs_again(wait)}; it fails after {cap} failures."
         happened = [("requeued", {**error, "remedy": remedy, "failures": failures, "wait_seconds": wait})]
         wake_workers(session)
     if values["state"] in TERMINAL:

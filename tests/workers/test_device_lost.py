@@ -121,6 +121,7 @@ def test_a_failing_device_is_charged_to_the_job_only_if_it_works_again(
     assert told is not None
     assert told.type == ("requeued" if works else "released")
     assert told.data["code"] == (code if works or code == "device_error" else "device_lost")
+    assert told.data["remedy"].startswith("Nothing: the job runs again by itself, in ")
     assert (offered(worker) is not None) == works
 
 

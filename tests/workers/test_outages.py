@@ -95,6 +95,7 @@ def test_a_storage_that_goes_away_costs_no_job_a_failure(
         job, data = told(job_id)
         assert (job.state, job.failures, data["code"]) == ("queued", 0, "worker_error")
         waits.append(data["wait_seconds"] / settings.backoff_seconds)
+        assert data["remedy"] == f"Nothing: the job runs again by itself, in {data['wait_seconds']:g} seconds at the earliest."
     assert waits == [1, 2, 4, 8]
     assert not tasks.rest.is_over
     with reading() as session:
