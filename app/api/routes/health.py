@@ -5,8 +5,10 @@ import contextlib
 import datetime as dt
 import io
 import secrets
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -49,27 +51,34 @@ async def live() -> LiveOut:
 
 
 class _Test:
-    """A write to each part, in a thread of its own: one that hangs takes no other request's thread."""
+    """A write to each part, in threads of their own: one that hangs takes no other part's and no other request's thread."""
 
     def __init__(self, storage: Storage) -> None:
         self.begun = time.monotonic()
         self.found: dict[str, str] = {}
         self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
-        self.thread = threading.Thread(target=self._run, args=(storage,), name="readiness", daemon=True)
-        self.thread.start()
+        self.parts: dict[str, Callable[[], str]] = {"database": _database, "storage": partial(_storage, storage)}
+        self.threads = [Thread(target=self._run, args=(part,), name="readiness", daemon=True) for part in self.parts]
+        for thread in self.threads:
+            thread.start()
 
-    def _run(self, storage: Storage) -> None:
-        self.found["database"] = _database()
-        self.found["storage"] = _storage(storage)
-        with contextlib.suppress(RuntimeError):  # the process stops, and nobody waits any more
-            self.loop.call_soon_threadsafe(self.ended.set)
+    def _run(self, part: str) -> None:
+        self.found[part] = self.parts[part]()
+        if len(self.found) == len(self.parts):
+            with contextlib.suppress(RuntimeError):  # the process stops, and nobody waits any more
+                self.loop.call_soon_threadsafe(self.ended.set)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether no part is asked any more."""
+        return not any(thread.is_alive() for thread in self.threads)
 
     async def result(self) -> dict[str, str]:
         """Return the result for each part once they are there, or what is there after a while."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.ended.wait(), self.begun + ANSWER_SECONDS - time.monotonic())
         silent = f"no answer within {ANSWER_SECONDS:g} seconds"
-        return {part: self.found.get(part, silent) for part in ("database", "storage")}
+        return {part: self.found.get(part, silent) for part in self.parts}
 
 
 class _Ready:
@@ -80,7 +89,7 @@ class _Ready:
 
     async def check(self, storage: Storage) -> dict[str, str]:
         """Return the last results for database and storage. Call it on the event loop."""
-        if self.last is None or (not self.last.thread.is_alive() and time.monotonic() - self.last.begun >= FRESH_SECONDS):
+        if self.last is None or (self.last.is_over and time.monotonic() - self.last.begun >= FRESH_SECONDS):
             self.last = _Test(storage)
         return await self.last.result()
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,28 +49,67 @@ class Hanging(LocalStorage):
         super().put_file(key, source)
 
 
-def test_probes_of_a_storage_that_hangs_take_no_thread_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_database", lambda: "ok")
-    monkeypatch.setattr(health, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
-    storage = Hanging(tmp_path / "store")
+Probed = tuple[int, dict[str, str]]
 
-    async def probed() -> tuple[int, dict[str, str]]:
-        answer = await health.ready(storage)
-        return answer.status_code, json.loads(bytes(answer.body))
+
+async def probed(storage: LocalStorage) -> Probed:
+    answer = await health.ready(storage)
+    return answer.status_code, json.loads(bytes(answer.body))
+
+
+def threads() -> int:
+    return sum(thread.name == "readiness" for thread in threading.enumerate())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[Probed]]:
+    """Probes that wait briefly, for parts of which the ones that are named have surely answered."""
+    monkeypatch.setattr(health, "_ready", health._Ready())
+    monkeypatch.setattr(health, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(health, "ANSWER_SECONDS", 60.0)
+
+    async def probe(storage: LocalStorage, *answering: str) -> Probed:
+        last = health._ready.last = health._Test(storage)
+        await asyncio.to_thread(wait_for, lambda: set(answering) <= set(last.found))
+        with monkeypatch.context() as briefly:
+            briefly.setattr(health, "ANSWER_SECONDS", 0.3)
+            return await probed(storage)
+
+    return probe
+
+
+def test_probes_of_a_storage_that_hangs_take_no_thread_from_others(
+    impatient: Callable[..., Awaitable[Probed]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_database", lambda: "ok")
+    storage = Hanging(tmp_path / "store")
 
     async def probe_often() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
-        probes = [asyncio.create_task(probed()) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        found = {"status": "unavailable", "database": "ok", "storage": "no answer within 0.3 seconds"}
         try:
+            assert await impatient(storage, "database") == (503, found)
+            probes = [asyncio.create_task(probed(storage)) for _ in range(5)]
+            await asyncio.sleep(0.05)
             assert await asyncio.wait_for(asyncio.to_thread(lambda: "a page of jobs"), 5) == "a page of jobs"
-            found = {"status": "unavailable", "database": "ok", "storage": "no answer within 0.3 seconds"}
-            assert await asyncio.gather(*probes, probed()) == [(503, found)] * 6
-            assert sum(thread.name == "readiness" for thread in threading.enumerate()) == 1
+            await asyncio.to_thread(wait_for, lambda: threads() == 1)
         finally:
             storage.back.set()
-        await asyncio.to_thread(wait_for, lambda: all(thread.name != "readiness" for thread in threading.enumerate()))
-        assert await probed() == (200, {"status": "ok", "database": "ok", "storage": "ok"})
+        assert [status for status, _ in await asyncio.gather(*probes)] == [200] * 5
+        await asyncio.to_thread(wait_for, lambda: threads() == 0)
+        assert await probed(storage) == (200, {"status": "ok", "database": "ok", "storage": "ok"})
 
     asyncio.run(probe_often())
+
+
+def test_a_database_that_hangs_is_not_blamed_on_the_storage(
+    impatient: Callable[..., Awaitable[Probed]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr(health, "_database", lambda: "ok" if back.wait(60) else "never")
+    found = {"status": "unavailable", "database": "no answer within 0.3 seconds", "storage": "ok"}
+    try:
+        assert asyncio.run(impatient(LocalStorage(tmp_path / "store"), "storage")) == (503, found)
+    finally:
+        back.set()
+    wait_for(lambda: threads() == 0)
