@@ -36,7 +36,7 @@ def test_a_stream_comes_back_whole_and_by_range(storage: Storage) -> None:
 
 
 class SlowS3(BaseHTTPRequestHandler):
-    """Sends each range of DATA in four pieces, slowly."""
+    """Sends each range of DATA in eight pieces, slowly."""
 
     asked: ClassVar[list[tuple[int, int]]] = []
 
@@ -49,16 +49,16 @@ class SlowS3(BaseHTTPRequestHandler):
         for name, value in {**told, "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}.items():
             self.send_header(name, value)
         self.end_headers()
-        for at in range(0, len(body), len(body) // 4):
-            self.wfile.write(body[at : at + len(body) // 4])
-            time.sleep(0.1)
+        for at in range(0, len(body), len(body) // 8):
+            self.wfile.write(body[at : at + len(body) // 8])
+            time.sleep(0.2)
 
     def log_message(self, *_: object) -> None: ...
 
 
 def test_a_large_object_may_come_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(S3Storage, "READ_AT_ONCE", len(DATA) // 2)
-    monkeypatch.setattr(S3Storage, "SILENCE_SECONDS", 0.3)  # less than a range takes
+    monkeypatch.setattr(S3Storage, "SILENCE_SECONDS", 1.0)  # less than a range takes, and far more than a piece
     with ThreadingHTTPServer(("127.0.0.1", 0), SlowS3) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         access = {"s3_access_key_id": "k", "s3_secret_access_key": "s"}
