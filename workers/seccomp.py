@@ -53,7 +53,11 @@ MODES = ("chmod", "fchmod", "fchmodat", "fchmodat2")
 # They slow down every process of the same user, and a raised nice value cannot be taken back.
 PRIORITIES = ("setpriority", "ioprio_set", "sched_setscheduler", "sched_setparam", "sched_setattr")
 OF_OTHERS = ("sched_setaffinity",)
-"""Refused for other processes and threads alone, by their first argument: a thread may choose its own cores."""
+"""Refused by their first argument, unless it is 0: a thread that calls itself so may choose its own cores.
+
+A filter does not know the number of the thread that calls, so one that names itself by it is refused, too: the C library's
+pthread_setaffinity_np always does, and pthread_create with cores among its attributes (OMP_PROC_BIND), which then fails.
+"""
 SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 
 ALWAYS: Mapping[str, int] = {
