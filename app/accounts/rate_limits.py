@@ -135,14 +135,22 @@ def _address(scope: Scope) -> str:
     return client_network((scope.get("client") or ("local", 0))[0])
 
 
+async def _spent_guesses(asker: str, credential: str | None) -> Window | None:
+    """Return the window of wrong credentials if an address has spent it, and does not show one that was accepted lately.
+
+    Asked before any lookup: a guess beyond the limit learns nothing, not even whether it was right.
+    """
+    rates = get_rate_counter()
+    if credential is None or credential in rates.known:
+        return None
+    within, window = await rates.count("wrong", asker, cost=0)
+    return None if within else window
+
+
 async def _admit_form(request: Request, key: str) -> None:
-    rates, credential = get_rate_counter(), _hash(f"Bearer {key}")
     state = request.scope.setdefault("state", {})
-    state["credential"] = credential
-    if credential in rates.known:
-        return
-    within, window = await rates.count("wrong", _address(request.scope), cost=0)
-    if not within:
+    credential = state["credential"] = _hash(f"Bearer {key}")
+    if (window := await _spent_guesses(_address(request.scope), credential)) is not None:
         state.setdefault("windows", []).append(window)
         raise window.refusal()
 
@@ -189,11 +197,8 @@ class RateLimitMiddleware:
         state = scope.setdefault("state", {})
         credential = state["credential"] = _credential(scope)
         within, window = await rates.count("address", asker)
-        if within and credential is not None and credential not in rates.known:
-            # Before any lookup: a guess beyond the limit learns nothing, not even whether it was right.
-            within, wrong = await rates.count("wrong", asker, cost=0)
-            window = window if within else wrong
-        windows = state["windows"] = [window]
+        refused = await _spent_guesses(asker, credential) if within else window
+        windows = state["windows"] = [refused or window]
         status = 0
 
         async def answer(message: Message) -> None:
@@ -205,8 +210,8 @@ class RateLimitMiddleware:
                 headers["RateLimit"] = ", ".join(one.state for one in windows)
             await send(message)
 
-        if not within:
-            await problem_response(window.refusal(), Request(scope))(scope, receive, answer)
+        if refused is not None:
+            await problem_response(refused.refusal(), Request(scope))(scope, receive, answer)
             return
         try:
             await self.app(scope, receive, answer)
