@@ -22,7 +22,7 @@ def test_each_job_tells_where_it_is(window: Window, world: World) -> None:
     expect(done).to_contain_text("for: <b>bold</b>")  # a label is text, whatever it holds
     expect(done).to_contain_text("first")
 
-    expect(page.locator(f"[data-job={world.jobs['failed']}]")).to_contain_text("missing_resource")
+    expect(page.locator(f"[data-job={world.jobs['failed']}]")).to_contain_text("Missing resource")
     expect(page.locator(f"[data-job={world.jobs['queued']}]")).to_contain_text("Position 1 in the queue")
     running = page.locator(f"[data-job={world.jobs['running']}]")
     expect(running.get_by_role("progressbar", name="Progress of long way")).to_be_visible()
