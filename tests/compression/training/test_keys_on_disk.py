@@ -22,7 +22,7 @@ BESIDE: dict[Stage, set[str]] = {
         "beside.ratios",
         *(f"beside.scores.{key}" for key in ("compared.N", "ffn.N", "heads.N", "hidden", "pooled", "values.N")),
     },
-    "distilled": {"beside.last"},
+    "distilled": {"beside.last", "beside.asked"},
 }
 
 
