@@ -140,7 +140,7 @@ def test_plain_text_is_parted_by_blank_lines(tmp_path: Path) -> None:
     rows = read_split(source, "train", tmp_path, "causal-lm")
     assert (rows.texts, rows.labels) == (("one\ntwo lines", "ünïcode", "the last"), (None, None, None))
     (tmp_path / "d.txt").write_bytes(b"good\n\n\xff")
-    with pytest.raises(UnreadableData, match="line 3 of d.txt is not UTF-8"):
+    with pytest.raises(UnreadableData, match=r"line 3 of d\.txt is not UTF-8"):
         read_split(source, "train", tmp_path, "causal-lm")
     with pytest.raises(UnreadableData, match="needs columns"):
         load_dataset(source, tmp_path, seed=0)
