@@ -72,15 +72,15 @@ class Pass:
 
 
 class Timer:
-    """Times passes of models that run in `threads` threads. It is opened once all of their threads are there.
+    """Times passes of models that run in `threads` threads. The thread that asks opens it, once all of them are there.
 
     The wall-clock time of one thread is without what it waited for a processor. Several threads do not wait at once: how long a
     pass takes without that is unknown, and its time is as it was.
     """
 
     def __init__(self, threads: int) -> None:
-        self._waits, self._one = ProcessorWaits(), threads == 1
-        self._clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
+        # Of one thread this one computes; what others of the process wait for, as one that reports, is not the model's time.
+        self._waits, self._one = ProcessorWaits(every=threads > 1), threads == 1
 
     def __enter__(self) -> "Timer":
         self._waits.__enter__()
@@ -92,11 +92,13 @@ class Timer:
     def time(self, ask: Ask) -> Pass:
         """Time one pass."""
         before = self._waits.read()
-        worked, start = self._clock(), time.perf_counter_ns()
+        worked, computed, start = time.process_time_ns(), time.thread_time_ns(), time.perf_counter_ns()
         ask()
-        took, worked = time.perf_counter_ns() - start, self._clock() - worked
+        took, computed = time.perf_counter_ns() - start, time.thread_time_ns() - computed
+        worked = time.process_time_ns() - worked if self._one else took
         waited = min(max((late - early for early, late in zip(before, self._waits.read(), strict=True)), default=0), took)
-        own = took - waited if self._one else took
+        # A wait may have begun before the pass, or ended after it: a pass is no shorter than what its thread computed.
+        own = max(took - waited, computed) if self._one else took
         return Pass(milliseconds=own / 1e6, worked=worked, interrupted=waited > INTERRUPTED * took)
 
 

@@ -5,6 +5,7 @@ Linux counts it for each thread, in nanoseconds: the second number of /proc/PID/
 """
 
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -12,13 +13,14 @@ TASKS = Path("/proc/self/task")
 
 
 class ProcessorWaits:
-    """Reads it for the threads that run when it is opened. It is 0 where the kernel does not count it."""
+    """Reads it for the thread that opens it, or for all threads that run then. It is 0 where the kernel does not count it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: bool = True) -> None:
         self._files: list[int] = []
+        self._which = "*" if every else str(threading.get_native_id())
 
     def __enter__(self) -> "ProcessorWaits":
-        for task in TASKS.glob("*"):
+        for task in TASKS.glob(self._which):
             try:
                 file = os.open(task / "schedstat", os.O_RDONLY)
             except OSError:  # not counted, or the thread has ended
