@@ -253,7 +253,7 @@ def test_what_stands_still_is_cut_off(changed: Proxy, begun: bytes) -> None:
 def test_one_connection_carries_no_more_requests_at_once_than_many_would(changed: Proxy, behind: Service) -> None:
     with changed.client(key=behind.database.key) as client:
         job = submitted(behind, client)
-        asked = ["--http2", "--parallel", "--parallel-immediate", f"{changed.url}/v1/jobs/{job}?[1-12]"]
+        asked = ["--http2", "--parallel", "--parallel-immediate", f"{changed.url}/v1/jobs/{job}?version=[1-12]"]
         sent = ["-H", f"Authorization: {client.headers['authorization']}", "-H", "Prefer: wait=2"]
         command = ["curl", "-sS", "--cacert", str(changed.folder / "certificate.pem"), *asked, *sent]
         told = subprocess.run([*command, "-w", "\n%{http_code}\n"], check=True, capture_output=True, text=True).stdout
