@@ -1,5 +1,7 @@
 """Notes on how a model's tokenizer reads the texts of a job."""
 
+import copy
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +21,13 @@ def test_texts_whose_words_a_tokenizer_does_not_know_are_told(reader: PreTrained
     (note,) = reading_notes([[5, 0, 0, 6], [5, 0, 0, 0]], reader, 8, windows=False)
     assert note.startswith(f"62% of the tokens of train are {reader.unk_token}: ")
     assert [*reading_notes([[5, 0, 7, 6, 9, 8], [5, 7, 8, 6, 9, 9]], reader, 8, windows=False)] == []
+
+
+def test_a_token_that_also_ends_texts_is_not_counted_as_unknown(reader: PreTrainedTokenizerFast) -> None:
+    ends = copy.deepcopy(reader)
+    ends.eos_token = ends.unk_token
+    assert [*reading_notes([[5, 6, 0], [7, 0]], ends, 8, windows=False)] == []
+    assert [*reading_notes([[5, 6, 0], [7, 0]], reader, 8, windows=False)] != []
 
 
 def test_texts_that_are_much_shorter_than_a_timed_row_are_told(reader: PreTrainedTokenizerFast) -> None:
