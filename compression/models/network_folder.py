@@ -26,16 +26,16 @@ def network_of(
 ) -> NetworkForImageClassification:
     """Build the model of a graph. labels: of its outputs; None if they have no names. tensors: a new head's may be missing.
 
-    source: `library`, `config`, and by "node.role" the `names` of stock tensors and those that are `fixed`. Raises ValueError
-    if there is no such model.
+    source: `library`, `config`, and by "node.role" the `names` of stock tensors, those that are `fixed`, and `windows`. Raises
+    ValueError if there is no such model.
     """
     graph, names = renamed(graph)
     outputs = value_shapes(graph)[graph.output][-1]
     own_names = {_renamed(name, names): stock for name, stock in source.get("names", {}).items()}
     own_fixed = [_renamed(name, names) for name in source.get("fixed", ())]
-    config = NetworkConfig(
-        graph=graph.model_dump(mode="json"), source={**source, "names": own_names, "fixed": own_fixed}, num_labels=outputs
-    )
+    own_windows = {_renamed(name, names): height for name, height in source.get("windows", {}).items()}
+    source = {**source, "names": own_names, "fixed": own_fixed, "windows": own_windows}
+    config = NetworkConfig(graph=graph.model_dump(mode="json"), source=source, num_labels=outputs)
     if labels is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {name: number for number, name in enumerate(labels)}
     model = NetworkForImageClassification(config)

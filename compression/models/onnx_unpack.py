@@ -12,6 +12,7 @@ from compression.models.adapters.network.module import NetworkForImageClassifica
 from compression.models.network_folder import network_of, write_network
 from compression.models.networks.onnx_reader import read_onnx
 from compression.models.networks.onnx_reading.model_file import open_model
+from compression.models.networks.untrained import constants_of
 from compression.models.networks.value_shapes import value_shapes
 from compression.models.validation.network import labels_of, onnx_file
 from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture
@@ -35,6 +36,8 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     names = labels_of(folder, outputs) or (tuple(labels) if len(labels) == outputs else None)
     try:
         source = {"library": "onnx", "config": {}, "names": {}, "shared": shared_weights(path)}
+        constants = constants_of(graph, tensors)
+        source |= {"fixed": sorted(constants.fixed), "windows": constants.windows}
         model = network_of(graph, tensors, source, names)
     except ValueError as problem:
         raise UnsupportedArchitecture(f"{path.name}: {str(problem)[:500]}", param=path.name) from problem

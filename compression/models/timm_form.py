@@ -15,6 +15,7 @@ from torch import nn
 
 from compression.models.adapters.network.module import NetworkConfig, NetworkForImageClassification
 from compression.models.files.timm_config import TimmModel, timm_model
+from compression.models.networks.untrained import by_distance, window_of
 from compression.schema.errors import CompressionError, ConfigMismatch, MissingResource, UnsupportedArchitecture
 from compression.schema.extras import pip_install
 
@@ -30,9 +31,13 @@ MOST_MARKS = int(np.finfo(np.float32).max.view(np.int32)) - FIRST
 
 @dataclass(frozen=True)
 class Origin:
-    """The tensors of a trace as views of timm's. lost: a tensor of timm's that has not each number in one of them."""
+    """The tensors of a trace as views of timm's. lost: a tensor of timm's that has not each number in one of them.
 
-    views: dict[str, dict[str, Any]]  #: "node.role" → `of`: timm's name; `shape`, `strides` and `offset` in its numbers
+    views: "node.role" → `of`: timm's name; `shape`, `strides` and `offset` in its numbers. With a `window`, the view is of the
+    numbers of the distances between that window's places.
+    """
+
+    views: dict[str, dict[str, Any]]
     lost: str | None
 
 
@@ -62,10 +67,13 @@ def origin_of(marks: Mapping[str, Array], traced: Mapping[str, Array]) -> Origin
         if not numbers.size or numbers.min() < 0 or numbers.max() >= starts[-1]:
             continue
         place = int(np.searchsorted(starts, numbers.flat[0], "right")) - 1
+        window = window_of(numbers)
+        numbers = numbers if window is None else by_distance(numbers, window)
         if numbers.max() < starts[place + 1] and (strides := _strides(numbers)) is not None:
             np.add.at(seen, numbers, 1)
             offset = int(numbers.flat[0]) - int(starts[place])
-            views[name] = {"of": names[place], "shape": list(values.shape), "strides": strides, "offset": offset}
+            views[name] = {"of": names[place], "shape": list(numbers.shape), "strides": strides, "offset": offset}
+            views[name] |= {} if window is None else {"window": window}
     odd = np.flatnonzero(seen != 1)
     return Origin(views, names[int(np.searchsorted(starts, odd[0], "right")) - 1] if odd.size else None)
 
@@ -110,8 +118,14 @@ def lacks_timm_form(config: NetworkConfig) -> str | None:
     if not views or source.get("lost") is not None:
         return f"A network has {source.get('lost') or 'the weights'} of {name} only combined with other numbers, or twice."
     own = config.network.tensors()
-    whole = all(own.get(tensor) == tuple(view["shape"]) for tensor, view in views.items())
+    whole = all(own.get(tensor) == _shape(view) for tensor, view in views.items())
     return None if whole else f"{name} has no model of these widths and blocks."
+
+
+def _shape(view: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of a network's tensor by its view."""
+    window, shape = view.get("window"), tuple(view["shape"])
+    return shape if window is None else (*shape[:-1], window**2, window**2)
 
 
 @torch.no_grad()
@@ -128,7 +142,8 @@ def timm_form(network: NetworkForImageClassification) -> nn.Module | str:
     theirs, own = stored(model), network.state_dict()
     for name, view in network.config.source["names"].items():
         target = torch.as_strided(theirs[view["of"]], view["shape"], view["strides"], view["offset"])
-        target.copy_(own[name])
+        window = view.get("window")
+        target.copy_(own[name] if window is None else torch.from_numpy(by_distance(own[name].cpu().numpy(), window)))
     apart = next(differences(network, model), None)
     return model if apart is None else f"timm's answers to random images differ by {apart:.3g}."
 

@@ -5,10 +5,12 @@ timm comes with the extra `vision`. Only its own architectures are made, by name
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnxscript.optimizer
 import torch
 from onnxscript import ir
@@ -20,8 +22,10 @@ from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.files.safetensors_header import SINGLE
 from compression.models.files.timm_config import TimmModel, read_timm
 from compression.models.network_folder import network_of, write_network
+from compression.models.networks.graph import Graph
 from compression.models.networks.onnx_reader import read_onnx
-from compression.models.timm_form import AS_ONNX, Array, created, differences, marked, origin_of, stored
+from compression.models.networks.untrained import Constants, constants_of
+from compression.models.timm_form import AS_ONNX, Array, Origin, created, differences, marked, origin_of, stored
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, MissingFile, UnsupportedArchitecture
 
 
@@ -31,16 +35,20 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     Raises MissingResource without timm, ConfigMismatch, DamagedCheckpoint, and UnsupportedArchitecture or UnsupportedOperator
     for a model that is no network of Lathe's operators.
     """
-    found, size = read_timm(folder), ImagePreprocessing.read(folder).size
+    found = read_timm(folder)
     model = opened(folder, found)
-    with tempfile.TemporaryDirectory() as passage:
-        trace, marks, file = traced(model, size), marked(model), Path(passage) / "network.onnx"
-        origin = origin_of(marks, read_onnx(written(trace.clone(), file, marks, marks))[1])
-        graph, tensors = read_onnx(written(trace, file, stored(model)))
+    trace = read_model(model, ImagePreprocessing.read(folder).size)
     names = found.labels or (tuple(labels) if len(labels) == found.classes else None)
-    source = {"library": "timm", "config": dict(found.config), "names": origin.views, "lost": origin.lost}
+    source = {
+        "library": "timm",
+        "config": dict(found.config),
+        "names": trace.origin.views,
+        "lost": trace.origin.lost,
+        "fixed": sorted(trace.constants.fixed),
+        "windows": trace.constants.windows,
+    }
     try:
-        network = network_of(graph, tensors, source, names)
+        network = network_of(trace.graph, trace.tensors, source, names)
     except ValueError as problem:
         raise _unsupported(found, str(problem)) from problem
     if (apart := next(differences(network, model), None)) is not None:
@@ -48,10 +56,35 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     write_network(network, place, folder)
 
 
-def write_trace(folder: Path, path: Path) -> Path:
-    """Write a timm model's folder as an ONNX file, for a check that opens no model. Raises what `unpack` raises."""
-    model = opened(folder, read_timm(folder))
-    return written(traced(model, ImagePreprocessing.read(folder).size), path, stored(model))
+@dataclass(frozen=True)
+class Trace:
+    """A model of timm as a network, and where its numbers come from. tensors: by "node.role"."""
+
+    graph: Graph
+    tensors: dict[str, Array]
+    origin: Origin
+    constants: Constants
+
+
+def trace_of(folder: Path) -> Trace:
+    """Return the network of a timm model's folder, for a check. Raises what `unpack` raises."""
+    return read_model(opened(folder, read_timm(folder)), ImagePreprocessing.read(folder).size)
+
+
+def read_model(model: nn.Module, size: tuple[int, int]) -> Trace:
+    """Trace a model for images of a height and width, twice: numbers that are the same with marks for weights are none of its
+    weights. Raises UnsupportedArchitecture and UnsupportedOperator.
+    """
+    with tempfile.TemporaryDirectory() as passage:
+        trace, marks, file = traced(model, size), marked(model), Path(passage) / "network.onnx"
+        read = read_onnx(written(trace.clone(), file, marks, marks))[1]
+        graph, tensors = read_onnx(written(trace, file, stored(model)))
+    trained = {name for name, _ in model.named_parameters()}
+    origin = origin_of(marks, read)
+    known = {name for name, view in origin.views.items() if view["of"] not in trained}
+    if marks:
+        known |= {name for name, value in tensors.items() if name in read and np.array_equal(read[name], value)}
+    return Trace(graph, tensors, origin, constants_of(graph, tensors, known))
 
 
 def opened(folder: Path, found: TimmModel) -> nn.Module:

@@ -1,6 +1,6 @@
-"""What a network costs some of whose parts stay as they are: groups that are never cut, constants that are never trained."""
+"""What a network costs some of whose parts are held: groups never cut, constants never trained, numbers that are shared."""
 
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Set as AbstractSet
 
 from compression.schema.report.network import Count, NetworkFacts
 
@@ -21,7 +21,18 @@ def without_groups(facts: NetworkFacts, keys: AbstractSet[str]) -> NetworkFacts:
     return facts.model_copy(update={"layers": tuple(layers), "groups": groups, "tied": tied})
 
 
-def without_fixed(facts: NetworkFacts, tensors: AbstractSet[str]) -> NetworkFacts:
-    """Return the facts of a network of which no training changes some constants, "node.value": they are no parameters."""
-    layers = tuple(layer for layer in facts.layers if layer.kind != "constant" or f"{layer.name}.value" not in tensors)
-    return facts.model_copy(update={"layers": layers})
+def without_fixed(facts: NetworkFacts, tensors: AbstractSet[str], windows: Mapping[str, int]) -> NetworkFacts:
+    """Return the facts of a network some of whose constants, "node.value", are no parameters or have fewer.
+
+    tensors: what no training changes. windows: the height of the window of each value (..., places, places) with one number
+    for all pairs of places that lie equally far apart.
+    """
+    found = []
+    for layer in facts.layers:
+        name = f"{layer.name}.value" if layer.kind == "constant" else ""
+        if name in windows:
+            height = windows[name]
+            found.append(layer.model_copy(update={"area": layer.area // height**4 * (2 * height - 1) ** 2}))
+        elif name not in tensors:
+            found.append(layer)
+    return facts.model_copy(update={"layers": tuple(found)})

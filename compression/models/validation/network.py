@@ -10,9 +10,11 @@ from compression.models.architectures.network_shapes import whole_shape
 from compression.models.files.json_file import BadJson, read_file
 from compression.models.files.preprocessor_config import FILE, ImagePreprocessing
 from compression.models.networks.costs import network_facts
+from compression.models.networks.fixed_parts import without_fixed
 from compression.models.networks.graph import Graph
 from compression.models.networks.onnx_reader import read_onnx
 from compression.models.networks.onnx_reading.constants import Array
+from compression.models.networks.untrained import Constants, constants_of
 from compression.models.networks.value_shapes import value_shapes
 from compression.models.validation.config import told_apart
 from compression.schema.errors import (
@@ -65,7 +67,7 @@ def check_onnx(folder: Path) -> ModelFacts | list[CompressionError]:
         graph, tensors = read_onnx(path)
         problems += _disagreements(path, graph, tensors, size)
         labels = labels_of(folder, value_shapes(graph)[graph.output][-1])
-        facts = facts_of(graph, path.name, labels, path.stat().st_size)
+        facts = facts_of(graph, path.name, labels, path.stat().st_size, constants_of(graph, tensors))
     except CompressionError as problem:
         return [*problems, problem]
     return problems or facts
@@ -90,13 +92,16 @@ def _disagreements(path: Path, graph: Graph, tensors: dict[str, Array], size: tu
     return problems
 
 
-def facts_of(graph: Graph, file: str, labels: Sequence[str] | None, size: int) -> ModelFacts:
-    """Return the facts of a network. size: bytes of its weights. Raises UnsupportedArchitecture if it is no classifier."""
+def facts_of(graph: Graph, file: str, labels: Sequence[str] | None, size: int, constants: Constants) -> ModelFacts:
+    """Return the facts of a network. size: bytes of its weights; constants: what is known of its own.
+
+    Raises UnsupportedArchitecture if it is no classifier.
+    """
     outputs = value_shapes(graph)[graph.output][-1]
     if outputs < 2:
         raise UnsupportedArchitecture(f"{file} has one output, and not one for each of at least two labels", param=file)
     try:
-        network = network_facts(graph)
+        network = without_fixed(network_facts(graph), constants.fixed, constants.windows)
     except ValueError as problem:
         raise UnsupportedArchitecture(f"{file}: {str(problem)[:500]}", param=file) from problem
     total = network.parameters()

@@ -59,7 +59,7 @@ class StockFolder:
         if stock is None or problems:
             return None, [*problems, *more]
         facts = network_facts(stock.graph).model_copy(update={"tied": tied(config, stock.graph)})
-        facts = without_fixed(facts, frozenset(stock.fixed))
+        facts = without_fixed(facts, frozenset(stock.fixed), {name: entries.window for name, entries in stock.entries.items()})
         shape = whole_shape(facts)
         return StockDescription(family.kind, stock, facts, shape, family.beside(config)), []
 

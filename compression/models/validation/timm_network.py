@@ -3,20 +3,18 @@
 This module loads no torch; the process of a check does, once the files are found to be in order.
 """
 
-import tempfile
 from pathlib import Path
 from pkgutil import resolve_name
 
 from compression.models.files import safetensors_header
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.files.timm_config import FILE, read_timm
-from compression.models.networks.onnx_reader import read_onnx
 from compression.models.validation.network import facts_of
 from compression.schema.errors import CompressionError, ConfigMismatch
 from compression.schema.validation import ModelFacts
 
-TRACER = "compression.models.timm_unpack:write_trace"
-"""What writes the trace of a folder's model as an ONNX file."""
+TRACER = "compression.models.timm_unpack:trace_of"
+"""What returns the network of a folder's model."""
 
 
 def check_timm(folder: Path) -> ModelFacts | list[CompressionError]:
@@ -32,10 +30,8 @@ def check_timm(folder: Path) -> ModelFacts | list[CompressionError]:
         return problems
     found = read_timm(folder)
     try:
-        with tempfile.TemporaryDirectory() as place:
-            path: Path = resolve_name(TRACER)(folder, Path(place) / "network.onnx")
-            graph, _ = read_onnx(path)
-        facts = facts_of(graph, found.architecture, found.labels, 0)
+        trace = resolve_name(TRACER)(folder)
+        facts = facts_of(trace.graph, found.architecture, found.labels, 0, trace.constants)
     except CompressionError as problem:
         return [problem]
     if facts.network is not None and facts.network.outputs != found.classes:

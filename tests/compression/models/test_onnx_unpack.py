@@ -16,7 +16,9 @@ from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.network_folder import network_of, renamed, write_network
 from compression.models.networks.graph import Graph
 from compression.models.sanitized_folder import sanitized_folder
+from compression.models.validation.model import check
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsupportedArchitecture
+from compression.schema.validation import ModelFacts
 from tests.support.network_graphs import mobilenet_v2, resnet, vit
 from tests.support.network_models import drawn_network
 from tests.support.onnx_files import proto, save
@@ -66,6 +68,28 @@ def test_weights_that_several_layers_share_are_spoken_of(second: str, count: int
     found = loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS[:3]), LABELS[:3], TASK, seed=0)
     notes = [note for note in adapter_of(found).notes(found.config) if "several layers" in note]
     assert ["read: 1. " in note for note in notes] == [True] * count
+
+
+def test_masks_and_what_scales_images_are_no_parameters(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    place = np.where(np.eye(8, dtype=bool), 0, -100).astype(np.float32)
+    mean, deviation = (draw.uniform(0.4, 0.6, (1, 3, 1, 1)).astype(np.float32) for _ in range(2))
+    numbers = {"mean": mean, "deviation": deviation, "mask": place, "added": draw.standard_normal((8, 8)).astype(np.float32)}
+    numbers["w"] = draw.standard_normal((3, 3, 1, 1)).astype(np.float32)
+    nodes = [helper.make_node("Sub", ["image", "mean"], ["a"]), helper.make_node("Div", ["a", "deviation"], ["b"])]
+    nodes += [helper.make_node("Conv", ["b", "w"], ["c"]), helper.make_node("Add", ["c", "mask"], ["d"])]
+    nodes += [helper.make_node("Softmax", ["d"], ["e"], axis=-1), helper.make_node("Add", ["e", "added"], ["f"])]
+    nodes += [helper.make_node("GlobalAveragePool", ["f"], ["g"]), helper.make_node("Flatten", ["g"], ["logits"])]
+    (tmp_path / "sent").mkdir()
+    save(proto(nodes, numbers), tmp_path / "sent")
+    ImagePreprocessing(size=(8, 8)).write(tmp_path / "sent")
+    facts = check(tmp_path / "sent")
+    assert isinstance(facts, ModelFacts), facts
+    assert facts.parameters.total == 64 + 9
+    found = loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS[:3]), LABELS[:3], TASK, seed=0)
+    assert adapter_of(found).parameters_of(found).total == 64 + 9
+    assert {name for name, buffer in found.named_buffers() if buffer.numel() > 1} == found.config.fixed
+    assert any("no parameters: 3." in note for note in adapter_of(found).notes(found.config))
 
 
 def test_outputs_without_names_have_those_of_the_data(tmp_path: Path) -> None:

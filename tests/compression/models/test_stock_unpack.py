@@ -48,7 +48,7 @@ def test_a_stock_classifier_answers_alike(tmp_path: Path, kind: str) -> None:
     assert any(own.numel() > 1 for name, own in found.named_buffers() if name in found.config.fixed) == (kind == "swin")
     family = adapter_of(found)
     facts = family.network(found.config)
-    assert facts.parameters() == family.parameters_of(found).total
+    assert facts.parameters() == family.parameters_of(found).total == sum(each.numel() for each in model.parameters())
     assert facts.tied
     assert all(key in facts.widths for keys in facts.tied for key in keys)
 

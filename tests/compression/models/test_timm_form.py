@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from compression.models.networks.untrained import by_distance
+from compression.models.networks.window_distances import distances
 from compression.models.timm_form import marked, origin_of
 
 
@@ -33,6 +35,18 @@ def test_turned_sliced_and_reshaped_tensors_are_views_of_them() -> None:
         place.copy_(torch.from_numpy(np.ascontiguousarray(traced[name])))
     for name, values in marks.items():
         np.testing.assert_array_equal(state[name].numpy(), values)
+
+
+def test_a_table_that_each_distance_of_a_window_reads_is_a_view() -> None:
+    model = nn.ParameterDict({"table": torch.zeros(9, 2), "norm": torch.zeros(3)})
+    marks = marked(model)
+    spread = np.moveaxis(marks["table"][distances(2)], -1, 0)[None]
+    origin = origin_of(marks, {"norm.weight": marks["norm"], "bias.value": spread})
+    assert origin.lost is None
+    view, table = origin.views["bias.value"], torch.zeros(9, 2)
+    assert view["window"] == 2
+    torch.as_strided(table, view["shape"], view["strides"], view["offset"]).copy_(torch.from_numpy(by_distance(spread, 2)))
+    np.testing.assert_array_equal(table.numpy(), marks["table"])
 
 
 def test_what_is_combined_with_other_numbers_or_twice_there_is_lost() -> None:

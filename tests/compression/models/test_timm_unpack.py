@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
 from compression.models.files.timm_config import is_timm, read_timm
+from compression.models.network_folder import network_of
 from compression.models.sanitized_folder import sanitized_folder
+from compression.models.timm_unpack import read_model
 from compression.models.validation.model import check
 from compression.schema.errors import CompressionError, ConfigMismatch, MissingResource, UnsupportedArchitecture
 from compression.schema.validation import ModelFacts
@@ -51,6 +54,29 @@ def test_a_timm_model_answers_alike(architecture: str, tmp_path: Path) -> None:
     numbers = sum(parameter.numel() for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in found.parameters()) == facts.parameters.total == numbers, "no zero biases"
     assert adapter_of(found).lacks_form(found.config) is None
+
+
+@torch.no_grad()
+def test_masks_are_no_parameters_and_tables_of_distances_count_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "depths": (2,), "num_heads": (2,), "window_size": 4}
+    model = timm.models.SwinTransformer(img_size=32, num_classes=len(LABELS), **sizes).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.1)
+    trace = read_model(model, (32, 32))
+    assert trace.origin.lost is None
+    assert sorted(trace.constants.windows.values()) == [4, 4]
+    source = {"library": "timm", "config": {}, "fixed": sorted(trace.constants.fixed), "windows": trace.constants.windows}
+    network, pixels = network_of(trace.graph, trace.tensors, source, LABELS), torch.randn(2, 3, 32, 32)
+    network.train()
+    assert torch.allclose(network(pixels).logits, model(pixels), atol=1e-5), "a shared number is the mean of equal ones"
+    facts = adapter_of(network).network(network.config)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    assert facts.parameters() == adapter_of(network).parameters_of(network).total == numbers
+    held = [name for name, buffer in network.named_buffers() if buffer.numel() > 1]
+    assert len(held) == 1
+    assert float(network.get_buffer(held[0]).min()) == -100.0
+    assert any("no parameters: 1." in note for note in adapter_of(network).notes(network.config))
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

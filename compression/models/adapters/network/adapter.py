@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from compression.models.adapters.network.structure import Structure, stock_confi
 from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
+from compression.models.architectures.shapes import total_of
 from compression.models.linear_layers import has_matrix, whole_matrix
 from compression.models.networks.families.stock_checkpoint import lacks_stock_form, stock_form
 from compression.models.networks.folding import folding_of
@@ -25,7 +27,7 @@ from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
 from compression.models.timm_form import lacks_timm_form
 from compression.schema.report.folding import Folding
-from compression.schema.report.measurements import Shape
+from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
 
 _PASSES_LOGITS = frozenset({"reduce_mean", "average_pool", "max_pool", "reshape", "relu", "softmax"})
@@ -58,10 +60,25 @@ class NetworkAdapter(ArchitectureAdapter):
                 f"Weights of the uploaded file that several layers read: {shared}. Here each of these layers has its own: they "
                 "are counted, trained and shipped once for each layer."
             )
+        shapes = config.network.tensors()
+        held = sum(prod(shapes.get(name, ())) > 1 for name in config.fixed)
+        if held and (config.source or {}).get("library") != "transformers":
+            found.append(
+                f"Constants of the uploaded model that are no parameters: {held}. They are masks, what images are scaled by, "
+                "and others that follow from no weight; no training changes them."
+            )
         if (gone := self.folding(config)) is not None:
             what = f"{gone.folded} of {gone.norms} batch normalizations are folded into the convolution before them"
             found.append(f"In ONNX files {what}.")
         return found
+
+    def parameters_of(self, model: PreTrainedModel) -> Parameters:
+        """Count the elements of the parameters; numbers that pairs of places share count once."""
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        for name, height in model.config.windows.items():
+            if name in sizes:
+                sizes[name] = sizes[name] // height**4 * (2 * height - 1) ** 2
+        return total_of(sizes, ())
 
     def folding(self, config: PretrainedConfig) -> Folding | None:
         """Return what ONNX files do without; None if the network has no batch normalization."""

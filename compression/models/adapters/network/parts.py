@@ -47,12 +47,12 @@ class Constant(nn.Module):
             self.register_buffer("value", torch.zeros(shape))
 
     def share(self, window: int) -> None:
-        """Train a value (heads, places, places) as one number of each head for all pairs of places that lie equally far apart.
+        """Train a value (..., heads, places, places) as one number of each head for all pairs of places equally far apart.
 
         Raises ValueError if the value is none of a window of this height.
         """
         places = window**2
-        if self.value.shape[1:] != (places, places):
+        if self.value.shape[-2:] != (places, places):
             raise ValueError(f"a value {tuple(self.value.shape)} has not the places of windows of {window}")
         self.window = window
 
@@ -64,7 +64,7 @@ class Constant(nn.Module):
         value = self.value if torch.is_grad_enabled() else self.value.detach()
         if self.window is None or not self.training:
             return value
-        places, flat = _places(self.window).to(value.device), value.flatten(1)
+        places, flat = _places(self.window).to(value.device), value.reshape(-1, self.window**4)
         sums = flat.new_zeros(len(flat), int(places.max()) + 1).index_add(1, places, flat)
         return (sums / places.bincount()).index_select(1, places).view_as(value)
 

@@ -26,13 +26,15 @@ LAYERS = frozenset({"conv", "linear"})
 
 @dataclass(frozen=True)
 class Structure:
-    """What follows from a graph. pinned: keys of groups that are never cut; fixed: tensors that no training changes; stock: the
-    stock config that it came from, as JSON.
+    """What follows from a graph. pinned: keys of groups that are never cut; fixed: tensors that no training changes; windows:
+    tensors with one number for all pairs of places that lie equally far apart, each with its window's height; stock: the stock
+    config that it came from, as JSON.
     """
 
     graph: Graph
     pinned: frozenset[str]
     fixed: frozenset[str]
+    windows: tuple[tuple[str, int], ...] = ()
     stock: str | None = None
 
     @cached_property
@@ -67,7 +69,7 @@ class Structure:
         found = network_facts(self.graph)
         if self.stock is not None:
             found = found.model_copy(update={"tied": tied(json.loads(self.stock), self.graph)})
-        return without_fixed(without_groups(found, self.pinned), self.fixed)
+        return without_fixed(without_groups(found, self.pinned), self.fixed, dict(self.windows))
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -106,12 +108,15 @@ def structure_of(config: NetworkConfig) -> Structure:
     """Return what follows from a network's config. Raises ValueError if its graph is none."""
     stock = stock_config(config)
     stock_json = None if stock is None else json.dumps(stock)
-    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed, stock_json)
+    windows = tuple(config.windows.items())
+    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed, windows, stock_json)
 
 
 @lru_cache(maxsize=8)
-def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str], stock: str | None) -> Structure:
-    return Structure(parsed(graph), pinned, fixed, stock)
+def _derived(
+    graph: str, pinned: frozenset[str], fixed: frozenset[str], windows: tuple[tuple[str, int], ...], stock: str | None
+) -> Structure:
+    return Structure(parsed(graph), pinned, fixed, windows, stock)
 
 
 def stock_config(config: NetworkConfig) -> dict[str, Any] | None:
