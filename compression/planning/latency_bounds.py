@@ -61,12 +61,7 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
     if targets.score is not None and not 1 < targets.score <= 100 and not job.is_language:
         over = ", which no model reaches" if targets.score > 1 else ""
         yield f"targets.score is {targets.score:g} %{over}: scores are in percent, for example 74.3."
-    left = job.result.parameters.total
-    if targets.parameters is not None and left > targets.parameters and job.recipe.auto is None:
-        yield (
-            f"targets.parameters allows {targets.parameters:,.0f}, and the forecast leaves {left:,}: cut deeper, as by "
-            "prune.target_params, or allow more."
-        )
+    yield from _size_notes(job, targets)
     asked = targets.latency_ms
     if asked is None or asked.elsewhere is None:
         return
@@ -93,6 +88,22 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
         yield (
             f"targets.latency_ms asks for {asked.value:g} ms on {name}, less than its data sheet allows ({_shown(least)}): "
             "raise it, cut deeper, or shorten evaluate.length."
+        )
+
+
+def _size_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
+    """Yield a note on each target of parameters that the forecast misses, where it knows how many are left."""
+    prune = job.recipe.prune
+    if job.recipe.auto is not None or (prune is not None and "vocabulary" in prune.axes):
+        return
+    left, remedy = job.result.parameters.total, "cut deeper, as by prune.target_params, or"
+    if targets.parameters is not None and left > targets.parameters:
+        yield f"targets.parameters allows {targets.parameters:,.0f}, and the forecast leaves {left:,}: {remedy} allow more."
+    share, usual = 1 - left / job.model.parameters.total, Targets.model_fields["parameter_reduction"].default
+    if share < targets.parameter_reduction != usual:  # the account's own is nobody's wish
+        yield (
+            f"targets.parameter_reduction asks for {targets.parameter_reduction:.1%}, and the forecast takes {share:.1%} away: "
+            f"{remedy} ask for less."
         )
 
 

@@ -98,3 +98,15 @@ def test_fewer_parameters_than_the_forecast_leaves_are_told_of() -> None:
     assert list(target_notes(JOB, Targets(parameters=22_714_754), ())) == []
     searching = replace(JOB, recipe=Recipe.model_validate({"auto": {}, "prune": {"search": "solver"}}))
     assert list(target_notes(searching, Targets(parameters=10), ())) == []  # its size is not known yet
+
+
+def test_a_share_of_parameters_that_the_forecast_does_not_reach_is_told_of() -> None:
+    half = replace(JOB.result, parameters=JOB.result.parameters.model_copy(update={"total": JOB.model.parameters.total // 2}))
+    cut = replace(JOB, result=half)
+    (note,) = target_notes(cut, Targets(parameter_reduction=0.6), ())
+    assert note.startswith("targets.parameter_reduction asks for 60.0%, and the forecast takes 50.0% away: cut deeper")
+    for reached in (Targets(parameter_reduction=0.4), Targets()):
+        assert list(target_notes(cut, reached, ())) == []
+    assert list(target_notes(JOB, Targets(), ())) == []  # nothing is cut, and the usual target is nobody's wish
+    by_tokens = replace(cut, recipe=Recipe.model_validate({"prune": {"axes": ["vocabulary", "ffn"]}}))
+    assert list(target_notes(by_tokens, Targets(parameter_reduction=0.6, parameters=10), ())) == []  # more go on the worker
