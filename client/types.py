@@ -231,6 +231,9 @@ class Worker(Answer):
     pid: int | None = None
     facts: dict[str, Any] = {}
     drain: bool = False
+    rests_until: datetime | None = None
+    """Until when it claims nothing, because its disk or the storage failed. The reason is null except for operators."""
+    rest_reason: str | None = None
     alive: bool = False
     job: str | None = None
     started_at: datetime | None = None

@@ -2,11 +2,16 @@
 
 import io
 import time
+from contextlib import suppress
 
 import structlog
 from obstore.exceptions import BaseError
+from sqlalchemy import update
 
 from app.core.settings import Settings
+from app.store.clock import now
+from app.store.db import writing
+from app.store.models import Worker
 from app.store.storage import Storage
 from workers.lease import AWAY
 from workers.limits import InsufficientDisk
@@ -41,11 +46,14 @@ class Rest:
     def __init__(self) -> None:
         self.until = 0.0
 
-    def begin(self, settings: Settings, reason: str) -> None:
-        """Rest from now on."""
+    def begin(self, settings: Settings, reason: str, worker_id: str) -> None:
+        """Rest from now on, and say so in the worker's row if the database is there."""
         seconds = RESTS * settings.backoff_seconds
         self.until = time.monotonic() + seconds
         log.warning("worker_rests", reason=reason, seconds=seconds)
+        with suppress(*AWAY), writing() as session:
+            told = {"rests_until": now(seconds), "rest_reason": reason}
+            session.execute(update(Worker).where(Worker.id == worker_id).values(told))
 
     @property
     def is_over(self) -> bool:

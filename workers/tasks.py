@@ -36,14 +36,14 @@ def run_jobs() -> None:
             if capacity is None or not jobs.has_waiting_job(session, capacity):
                 return
         if (fault := find_storage_fault(storage)) is not None:
-            rest.begin(settings, f"storage takes no write: {fault}")
+            rest.begin(settings, f"storage takes no write: {fault}", worker_id)
             return
         with writing() as session:
             claim = jobs.claim(session, worker_id, settings.lease_seconds, capacity)
         if claim is None:
             return
         if (reason := run_attempt(claim, settings, storage)) is not None:
-            rest.begin(settings, reason)
+            rest.begin(settings, reason, worker_id)
 
 
 @app.task(name=broker.task_name(broker.CHECKS))

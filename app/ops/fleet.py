@@ -30,6 +30,9 @@ class WorkerOut(Out):
     pid: Annotated[int | None, Field(description="Null except for operators.")]
     facts: dict[str, Any]
     drain: bool
+    rests_until: dt.datetime | None
+    """Until when it claims nothing, because its disk or the storage failed; null if it does not rest."""
+    rest_reason: Annotated[str | None, Field(description="What failed. Null except for operators.")]
     started_at: dt.datetime
     seen_at: dt.datetime
     alive: bool
@@ -82,10 +85,10 @@ def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]
 
     operations: include host and process, which tenants do not see.
     """
-    silent = seconds_between(Worker.seen_at, now())
+    silent, rests = seconds_between(Worker.seen_at, now()), Worker.rests_until > now()
     mine = case((Job.team_id == team, Job.id))
     rows = session.execute(
-        select(Worker, silent, mine, Job.id.is_not(None))
+        select(Worker, silent, rests, mine, Job.id.is_not(None))
         .outerjoin(Job, (Job.worker_id == Worker.id) & (Job.state == RUNNING))
         .order_by(Worker.seen_at.desc())
         .limit(MOST_WORKERS)
@@ -96,12 +99,14 @@ def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]
             **{name: getattr(worker, name) for name in same},
             host=worker.host if operations else None,
             pid=worker.pid if operations else None,
+            rests_until=worker.rests_until if resting else None,
+            rest_reason=worker.rest_reason if resting and operations else None,
             alive=seconds < ALIVE_SECONDS,
             silent_seconds=max(0.0, float(seconds)),
             busy=bool(busy),
             job=job,
         )
-        for worker, seconds, job, busy in rows
+        for worker, seconds, resting, job, busy in rows
     ]
 
 

@@ -369,6 +369,8 @@ class Worker(Base):
     pid: Mapped[int]
     facts: Mapped[dict[str, Any]]
     drain: Mapped[bool] = mapped_column(default=False)
+    rests_until: Mapped[dt.datetime | None]
+    rest_reason: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[dt.datetime] = mapped_column(default=now())
     seen_at: Mapped[dt.datetime] = mapped_column(default=now())
 

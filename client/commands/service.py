@@ -41,6 +41,15 @@ def _device(worker: Worker) -> str:
     return f"{', '.join(facts.get('devices') or ['–'])}, {facts.get('cores', '?')} cores{memory}{figures}{lost}"
 
 
+def _state(worker: Worker) -> str:
+    if worker.drain or not worker.alive:
+        return "draining" if worker.drain else "lost"
+    if worker.rests_until is None:
+        return "alive"
+    reason = f": {worker.rest_reason}" if worker.rest_reason else ""
+    return f"rests until {worker.rests_until:%H:%M:%S %Z}{reason}"
+
+
 def workers(lathe: Lathe) -> None:
     """List the workers: their machine, how they confine engines, their job, and when they were last heard of."""
     found = lathe.workers()
@@ -49,7 +58,7 @@ def workers(lathe: Lathe) -> None:
             worker.id,
             worker.kind,
             worker.host,
-            "draining" if worker.drain else "alive" if worker.alive else "lost",
+            _state(worker),
             None if worker.silent_seconds is None else f"{render.duration(worker.silent_seconds)} ago",
             _device(worker),
             worker.facts.get("confinement"),

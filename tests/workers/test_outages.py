@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from obstore.exceptions import GenericError
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from app.core.settings import Settings
 from app.jobs.jobs import LONGEST_WAIT
+from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import Checkpoint, Dataset, Event, File, Job, Worker
 from app.store.storage import LocalStorage, Source
 from tests.support.rows import submitted
-from workers import limits, supervisor, tasks
+from workers import limits, outages, supervisor, tasks
 from workers.limits import SPARE_BYTES
 from workers.outages import Rest, find_storage_fault, is_outage
 
@@ -109,6 +111,21 @@ def test_nothing_is_claimed_while_storage_takes_no_write(failing: Failing) -> No
     failing.error = None
     tasks.run_jobs()  # it rests
     assert told(job_id)[0].attempt == 0
+    with reading() as session:
+        row = session.get_one(Worker, "w")
+        assert row.rest_reason == "storage takes no write: OSError"
+        assert row.rests_until is not None
+        assert session.scalar(select(Worker.rests_until > now()))
+
+
+def test_a_worker_without_its_database_rests_all_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Any:
+        raise OperationalError("", None, Exception("away"))
+
+    monkeypatch.setattr(outages, "writing", away)
+    rest = Rest()
+    rest.begin(settings, "the database is away", "w")
+    assert not rest.is_over
 
 
 def test_only_a_job_that_is_given_back_often_is_charged(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,22 @@ def test_workers_say_how_long_they_are_silent_and_what_they_run(
         assert (seen["busy"], seen["job"]) == (True, None)  # of whom, is not told
 
 
+def test_a_worker_that_rests_says_until_when_and_to_operators_why(service: Service, http: httpx.Client) -> None:
+    worker(service, "wkr_rests", THEN)
+    worker(service, "wkr_over", MOMENT)
+    rested = "UPDATE workers SET rests_until = %s, rest_reason = 'storage takes no write: OSError' WHERE id = %s"
+    sql(service, rested, LATER, "wkr_rests")
+    sql(service, rested, MOMENT, "wkr_over")
+    rests, over = http.get("/v1/workers").json()["items"]
+    assert rests["rests_until"].startswith("2126-01-01T00:10:00")
+    assert (over["rests_until"], over["rest_reason"]) == (None, None)
+    assert rests["rest_reason"] == ("storage takes no write: OSError" if rests["host"] else None)
+    with service.client(new_team(service)) as stranger:
+        seen = stranger.get("/v1/workers").json()["items"][0]
+        assert (seen["host"], seen["rest_reason"]) == (None, None)
+        assert seen["rests_until"] == rests["rests_until"]
+
+
 def test_the_queue_tells_of_all_that_waits(service: Service, http: httpx.Client, request_body: Json) -> None:
     empty = {"queued": 0, "running": 0, "checks": 0, "tries": 0, "longest_wait_seconds": None}
     assert http.get("/v1/queue").json() == empty
