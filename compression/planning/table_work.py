@@ -12,6 +12,9 @@ from compression.schema.searches import SEARCHES
 
 CANDIDATES, JUDGED_ROWS = 8, 512
 """Solutions that are cut and judged to correct the tables, at most, and the rows that judge them."""
+OTHER_SIZES = (0.35, 0.7, 1.3, 1.6)
+"""Shares of what a target takes away, of further cuts that are judged: milder and deeper ones."""
+JUDGED = CANDIDATES + len(OTHER_SIZES)
 CUT_FLOPS, REMOVAL_FLOPS = 1, 6
 """Operations for each cube of the columns that a layer reads: to update its weights at one cut, which leaves about half of
 them, and to invert its moments and remove all of them. Double precision counts twice."""
@@ -126,12 +129,12 @@ def search_seconds(prune: Prune) -> float:
 
 
 def cuts(auto: Auto | None) -> int:
-    """Return how often a model is cut: by each candidate, in each round of a search for a size, and in the end."""
-    return CANDIDATES + (auto.rounds if auto is not None else 0) + 1
+    """Return how often a model is cut: by what is judged, in each round of a search for a size, and in the end."""
+    return JUDGED + (auto.rounds if auto is not None else 0) + 1
 
 
 def solver_seconds(model: Counted, prune: Prune, auto: Auto | None) -> float:
-    """Return the seconds of all solutions: of each draw that corrects the tables, of the cut itself, and of the shares that a
+    """Return the seconds of all solutions: of each cut that is judged, of the one that is made, and of the shares that a
     search for a size looks at before each round and once behind the last.
     """
     if model.network is None:
@@ -140,7 +143,7 @@ def solver_seconds(model: Counted, prune: Prune, auto: Auto | None) -> float:
         choices = sum(group.axis in prune.axes for group in model.network.groups)
         choices += len(model.network.blocks) if "layers" in prune.axes else 0
     shares = auto.rounds * (HALVINGS + 2) if auto is not None else 0
-    return SOLUTION_SECONDS * choices * (CANDIDATES + 1 + shares)
+    return SOLUTION_SECONDS * choices * (JUDGED + 1 + shares)
 
 
 def calibrated_rows(prune: Prune, rows: int, tokens: float) -> float:
@@ -152,12 +155,12 @@ def calibration_share(prune: Prune, rows: int, tokens: float, model: Counted, au
     """Return the passes over train that error tables and their correction take. rows: of train, with so many tokens each.
 
     All layers are observed in the passes for moments. Each cut of a network estimates running statistics again; the whole model
-    and each candidate answer the rows that judge.
+    and each cut that is judged answer the same rows.
     """
     seen, judged = passes(model) * calibrated_rows(prune, rows, tokens), min(JUDGED_ROWS, rows)
     if model.network is not None and prune.refresh_statistics:
         seen += cuts(auto) * min(prune.calibration_rows, rows)
-    return (seen + (CANDIDATES + 1) * judged) / max(rows, 1)
+    return (seen + (JUDGED + 1) * judged) / max(rows, 1)
 
 
 def update_share(prune: Prune, rows: int, tokens: float, model: Counted) -> float:

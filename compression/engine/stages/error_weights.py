@@ -2,12 +2,15 @@
 
 Errors of single layers do not add up to what the whole model loses. So the solver solves with several draws of weights, each
 shape that comes of it is cut without training, and its answers are compared with the whole model's on rows of train. The
-weights of the shape that changes them least are kept.
+weights of the shape that changes them least are kept. Cuts of other sizes are judged too: by them, and not by one size, it is
+known how the change grows with the error, which predicted scores of other targets rest on.
 """
 
 import math
 import random
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -19,12 +22,12 @@ from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
 from compression.modalities.scoring.metrics import spearman
 from compression.models.architectures.pruning_groups import axis_and_layer
-from compression.planning.search.problem import OutOfTime, Problem
+from compression.planning.search.problem import OutOfTime, Problem, Solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.within import Found, solve_within
-from compression.planning.table_work import CANDIDATES, JUDGED_ROWS
+from compression.planning.table_work import CANDIDATES, JUDGED_ROWS, OTHER_SIZES
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import TargetOutOfReach
+from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event
 from compression.schema.solved_search import CutOutcome
 
@@ -56,11 +59,11 @@ def error_weights(
     limits: Sequence[Cost],
     cut: Callable[[Found], PreTrainedModel],
 ) -> Generator[Event, None, tuple[Weights, tuple[CutOutcome, ...]]]:
-    """Return the weights whose solution changes the model's answers least, with what came of every solution that was judged,
-    and note how well the errors had predicted that.
+    """Return the weights whose solution changes the model's answers least, with what came of every cut that was judged, and
+    note how well the errors had predicted that.
 
-    space_of: with weights; cut: returns the model that a solution leaves, untrained. Nothing is drawn if all draws lead to one
-    shape. Raises Pause, and what `solve_within` raises if all layers count alike.
+    space_of: with weights; cut: returns the model that a solution leaves, untrained. If all draws lead to one shape, all layers
+    count alike. Raises Pause, and what `solve_within` raises if all layers count alike.
     """
     plain = space_of({})
     problem = Problem(plain.choices, plain.error, ())
@@ -75,28 +78,51 @@ def error_weights(
                 raise
             continue
         found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
-    if len(found) < 2:
-        return {}, ()
     rows = shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed)
     change = change_from(context.model, rows, context.parts)
-    outcomes, predicted, best = list[float](), list[float](), list[Weights]()
-    for weights, solved in found.values():
-        context.check_pause()
-        outcomes.append(change(cut(solved)))
-        predicted.append(problem.error_of(solved.picks))
-        best.append(weights)
-        yield from context.tracker.emit_boundary("cut", done=False)
-    ranked = spearman(*(torch.tensor(values, dtype=torch.float64).numpy() for values in (predicted, outcomes)))
-    chosen = min(range(len(outcomes)), key=outcomes.__getitem__)
-    context.notes.append(
-        f"{len(outcomes)} solutions with drawn weights of layers were cut and compared with the whole model on {len(rows)} "
-        f"rows: divergence {outcomes[0]:.4g} if all layers count alike, {outcomes[chosen]:.4g} of the one that was taken; rank "
-        f"correlation of predicted error and divergence {ranked:.2f}."
-    )
-    corrected = space_of(best[chosen])
+
+    def judged(solutions: Iterable[Found]) -> Generator[Event, None, list[float]]:
+        changes = list[float]()
+        for solved in solutions:
+            context.check_pause()
+            changes.append(change(cut(solved)))
+            yield from context.tracker.emit_boundary("cut", done=False)
+        return changes
+
+    drawn = [solved for _, solved in found.values()]
+    changes = yield from judged(drawn)
+    chosen = min(range(len(changes)), key=changes.__getitem__)
+    weights = [*found.values()][chosen][0]
+    if len(changes) > 1:
+        predicted = [problem.error_of(solved.picks) for solved in drawn]
+        ranked = spearman(*(torch.tensor(values, dtype=torch.float64).numpy() for values in (predicted, changes)))
+        context.notes.append(
+            f"{len(changes)} solutions with drawn weights of layers were cut and compared with the whole model on {len(rows)} "
+            f"rows: divergence {changes[0]:.4g} if all layers count alike, {changes[chosen]:.4g} of the one that was taken; "
+            f"rank correlation of predicted error and divergence {ranked:.2f}."
+        )
+    corrected = space_of(weights)
+    others = [each for each in _other_sizes(corrected, limits, solver) if tuple(sorted(each.picks.items())) not in found]
+    changes += yield from judged(others)
     problem = Problem(corrected.choices, corrected.error, ())
-    errors = (problem.error_of(solved.picks) for _, solved in found.values())
-    return best[chosen], tuple(CutOutcome(error=error, change=change) for error, change in zip(errors, outcomes, strict=True))
+    errors = (problem.error_of(solved.picks) for solved in (*drawn, *others))
+    return weights, tuple(CutOutcome(error=error, change=change) for error, change in zip(errors, changes, strict=True))
+
+
+def _other_sizes(space: SearchSpace, limits: Sequence[Cost], solver: Solve) -> list[Found]:
+    """Return the solutions of milder and deeper targets, as far as there are some that cut anything, each once."""
+    whole = {choice.name: 0 for choice in space.choices}
+    found: dict[tuple[object, ...], Found] = {}
+    for share in OTHER_SIZES:
+        eased = []
+        for limit in limits:
+            all_ = space.cost_of(limit, whole)
+            eased.append(replace(limit, most=all_ - share * (all_ - limit.most)))
+        with suppress(TargetOutOfReach, OutOfTime, UnsupportedShape):
+            solved = solve_within(space, eased, solver)
+            if any(solved.picks.values()):
+                found[tuple(sorted(solved.picks.items()))] = solved
+    return [*found.values()]
 
 
 def change_from(whole: PreTrainedModel, rows: Examples, parts: int) -> Callable[[PreTrainedModel], float]:

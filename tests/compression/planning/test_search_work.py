@@ -28,7 +28,7 @@ def test_a_search_takes_its_evaluations_and_at_most_its_budget() -> None:
 
 
 def test_the_solver_takes_time_for_each_choice_and_solution() -> None:
-    solved, each = prune("solver").model_copy(update={"axes": ("hidden", "ffn", "layers")}), 9 * SOLUTION_SECONDS
+    solved, each = prune("solver").model_copy(update={"axes": ("hidden", "ffn", "layers")}), 13 * SOLUTION_SECONDS
     assert solver_seconds(COUNTED, solved, None) == pytest.approx(2 * each)
     network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
     channels, blocks = (prune("solver").model_copy(update={"axes": axes}) for axes in (("channels",), ("channels", "layers")))
@@ -36,8 +36,8 @@ def test_the_solver_takes_time_for_each_choice_and_solution() -> None:
     assert alone >= each
     assert solver_seconds(network, blocks, None) == pytest.approx(alone + len(FACTS.blocks) * each)
     # A share is found by halving, once for each round.
-    assert solver_seconds(COUNTED, solved, Auto(rounds=4)) == pytest.approx(2 * each * (9 + 4 * 8) / 9)
-    assert (cuts(None), cuts(Auto(rounds=4))) == (9, 13)
+    assert solver_seconds(COUNTED, solved, Auto(rounds=4)) == pytest.approx(2 * each * (13 + 4 * 8) / 13)
+    assert (cuts(None), cuts(Auto(rounds=4))) == (13, 17)
 
 
 def test_a_forecast_with_a_search_is_longer_by_it() -> None:

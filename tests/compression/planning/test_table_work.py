@@ -48,7 +48,7 @@ def test_the_columns_are_those_of_what_reads_units_each_input_once() -> None:
     assert filed_bytes(COUNTED) == 0
     assert kept_bytes(COUNTED) == 4 * sum(each**2 for _, each in columns)
     cubes, squares = (sum(each**power for _, each in columns) for power in (3, 2))
-    assert table_flops(COUNTED, 5000) == 15 * cubes + 2 * 5000 * squares
+    assert table_flops(COUNTED, 5000) == 19 * cubes + 2 * 5000 * squares
 
 
 def test_a_large_model_takes_several_passes_and_a_file() -> None:
@@ -62,12 +62,12 @@ def test_a_large_model_takes_several_passes_and_a_file() -> None:
 
 
 def test_calibration_rows_are_counted_as_they_are_taken() -> None:
-    assert calibration_share(prune(calibration_rows=400), 4000, 15, COUNTED) == (400 + 9 * 512) / 4000
-    assert calibration_share(prune(calibration_rows=400), 4000, 128, COUNTED) == (128 + 9 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 15, COUNTED) == (400 + 13 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 128, COUNTED) == (128 + 13 * 512) / 4000
     network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
-    assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (10 * 400 + 9 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (10 * 400 + 13 * 512) / 4000
     plain = prune(calibration_rows=400, refresh_statistics=False)
-    assert calibration_share(plain, 4000, 1, network) == (400 + 9 * 512) / 4000
+    assert calibration_share(plain, 4000, 1, network) == (400 + 13 * 512) / 4000
 
 
 def test_a_further_size_reads_the_calibration_rows_once_and_judges_no_candidates() -> None:
@@ -94,7 +94,7 @@ def test_a_search_times_no_kinds_of_blocks() -> None:
     def minutes(axes: dict[str, float]) -> float:
         return plan({"prune": {"search": "solver", "ratio": axes}, "quantize": None, "distill": None}).estimate.minutes
 
-    assert abs(minutes({"channels": 0.01, "layers": 0.3}) - minutes({"channels": 0.01})) < 0.5 * SHIP_SECONDS / 60
+    assert abs(minutes({"channels": 0.01, "layers": 0.3}) - minutes({"channels": 0.01})) < 0.75 * SHIP_SECONDS / 60
 
 
 def test_an_encoder_that_loses_hidden_alone_has_no_tables_of_what_heads_lose() -> None:

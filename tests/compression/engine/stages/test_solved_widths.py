@@ -15,14 +15,15 @@ from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.stages.prune import counter
 from compression.engine.stages.search_refusals import check_search_targets
-from compression.engine.tables_checkpoint import FOLDER, read_tables
+from compression.engine.tables_checkpoint import FOLDER, read_tables, stored_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
+from compression.planning.search.score_prediction import fit_power
 from compression.planning.search.within import Found, solve_within
-from compression.planning.table_work import CANDIDATES
+from compression.planning.table_work import JUDGED
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import MissingResource, TargetOutOfReach
@@ -318,8 +319,24 @@ def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkey
 
     monkeypatch.setattr("compression.engine.stages.error_weights.change_from", lambda *_: change)
     list(prune(state))
-    assert judged[0] != judged[-1]
-    assert adapter_of(state.model).shape_of(state.model.config) == judged[best]
+    (note,) = [note for note in state.notes if "solutions with drawn weights of layers" in note]
+    drawn = judged[: int(note.split()[0])]
+    assert drawn[0] != drawn[-1]
+    assert adapter_of(state.model).shape_of(state.model.config) == drawn[best]
+    assert len(judged) > len(drawn), "other sizes are judged, and none is taken"
+
+
+@pytest.mark.parametrize("multiple", [8, 16])
+def test_cuts_of_other_sizes_say_how_changes_grow_with_the_error(tmp_path: Path, multiple: int) -> None:
+    state = encoder_state(tmp_path, target_params=0.4, multiple=multiple)
+    list(prune(state))
+    found = stored_search(tmp_path, None, "")[1]
+    own = next(each for each in found.outcomes if each.error == pytest.approx(found.error))
+    milder, deeper = ([each for each in found.outcomes if sign * (each.error - own.error) > 0] for sign in (-1, 1))
+    assert milder
+    assert deeper
+    assert min(each.change for each in milder) < own.change < max(each.change for each in deeper)
+    assert fit_power(found.outcomes) is not None
 
 
 def test_a_draw_without_a_solution_is_one_draw_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +351,7 @@ def test_a_draw_without_a_solution_is_one_draw_less(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("compression.engine.stages.error_weights.solve_within", some)
     state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
     list(prune(state))
-    assert len(asked) == CANDIDATES
+    assert len(asked) == JUDGED
     assert any("solutions with drawn weights of layers" in note for note in state.notes)
 
 
