@@ -20,7 +20,7 @@ import pyarrow.parquet
 from compression.modalities.carving import FILL_TRAIN, carved_rows
 from compression.modalities.text import faults
 from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
-from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
+from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel, listed
 from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
 from compression.schema.report.report import SplitFacts, Values
@@ -239,8 +239,7 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
         return
     try:
         names, batches = (_csv if kind == "csv" else _parquet)(path, wanted)
-        for key in wanted:
-            _require(key, names, wanted, path.name)
+        _require(names, wanted, path.name)
         row = 0
         for batch in batches:
             for values in zip(*(batch.column(column).to_pylist() for column in wanted.values()), strict=True):
@@ -332,12 +331,14 @@ def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any
                 raise UnreadableData(f"{where} is not JSON: {problem}", param=param, remedy=JSON_LINES) from problem
             if not isinstance(found, dict):
                 raise UnreadableData(f"{where} is not a JSON object", param=param, remedy=JSON_LINES)
-            for key in wanted:
-                _require(key, list(found), wanted, where)
+            _require(list(found), wanted, where)
             yield row, {key: found[column] for key, column in wanted.items()}
 
 
-def _require(key: str, names: list[str], wanted: Wanted, where: str) -> None:
-    if wanted[key] not in names:
-        there = ", ".join(map(repr, names[:20]))
-        raise MissingColumn(f"{where} has no column {wanted[key]!r}; it has {there}", param=f"data.columns.{key}")
+def _require(names: list[str], wanted: Wanted, where: str) -> None:
+    """Check that all wanted columns are there. Raises MissingColumn, whose param is the first that is not."""
+    missing = [key for key, column in wanted.items() if column not in names]
+    if missing:
+        there, lacking = ", ".join(map(repr, names[:20])), listed([wanted[key] for key in missing])
+        columns = "column" if len(missing) == 1 else "columns"
+        raise MissingColumn(f"{where} has no {columns} {lacking}; it has {there}", param=f"data.columns.{missing[0]}")

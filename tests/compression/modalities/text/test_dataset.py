@@ -125,9 +125,10 @@ def test_a_json_array_is_told_how_to_be_written(tmp_path: Path, content: str) ->
 def test_a_column_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
     (tmp_path / "d.csv").write_text("text,label\na,b\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"]}), tmp_path / "d.parquet")
-    source = Data(format=kind, splits={"train": (f"d.{kind}",)}, columns=Columns(text="body"))
-    with pytest.raises(MissingColumn, check=lambda error: error.param == "data.columns.text"):
-        load_dataset(source, tmp_path, seed=0)
+    for columns, lacking in ((Columns(text="body"), "no column 'body'"), (Columns(text="a", label="b"), "no columns 'a', 'b'")):
+        source = Data(format=kind, splits={"train": (f"d.{kind}",)}, columns=columns)
+        with pytest.raises(MissingColumn, match=lacking, check=lambda error: error.param == "data.columns.text"):
+            load_dataset(source, tmp_path, seed=0)
 
 
 def texts(path: Path, written: str) -> Data:
