@@ -65,7 +65,7 @@ def test_calibration_rows_are_counted_as_they_are_taken() -> None:
     assert calibration_share(prune(calibration_rows=400), 4000, 15, COUNTED) == (400 + 13 * 512) / 4000
     assert calibration_share(prune(calibration_rows=400), 4000, 128, COUNTED) == (128 + 13 * 512) / 4000
     network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
-    assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (10 * 400 + 13 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (14 * 400 + 13 * 512) / 4000
     plain = prune(calibration_rows=400, refresh_statistics=False)
     assert calibration_share(plain, 4000, 1, network) == (400 + 13 * 512) / 4000
 

@@ -11,19 +11,15 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.stages import solved_widths
-from compression.engine.stages.error_tables import error_tables
-from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.stages.prune import counter
 from compression.engine.stages.search_refusals import check_search_targets
-from compression.engine.tables_checkpoint import FOLDER, read_tables, stored_search
+from compression.engine.tables_checkpoint import FOLDER, read_tables
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
-from compression.planning.search.score_prediction import fit_power
-from compression.planning.search.within import Found, solve_within
-from compression.planning.table_work import JUDGED
+from compression.planning.search.within import Found
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import MissingResource, TargetOutOfReach
@@ -32,7 +28,6 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency
 from compression.schema.report.search import TablesUsed
 from compression.system.interrupts import Pause
-from compression.system.progress import run_silently
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.save import TrainingCheckpointer
 from tests.client.figures import row
@@ -306,74 +301,6 @@ def test_an_attempt_that_goes_on_in_recovery_cuts_to_the_same_widths_without_tab
     assert again.result.pruning == first.result.pruning
     assert again.model.config.graph == first.model.config.graph
     assert not (tmp_path / "two" / FOLDER).exists()
-
-
-@pytest.mark.parametrize("best", [0, -1])
-def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int) -> None:
-    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
-    judged: list[Any] = []
-
-    def change(model: Any) -> float:
-        judged.append(adapter_of(model).shape_of(model.config))
-        return float(len(judged) if best == 0 else 100 - len(judged))
-
-    monkeypatch.setattr("compression.engine.stages.error_weights.change_from", lambda *_: change)
-    list(prune(state))
-    (note,) = [note for note in state.notes if "solutions with drawn weights of layers" in note]
-    drawn = judged[: int(note.split()[0])]
-    assert drawn[0] != drawn[-1]
-    assert adapter_of(state.model).shape_of(state.model.config) == drawn[best]
-    assert len(judged) > len(drawn), "other sizes are judged, and none is taken"
-
-
-@pytest.mark.parametrize("multiple", [8, 16])
-def test_cuts_of_other_sizes_say_how_changes_grow_with_the_error(tmp_path: Path, multiple: int) -> None:
-    state = encoder_state(tmp_path, target_params=0.4, multiple=multiple)
-    list(prune(state))
-    found = stored_search(tmp_path, None, "")[1]
-    own = next(each for each in found.outcomes if each.error == pytest.approx(found.error))
-    milder, deeper = ([each for each in found.outcomes if sign * (each.error - own.error) > 0] for sign in (-1, 1))
-    assert milder
-    assert deeper
-    assert min(each.change for each in milder) < own.change < max(each.change for each in deeper)
-    assert fit_power(found.outcomes) is not None
-
-
-def test_a_draw_without_a_solution_is_one_draw_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def some(space: Any, limits: Any, solve: Any) -> Any:
-        asked.append(space)
-        if len(asked) == 2:
-            raise TargetOutOfReach("nothing")
-        return solve_within(space, limits, solve)
-
-    monkeypatch.setattr("compression.engine.stages.error_weights.solve_within", some)
-    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
-    list(prune(state))
-    assert len(asked) == JUDGED
-    assert any("solutions with drawn weights of layers" in note for note in state.notes)
-
-
-def test_the_same_job_draws_the_same_weights(tmp_path: Path) -> None:
-    first, again = (map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"]) for _ in range(2))
-    list(prune(first))
-    list(prune(again))
-    assert again.result.pruning == first.result.pruning
-    (note,) = [note for note in first.notes if "solutions with drawn weights of layers" in note]
-    assert note in again.notes
-
-
-def test_the_first_draw_counts_all_alike_and_others_differ_by_group(tmp_path: Path) -> None:
-    state = encoder_state(tmp_path)
-    state.begin("pruned")
-    tables, _ = run_silently(error_tables(state))
-    assert drawn_weights(tables, 0) == {}
-    first = drawn_weights(tables, 1)
-    assert first == drawn_weights(tables, 1)
-    assert {*first} == {group.key for group in tables.groups} | {layer.name for layer in tables.layers}
-    assert len(set(first.values())) == len(first)
-    assert first["ffn.0"] != drawn_weights(tables, 2)["ffn.0"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
