@@ -121,10 +121,10 @@ def summary(found: dict[str, dict[str, Any]], place: Path, capsys: pytest.Captur
 
 def test_promises_hold_once_all_jobs_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = {f"{name}-{seed}": record(1.0, 0.5, 0) for name, seed in auto.PLAN.runs}
-    jobs["tweets-29"] |= {"seconds": 1900.0}
-    jobs["tweets-31"] = record(1.0, 0.0, 0, stage="quantized")
+    jobs["tweets-37"] |= {"seconds": 1900.0}
+    jobs["tweets-41"] = record(1.0, 0.0, 0, stage="quantized")
     lines = summary(jobs, tmp_path, capsys)
-    (uncut,) = [line for line in lines if line.startswith("| tweets-31 ")]
+    (uncut,) = [line for line in lines if line.startswith("| tweets-41 ")]
     assert uncut.split(" | ")[3] == "100.0%, not cut"
     assert lines[-5:] == [
         "10 of 10 jobs. On validation 9 of 10 keep 99%, cut (nine of ten: yes).",
@@ -141,8 +141,8 @@ def test_jobs_are_counted_and_their_tests_pooled(
     wrong: int, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {
-        "tweets-29": record(1.0, 0.5, wrong, status="accept", upper=0.005),
-        "tweets-31": record(0.995, 0.45, wrong),
+        "tweets-37": record(1.0, 0.5, wrong, status="accept", upper=0.005),
+        "tweets-41": record(0.995, 0.45, wrong),
         "intents-29": record(0.98, 0.3, wrong),
     }
     lines = summary(found, tmp_path, capsys)

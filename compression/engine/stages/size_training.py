@@ -38,7 +38,7 @@ from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
-from compression.planning.size_fit import expect, fit_sizes, smallest_share, steps_needed
+from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share, steps_needed
 from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
@@ -281,18 +281,31 @@ def warned(what: str, problem: Exception) -> Generator[Event, None, str]:
 def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | None]:
     """Return the share that is distilled next: the smallest that is expected to keep the target, above those that missed it and
     below those that met it. Or return why none is.
+
+    If one met it and none below is expected to, the time that is left goes to the smallest that may: the margin is in its
+    favour then, and a size that missed the target by no more than its own error does not bound it.
     """
+    done = [record.tried[at] for at in fully(record)]
+    missed, fit = [one for one in done if (one.kept or 0.0) < record.retention], fit_sizes(record.tried)
+    share, why = _between(record, solver, missed, fit)
+    if why is None or len(missed) == len(done):
+        return share, why
+    surely = [one for one in missed if (one.kept or 0.0) + (one.kept_error or 0.0) < record.retention]
+    bold, none = _between(record, solver, surely, replace(fit, margin=-fit.margin))
+    return (share, why) if none is not None else (bold, None)
+
+
+def _between(record: SizeSearch, solver: SizeSolver, missed: list[SizeTried], fit: SizeFit) -> tuple[float, str | None]:
+    """Return the smallest share that a fit expects to keep the target, above those that missed it, or why there is none."""
     done = [record.tried[at] for at in fully(record)]
     # Widths go in steps, so that a size costs less than its share allows; at the deepest cut it costs more.
     met = [min(one.share, one.cost) for one in done if (one.kept or 0.0) >= record.retention]
-    missed = [one for one in done if (one.kept or 0.0) < record.retention]
     low = max(max(one.share, one.cost) for one in missed) + APART if missed else min(one.share for one in record.tried) / 2
     high = min(met) - APART if met else solver.mildest
     while low + APART <= high and any(solver.is_at(low, one) for one in missed):
         low += APART  # widths may go in larger steps than that
     if low > high:
         return high, "no size lies between those that were tried" if met else "no milder cut is left"
-    fit = fit_sizes(record.tried)
     share = smallest_share(fit, record.retention, solver.error_at, low, high)
     if any(solver.is_at(share, one) for one in done):
         return share, "the next size would be one of these"

@@ -106,6 +106,21 @@ def test_a_size_that_missed_the_target_is_followed_by_a_larger_one_where_widths_
     assert solver.share_of(solver.at(share)) > missed.cost
 
 
+def test_time_that_is_left_goes_to_a_size_below_one_that_missed_by_chance() -> None:
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    short = tried(solver, 0.45, kind="short", kept=0.9885, kept_error=0.006, expected=0.989)
+    close, met = (tried(solver, share, kept=kept, kept_error=0.004) for share, kept in ((0.7, 0.9896), (0.8, 0.994)))
+    share, why = another_share(record(short, close, met), solver)
+    assert why is None
+    assert share < close.share - APART
+    for one in (close.model_copy(update={"kept": 0.97}), close.model_copy(update={"kept_error": 0.0})):
+        bounded, why = another_share(record(short, one, met), solver)
+        assert why is not None or bounded > one.share
+    alone, why = another_share(record(short, close), solver)  # none has met the target: a larger one comes first
+    assert why is None
+    assert alone > close.share
+
+
 def test_a_round_that_would_try_the_same_size_is_not_done() -> None:
     solver = solver_by(costs.parameters(0.0, count), "channels")
     known = record(tried(solver, 0.1, kind="short", expected=0.999))
