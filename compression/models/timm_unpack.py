@@ -66,24 +66,30 @@ class Trace:
     constants: Constants
 
 
-def trace_of(folder: Path) -> Trace:
-    """Return the network of a timm model's folder, for a check. Raises what `unpack` raises."""
-    return read_model(opened(folder, read_timm(folder)), ImagePreprocessing.read(folder).size)
+def network_in(folder: Path) -> tuple[Graph, Constants]:
+    """Return the network of a timm model's folder, for a check: of one trace, which takes half the memory. So constants that
+    only `read_model` knows to follow from no weight are counted as parameters. Raises what `unpack` raises.
+    """
+    model, size = opened(folder, read_timm(folder)), ImagePreprocessing.read(folder).size
+    with tempfile.TemporaryDirectory() as passage:
+        graph, tensors = read_onnx(written(traced(model, size), Path(passage) / "network.onnx", stored(model)))
+    return graph, constants_of(graph, tensors)
 
 
 def read_model(model: nn.Module, size: tuple[int, int]) -> Trace:
-    """Trace a model for images of a height and width, twice: numbers that are the same with marks for weights are none of its
-    weights. Raises UnsupportedArchitecture and UnsupportedOperator.
+    """Trace a model for images of a height and width, and read it twice: numbers that are the same with marks for weights are
+    none of its weights. Raises UnsupportedArchitecture and UnsupportedOperator.
     """
     with tempfile.TemporaryDirectory() as passage:
         trace, marks, file = traced(model, size), marked(model), Path(passage) / "network.onnx"
-        read = read_onnx(written(trace.clone(), file, marks, marks))[1]
+        marked_graph, read = read_onnx(written(trace.clone(), file, marks, marks))
+        origin = origin_of(marks, read)
+        values = {node.tensor("value") for node in marked_graph.nodes if node.op == "constant"} if marks else set()
+        read = {name: read[name] for name in values}  # those of weights would be held twice
         graph, tensors = read_onnx(written(trace, file, stored(model)))
     trained = {name for name, _ in model.named_parameters()}
-    origin = origin_of(marks, read)
     known = {name for name, view in origin.views.items() if view["of"] not in trained}
-    if marks:
-        known |= {name for name, value in tensors.items() if name in read and np.array_equal(read[name], value)}
+    known |= {name for name, value in tensors.items() if name in read and np.array_equal(read[name], value)}
     return Trace(graph, tensors, origin, constants_of(graph, tensors, known))
 
 

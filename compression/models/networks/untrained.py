@@ -48,7 +48,7 @@ def window_of(value: Array) -> int | None:
 
 
 def by_distance(value: Array, window: int) -> Array:
-    """Return the number of each distance, (..., places, places) -> (..., distances); of several the last one."""
+    """Return a number for each distance, (..., places, places) -> (..., distances); where several differ, the last of them."""
     found = np.zeros((*value.shape[:-2], (2 * window - 1) ** 2), value.dtype)
     found[..., distances(window)] = value
     return found

@@ -13,7 +13,7 @@ from compression.models.validation.network import facts_of
 from compression.schema.errors import CompressionError, ConfigMismatch
 from compression.schema.validation import ModelFacts
 
-TRACER = "compression.models.timm_unpack:trace_of"
+READER = "compression.models.timm_unpack:network_in"
 """What returns the network of a folder's model."""
 
 
@@ -30,8 +30,8 @@ def check_timm(folder: Path) -> ModelFacts | list[CompressionError]:
         return problems
     found = read_timm(folder)
     try:
-        trace = resolve_name(TRACER)(folder)
-        facts = facts_of(trace.graph, found.architecture, found.labels, 0, trace.constants)
+        graph, constants = resolve_name(READER)(folder)
+        facts = facts_of(graph, found.architecture, found.labels, 0, constants)
     except CompressionError as problem:
         return [problem]
     if facts.network is not None and facts.network.outputs != found.classes:
