@@ -11,8 +11,8 @@ ROWS = [line.strip("|").split("|") for line in TEXT.splitlines() if line.startsw
 ROWS = [row for row in ROWS if not row[0].strip().startswith("---")]
 
 
-def test_there_are_twenty_three_threats() -> None:
-    assert len(ROWS) == 23
+def test_there_are_twenty_four_threats() -> None:
+    assert len(ROWS) == 24
     assert all(len(row) == 4 for row in ROWS)
 
 

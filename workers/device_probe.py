@@ -21,7 +21,7 @@ from workers.card_locks import free_cards, take_cards
 from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, has_cards, parse_device
 from workers.folders import private_folder
 from workers.limits import engine_threads, machine_memory
-from workers.sandbox import get_sandbox
+from workers.sandbox import CannotConfine, get_sandbox
 
 log = structlog.get_logger()
 SECONDS = 300.0
@@ -89,7 +89,7 @@ def run_probe(device: Device, settings: Settings, *, measure: bool = True) -> Wo
             spec = folder / "spec.json"
             spec.write_text(asked.model_dump_json(), "utf-8")
             found = WorkerDevice.model_validate_json(engine.run_query("probe", spec, folder, settings, SECONDS, device))
-    except (RuntimeError, ValidationError, TimeoutExpired, OSError) as problem:
+    except (CannotConfine, RuntimeError, ValidationError, TimeoutExpired, OSError) as problem:
         reason = " ".join(str(problem).split())[-500:]
         raise DeviceAbsent(f"the device {device.visible or device.kind} does not work: {reason}") from problem
     return found if device.kind != CPU.kind else found.model_copy(update={"memory_bytes": machine_memory()})

@@ -35,7 +35,8 @@ slowly, because each event is stored, is a flood all the same."""
 LARGEST_NUMBER = 2.0**62
 SECONDS_TO_GO = 10.0
 """For the kernel to remove killed processes."""
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "CC", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Of the worker's environment, which its operator sets. CC names the compiler for Triton; confinement says whether it runs."""
 
 
 def child_environment(folder: Path, wait_seconds: float, device: Device = CPU) -> dict[str, str]:

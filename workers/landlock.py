@@ -28,11 +28,14 @@ SCOPES_SIGNALS, GUARDS_TRUNCATION = 6, 3
 
 @dataclass(frozen=True)
 class Grants:
-    """Access that remains: paths to read and run, paths to change freely, and files to read and write."""
+    """Access that remains: paths to read and run, paths to change freely, files to read and write, and folders whose files may
+    be written.
+    """
 
     read: tuple[str, ...]
     change: tuple[str, ...]
     write: tuple[str, ...]
+    fill: tuple[str, ...] = ()
 
 
 def abi() -> int:
@@ -53,6 +56,7 @@ def restrict(grants: Grants) -> None:
         _allow(ruleset, grants.read, files & (_EXECUTE | _READ_FILE | _READ_DIR))
         _allow(ruleset, grants.change, files & ~(_EXECUTE | _MAKE_CHAR | _MAKE_BLOCK | _MAKE_SOCK | _IOCTL_DEV))
         _allow(ruleset, grants.write, files & (_READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV))
+        _allow(ruleset, grants.fill, files & (_WRITE_FILE | _TRUNCATE))
         _call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

@@ -34,7 +34,8 @@ class Plan:
     read: tuple[str, ...] = ()
     change: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
-    talks: bool = False  #: whether processes may talk through the loopback of bubblewrap's network, which nothing else is in
+    fill: tuple[str, ...] = ()  #: folders whose files may be written, and none made
+    families: tuple[int, ...] = ()  #: of sockets, for processes that talk in bubblewrap's network, which nothing else is in
 
     def dump(self) -> str:
         """Serialize it for `main`."""
@@ -57,7 +58,7 @@ def main() -> NoReturn:
 def _become_bubblewrap(plan: Plan, command: list[str]) -> NoReturn:
     _die_with(plan.parent, signal.SIGKILL)
     rules = os.memfd_create("seccomp", 0)
-    os.write(rules, seccomp.build_filter(seccomp.ALWAYS, families=seccomp.LOOPBACK if plan.talks else ()))
+    os.write(rules, seccomp.build_filter(seccomp.ALWAYS, families=plan.families))
     os.lseek(rules, 0, os.SEEK_SET)
     program, *options = plan.bubblewrap
     os.execv(program, [program, "--seccomp", str(rules), *options, "--", *command])  # noqa: S606
@@ -104,7 +105,7 @@ def _confine(plan: Plan) -> None:
     version = landlock.abi()
     _drop_capabilities()
     _prctl(_SET_NO_NEW_PRIVS, 1)
-    landlock.restrict(landlock.Grants(tuple(plan.read), tuple(plan.change), tuple(plan.write)))
+    landlock.restrict(landlock.Grants(tuple(plan.read), tuple(plan.change), tuple(plan.write), tuple(plan.fill)))
     answers = {**seccomp.ALWAYS, **seccomp.WITHOUT_MOUNTS}
     if version < landlock.SCOPES_SIGNALS:
         answers |= dict.fromkeys(seccomp.SIGNALS, errno.EPERM)

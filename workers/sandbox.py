@@ -18,7 +18,7 @@ from typing import Literal
 
 import compression
 from app.core.settings import Settings, get_settings
-from workers import landlock
+from workers import landlock, seccomp
 from workers.devices import CPU, Device
 from workers.launcher import Plan
 
@@ -33,6 +33,9 @@ SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache
 """Programs and libraries. Of /etc only what finds libraries: no accounts, no configuration."""
 CORES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Read to choose numbers of threads and kernels."""
+PROC = Path("/proc")
+SHARED_BYTES = 2**30
+"""Of a job on several cards: what its processes may share in /dev/shm, as NCCL does where cards cannot reach each other."""
 SYSFS = Path("/sys")
 """What a card's libraries read of buses and memory, besides CORES; of GPU workers alone."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -100,11 +103,15 @@ class Sandbox:
         lent = [*self.lent, *([SYSFS] if nodes else [])]
         read = sorted({*readable_paths(), *(place for place in lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder, nodes)), talks=self.talks)
+            talks = self.talks
+            shared = SHARED_BYTES if talks and nodes else 0
+            line = tuple(bubblewrap_command(read, folder, nodes, shared))
+            plan = Plan(os.getpid(), bubblewrap=line, families=_families(nodes) if talks else ())
         else:
-            seen = [*map(str, read), "/proc"]
+            seen = [*map(str, read), str(PROC)]
             write = [*filter(os.path.exists, DEVICES), *map(str, nodes)]
-            plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
+            fill = (str(PROC),) if nodes else ()
+            plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write), fill=fill)
         home = str(Path(__file__).resolve().parent.parent)
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
 
@@ -120,7 +127,7 @@ def get_sandbox(settings: Settings, device: Device = CPU, *, talks: bool = False
     """
     exposed, reasons = find_exposed(settings), []
     for level in STRONGEST_FIRST if exposed is None else ():
-        if (reason := find_obstacle(level)) is None:
+        if (reason := find_obstacle(level) or _keeps_cards_out(level, device)) is None:
             return Sandbox(level, lent_folders(settings), device, talks=talks)
         reasons.append(f"{level}: {reason}")
     if settings.unconfined:
@@ -205,8 +212,10 @@ def lent_folders(settings: Settings) -> list[Path]:
     return [place for place in offered if place is not None and place != Path("/")]
 
 
-def bubblewrap_command(read: Iterable[Path], folder: Path, nodes: Iterable[Path] = ()) -> Iterator[str]:
-    """Yield bubblewrap's command line: its own root, namespaces of every kind, and a card's device files."""
+def bubblewrap_command(read: Iterable[Path], folder: Path, nodes: Sequence[Path] = (), shared: int = 0) -> Iterator[str]:
+    """Yield bubblewrap's command line: its own root, namespaces of every kind, and a card's device files. shared: bytes of
+    /dev/shm, if there is one.
+    """
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
     yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/tmp")  # noqa: S108
@@ -218,8 +227,43 @@ def bubblewrap_command(read: Iterable[Path], folder: Path, nodes: Iterable[Path]
     for node in nodes:
         yield from ("--dev-bind", str(node), str(node))
     yield from ("--bind", str(folder), str(folder))
-    # bubblewrap's own mounts are in memory, and must not be filled. Root owns /proc/sys, with or without privileges.
-    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
+    if shared:
+        yield from ("--size", str(shared), "--tmpfs", "/dev/shm")  # noqa: S108
+    # Root owns /proc/sys, with or without privileges. NVIDIA's driver (570 and later) names its threads through /proc when it
+    # starts, and gives up where it cannot; so beside a card all is read-only but the folders of the engine's own processes.
+    for place in guarded_proc() if nodes else ():
+        yield from ("--ro-bind", str(place), str(place))
+    # bubblewrap's own mounts are in memory, and must not be filled.
+    yield from (
+        *(() if nodes else ("--remount-ro", str(PROC))),
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--chdir",
+        str(folder),
+    )
+
+
+def guarded_proc() -> Iterator[Path]:
+    """Yield what /proc has besides processes, if anybody may write there, or it is a folder."""
+    for place in sorted(PROC.iterdir()):
+        if not place.name.isdigit() and not place.is_symlink() and (place.is_dir() or place.stat().st_mode & 0o222):
+            yield place
+
+
+def _families(nodes: Sequence[Path]) -> tuple[int, ...]:
+    """Return the families of sockets for processes that train together. NCCL opens a Unix socket whatever it then uses; its
+    name is of the network, which only these processes are in.
+    """
+    return (*seccomp.LOOPBACK, *([seccomp.UNIX] if nodes else []))
+
+
+def _keeps_cards_out(level: Level, device: Device) -> str | None:
+    """Return why a card does not work at a level, or None."""
+    if level != "bubblewrap" and device.nodes and os.geteuid() == 0:
+        return "a card's driver writes to /proc, and Landlock would then leave root /proc/sys: run the worker as another user"
+    return None
 
 
 def _package() -> Path:

@@ -17,6 +17,8 @@ SOCKETS = ("socket", "socketpair", "bind", "listen", "connect")
 CONNECTIONS = ("bind", "listen", "connect")
 LOOPBACK = (2, 16)
 """AF_INET, and AF_NETLINK, which tells what interfaces there are: for processes that talk within a network of their own."""
+UNIX = 1
+"""AF_UNIX, for such processes beside cards."""
 # They bypass the filter, or act on other processes.
 RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 OTHERS = (

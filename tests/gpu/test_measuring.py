@@ -30,7 +30,7 @@ def test_a_language_model_has_its_rows(card: torch.device, tmp_path: Path) -> No
         length=16,
         seconds=0.1,
     )
-    found = measure_card(spec)
+    *_, found = measure_card(spec)
     plain = next(row for row in found.rows if row.runtime == "PyTorch bfloat16")
     assert plain.timed_by == EVENTS
     assert [figures.batch for figures in plain.figures] == [1, 2]

@@ -38,6 +38,21 @@ def test_a_product_is_that_of_whole_numbers(
     assert found.cpu().equal((left.long() @ right.long().t()).int())
 
 
+@pytest.mark.parametrize("way", [exact_product, product_in_shape])
+@pytest.mark.parametrize("turned", [(False, True), (True, False), (True, True)])
+def test_a_transposed_weight_has_the_same_product(
+    way: Callable[[Tensor, Tensor], Tensor], turned: tuple[bool, bool], card: torch.device
+) -> None:
+    """With multiples of 8 no matrix is filled up, which would lay its rows one after another."""
+    if way is product_in_shape and not multiplies_integers(card):
+        pytest.skip(f"{torch.cuda.get_device_name(card)} does not multiply int8")
+    drawn = torch.Generator().manual_seed(0)
+    left, right = (torch.randint(-128, 128, (n, 64), generator=drawn, dtype=torch.int8) for n in (32, 768))
+    given = [each.t().contiguous().t() if is_turned else each for each, is_turned in zip((left, right), turned, strict=True)]
+    found = way(*(each.to(card) for each in given))
+    assert found.cpu().equal((left.long() @ right.long().t()).int())
+
+
 def test_a_step_of_training_may_round_float32(card: torch.device) -> None:
     rows, seen = encoded(sentences(16, 1)), set[str]()
     model = BertForSequenceClassification(tiny_config(num_labels=2)).to(card)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from app.store import broker
 from compression.schema.worker_device import WorkerDevice
 from tests.conftest import ROOT
 from tests.support.nvidia import UUIDS, install
-from workers import card_locks, device_probe, devices
+from workers import card_locks, device_probe, devices, seccomp
 from workers.device_probe import choose_device, count_devices, find_fault, run_probe, wake_up_target
 from workers.devices import CPU, Device, DeviceAbsent, find_card, find_cards
 from workers.engine import child_environment
@@ -249,3 +250,17 @@ def test_a_device_of_no_form_is_refused(tmp_path: Path) -> None:
     done = start(tmp_path, "jobs", "--device", "gpu0")
     assert done.returncode == 2
     assert "--device gpu0: it is cpu, cuda:N, cuda:N,N, auto or auto:N" in done.stderr
+
+
+def test_processes_beside_cards_have_unix_sockets_and_shared_memory_and_others_have_not(cards: Path, tmp_path: Path) -> None:
+    both, one = find_cards((0, 1)), find_card(0)
+
+    def told(device: Device, *, talks: bool) -> dict[str, Any]:
+        return json.loads(Sandbox("bubblewrap", device=device, talks=talks).wrap(["true"], tmp_path)[6])
+
+    assert told(both, talks=True)["families"] == [*seccomp.LOOPBACK, seccomp.UNIX]
+    assert "/dev/shm" in told(both, talks=True)["bubblewrap"]
+    for device, talks, families in ((one, False, []), (CPU, True, [*seccomp.LOOPBACK]), (CPU, False, [])):
+        plan = told(device, talks=talks)
+        assert plan["families"] == families
+        assert "/dev/shm" not in plan["bubblewrap"]

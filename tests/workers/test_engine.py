@@ -146,3 +146,13 @@ def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
         monkeypatch.setenv(name, "secret")
     assert "secret" not in child_environment(tmp_path, 1.0).values()
+
+
+@pytest.mark.parametrize("compiler", ["gcc-14", None])
+def test_the_compiler_that_the_operator_names_reaches_the_engine(
+    compiler: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    if compiler is not None:
+        monkeypatch.setenv("CC", compiler)
+    assert child_environment(tmp_path, 1.0).get("CC") == compiler

@@ -352,3 +352,47 @@ def test_an_engine_opens_its_worker_s_card_and_no_other(house: House, confined: 
     with_card = Sandbox(confined.level, device=Device("cuda", "GPU-x", (nodes[1],)))
     assert [list(became) for became in house.attempt(with_card, *ways)] == [["refused"], ["refused"], ["done"], ["done"]]
     assert [list(became) for became in house.attempt(confined, *ways)] == [["refused"]] * 4
+
+
+NAMES = """
+import os, threading
+for name in ("self/comm", f"self/task/{threading.get_native_id()}/comm"):
+    open(f"/proc/{name}", "w").write("cuda")
+pid = os.fork()
+if pid == 0:
+    open("/proc/self/comm", "w").write("measure")
+    os._exit(0)
+os._exit(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_a_card_s_driver_names_its_threads_and_changes_nothing_else_in_proc(house: House, confined: Sandbox) -> None:
+    node = house.settings.home.parent / "nvidia0"
+    node.write_text("a card")
+    with_card = Sandbox(confined.level, device=Device("cuda", "GPU-x", (node,)))
+    house.run(with_card, NAMES)
+    if confined.level == "bubblewrap" or os.geteuid() != 0:
+        places = [place for guarded in sandbox.guarded_proc() for place in files_of(guarded)]
+        assert {"/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname"} <= set(places)
+        assert [list(became) for became in house.attempt(with_card, *(["open to write", place] for place in places))] == [
+            ["refused"]
+        ] * len(places)
+    with pytest.raises(AssertionError, match=r"Read-only|Permission"):
+        house.run(confined, NAMES)
+
+
+def files_of(place: Path) -> list[str]:
+    """Return files of an entry of /proc that their owner may write, a hundred at most."""
+    found = [place] if place.is_file() else [each for each in sorted(place.rglob("*")) if each.is_file()]
+    return [str(each) for each in found if each.stat().st_mode & 0o200][:100]
+
+
+def test_root_gets_no_card_through_landlock(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "find_obstacle", lambda level: "it is not here" if level == "bubblewrap" else None)
+    card = Device("cuda", "GPU-x", (Path("/dev/nvidia0"),))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert sandbox.get_sandbox(house.settings, card).level == "landlock+seccomp"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert sandbox.get_sandbox(house.settings).level == "landlock+seccomp"
+    with pytest.raises(sandbox.CannotConfine, match="as another user"):
+        sandbox.get_sandbox(house.settings, card)

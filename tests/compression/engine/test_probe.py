@@ -1,6 +1,7 @@
 """A probe of the device that is here: which products come out right, how fast, and what it says where there is no card."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 
 from compression.engine.commands import probe
 from compression.schema.errors import DeviceLost
-from compression.schema.worker_device import DeviceRates, ProbeSpec, WorkerDevice, read_device
+from compression.schema.worker_device import ProbeSpec, WorkerDevice
 from compression.system.claimed_device import check_claimed_device
 
 CPU = torch.device("cpu")
@@ -77,23 +78,14 @@ def test_a_job_that_was_claimed_for_a_card_does_not_run_without_one() -> None:
         check_claimed_device("cuda")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_real_card_is_probed_within_ten_seconds() -> None:
-    found = probe.probe(ProbeSpec(kind="cuda"))
-    assert {"float32", "float16"} <= set(found.dtypes)
-    assert found.rates.float32 > 1e11
-    assert found.rates.bytes > 1e10
-    check_claimed_device("cuda")
-
-
-def test_a_device_is_shown_with_what_is_known_of_it() -> None:
-    rates = DeviceRates(float32=19.5e12, bfloat16=312e12, bytes=1.9e12)
-    card = WorkerDevice(kind="cuda", name="x", memory_bytes=80 * 10**9, capability="8.0", driver="550.54", rates=rates)
-    assert card.summary() == (
-        "80.0 GB; compute capability 8.0; driver 550.54; tera-operations/s: float32 19.5, bfloat16 312; copies 1.9e+03 GB/s"
-    )
-    assert WorkerDevice(kind="cpu", name="x", memory_bytes=1).summary() == ""
-    assert read_device({"device": card.model_dump(mode="json")}) == card
-    assert read_device({"device": {"kind": "of later"}}) is None
-    assert read_device({}) is None
+@pytest.mark.parametrize(("there", "is_lost"), [(1, True), (2, False), (4, False)])
+def test_a_job_of_several_cards_allocates_on_the_first_alone(
+    there: int, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the others a context of the first process would take memory that the processes there need."""
+    asked = list[str]()
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(DeviceLost, match="claimed for 2 GPUs, and torch finds 1") if is_lost else nullcontext():
+        check_claimed_device("cuda", 2)
+    assert asked == ["cuda:0"]
