@@ -1,5 +1,6 @@
 """lathe audit: what the team's keys did."""
 
+import math
 import sys
 from itertools import islice
 from typing import Annotated, Any
@@ -12,6 +13,10 @@ from client.core.fields import AuditFilter
 from client.terminal.output import emit, table
 from client.terminal.text import lines
 
+LISTED, PAGE = 50, 200
+"""Entries of a table without --limit, and the most that the service answers at once."""
+LIMIT_HELP = f"At most so many, newest first; by default {LISTED}, with --csv all."
+
 
 def audit(
     lathe: Lathe,
@@ -19,15 +24,15 @@ def audit(
     action: Annotated[str | None, typer.Option(help="Only this action: jobs.cancel, or a noun, such as jobs.")] = None,
     object: Annotated[str | None, typer.Option(help="Only changes of this id.")] = None,  # noqa: A002
     outcome: Annotated[str | None, typer.Option(help="Only this outcome: ok, or a problem's code.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    csv: Annotated[bool, typer.Option("--csv", help="All entries, as CSV.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help=LIMIT_HELP)] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV, all entries unless --limit says how many.")] = False,
 ) -> None:
     """List what your team's keys changed, and what they were refused. Only admins may."""
     asked: AuditFilter = {"key": key, "action": action, "object": object, "outcome": outcome}
     if csv:
-        _write_csv(lathe, asked)
+        _write_csv(lathe, asked, limit)
         return
-    found = list(islice(lathe.audit(**asked), limit))
+    found = list(islice(lathe.audit(**asked), limit or LISTED))
     rows = [
         (f"{one.at:%Y-%m-%d %H:%M:%S}", one.key, one.address, one.action, one.outcome, one.request_id, one.object)
         for one in found
@@ -36,10 +41,12 @@ def audit(
     emit(found, table(columns, rows, empty="Nothing of this kind."))
 
 
-def _write_csv(lathe: Lathe, asked: AuditFilter) -> None:
-    params: dict[str, Any] = {**asked, "format": "csv", "page_size": 200}
-    first = True
-    while first or params["page_token"]:
+def _write_csv(lathe: Lathe, asked: AuditFilter, limit: int | None) -> None:
+    params: dict[str, Any] = {**asked, "format": "csv"}
+    first, left = True, math.inf if limit is None else limit
+    while first or (params["page_token"] and left):
+        params["page_size"] = min(PAGE, left)
+        left -= params["page_size"]  # only the last page has fewer
         answer = lathe.request("GET", "/v1/audit", params=params)
         following = answer.links.get("next", {}).get("url")
         params["page_token"] = httpx.URL(following).params.get("page_token") if following else None

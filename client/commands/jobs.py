@@ -195,6 +195,8 @@ def retry(
     ] = None,
 ) -> None:
     """Submit an ended job again, as a new job: unchanged, or with --remedy."""
+    if remedy and apply:
+        raise typer.BadParameter("it applies all changes: leave it out, or --apply", param_hint="--remedy")
     before = lathe.job(job)
     found = lathe.retry(job, remedies="all" if remedy else apply or (), profile=profile)
     lines = [f"  recipe.{change}" for change in recipes.changes(before.recipe, found.recipe)]

@@ -91,6 +91,8 @@ def profile(  # noqa: PLR0913 (Typer makes an option of each)
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
 ) -> None:
     """Measure an artifact on a device: load, latency, rows a second, memory, layers, energy. Waits until it is done."""
+    if detach and timeout is not None:
+        raise typer.BadParameter("it is of waiting: leave it out, or --detach", param_hint="--timeout")
     wanted = to_profile(lathe, what) if what.startswith("job_") else [what]
     sizes = {"batch": batch, "length": length, "resolution": resolution}
     asked = [lathe.request_profile(one, device, seconds=seconds, threads=threads, **sizes) for one in wanted]

@@ -26,6 +26,8 @@ Format = Literal["table", "md", "html", "json"]
 Layout = Literal["table", "md", "csv", "json"]
 FORMATS: dict[str, Format] = {".md": "md", ".html": "html", ".json": "json"}
 """File suffix → format."""
+DAYS = 7
+"""Days of a shared link for which none are given."""
 NO_REPORT = 404
 """The status of a job without a report."""
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file, and not to the terminal.")]
@@ -105,12 +107,16 @@ def try_(  # noqa: PLR0913 (Typer makes an option of each)
         Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="A file, for image classification.")
     ] = None,
     row: Annotated[int | None, typer.Option(min=0, help="In place of these: the number of a row of the data, from 0.")] = None,
-    split: Annotated[str, typer.Option(help="Split of that row: train, validation or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split of that row: train, validation or (by default) test.")] = None,
     part: Annotated[str, typer.Option(help="Of several datasets, the one whose models answer.")] = "",
 ) -> None:
     """Ask a finished job's models, before and after, the same thing: both answers with their times, side by side."""
+    if split is not None and row is None:
+        raise typer.BadParameter("it is of --row: add it, or leave this out", param_hint="--split")
     asked: Question = {"text": text, "text_pair": pair, "question": question, "context": context}
-    asked |= {"row": row, "split": split, "part": part}
+    asked |= {"row": row, "part": part}
+    if split is not None:
+        asked["split"] = split
     if image is not None:
         asked["image"] = base64.b64encode(image.read_bytes()).decode()
     found = lathe.ask(job, **asked)
@@ -126,12 +132,17 @@ def share(
     lathe: Lathe,
     job: JobId,
     days: Annotated[
-        float, typer.Option(callback=days_within(90), metavar="DAYS", help="Days until the link ends, at most 90.")
-    ] = 7,
+        float | None,
+        typer.Option(callback=days_within(90), metavar="DAYS", help=f"Days until it ends: {DAYS} by default, 90 at most."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the active links, and make none.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="End this link at once, and make none.")] = None,
 ) -> None:
     """Make a link that shows this job's report, and nothing else, to anyone who has it. It is shown this once."""
+    if days is not None and (list_ or revoke is not None):
+        raise typer.BadParameter("it is of a new link: leave it out, or --list and --revoke", param_hint="--days")
+    if list_ and revoke is not None:
+        raise typer.BadParameter("it lists, and ends no link: leave it out, or --revoke", param_hint="--list")
     if revoke is not None:
         lathe.delete(f"jobs/{job}/share/{revoke}")
         emit({"revoked": revoke}, f"{revoke} is revoked.")
@@ -140,7 +151,7 @@ def share(
         rows = [(link.id, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}") for link in found]
         emit(found, table(("id", "made (UTC)", "until (UTC)"), rows, empty=f"No links. Make one: lathe share {job}"))
     else:
-        link = lathe.share(job, days=days)
+        link = lathe.share(job, days=DAYS if days is None else days)
         emit(link, str(link.url), f"Until {link.expires_at:%Y-%m-%d %H:%M} UTC; sooner: lathe share {job} --revoke {link.id}")
 
 

@@ -18,6 +18,7 @@ from compression.schema.prediction_request import BODY_DEFAULTS
 
 RECOMMENDED = "recommended"
 ID = re.compile("(job|art)_[0-9a-z]{26}")
+KIND_HELP = f"Of a job: the format to serve, by default {ONNX.name}, or recommended: what its report takes."
 BODY_HELP = f"Bytes of a request, by default {BODY_DEFAULTS}; more is answered with 413."
 
 
@@ -32,16 +33,19 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
     queue: Annotated[int, typer.Option(min=1, max=1 << 20, help="Rows that may wait; more are answered with 503.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; by default one a core.")] = None,
     max_body: Annotated[int | None, typer.Option(min=1, help=BODY_HELP)] = None,
-    kind: Annotated[
-        str, typer.Option(help="Of a job: the format to serve, or recommended: what its report takes.")
-    ] = ONNX.name,
+    kind: Annotated[str | None, typer.Option(help=KIND_HELP)] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to download an id to; by default ./ID.")] = None,
 ) -> None:
     """Answer what `lathe try` asks over HTTP, by one artifact: POST /v1/predict. Rows are batched by load. Ctrl-C ends it."""
     folder = Path(artifact)
     # `lathe download JOB` makes a folder of that name, which may hold several formats, or not the one that is asked for.
     if ID.fullmatch(artifact) or not folder.is_dir():
-        folder = downloaded(artifact, kind, out or folder)
+        if kind is not None and artifact.startswith("art_"):
+            raise typer.BadParameter("an artifact has one format: leave it out, or name the job", param_hint="--kind")
+        folder = downloaded(artifact, kind or ONNX.name, out or folder)
+    elif kind is not None or out is not None:
+        cause = f"{artifact} is a folder, which is served as it is: leave it out, or name a job"
+        raise typer.BadParameter(cause, param_hint="--kind" if kind is not None else "--out")
     options = {"host": host, "port": port, "target-ms": target_ms, "max-batch": max_batch, "queue": queue}
     options |= {name: value for name, value in (("threads", threads), ("max-body", max_body)) if value is not None}
     # -P: a folder named `compression` where the command is typed is not the engine.

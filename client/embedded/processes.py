@@ -84,7 +84,7 @@ class Part:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._due = 0.0
         self._deaths = 0
-        self._asked = False
+        self._asked: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -167,17 +167,20 @@ class Part:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, once: a second one would interrupt the shutdown."""
-        if self._process is not None and self.alive and not self._asked:
+        if self._process is not None and self.alive and self._asked is None:
             self._process.terminate()
-            self._asked = True
+            self._asked = time.monotonic()
 
     def stop(self, hurry: Callable[[], bool]) -> None:
-        """Send SIGTERM, wait, then SIGKILL it and its descendants; without waiting if `hurry` returns True."""
+        """Send SIGTERM, wait, then SIGKILL it and its descendants; without waiting if `hurry` returns True.
+
+        Its grace runs from the SIGTERM: parts that were asked together have it together.
+        """
         if self._process is None:
             return
         below = watchdog.tree(self._process.pid)
         self.ask_to_stop()
-        deadline = time.monotonic() + self.grace
+        deadline = (self._asked or time.monotonic()) + self.grace
         while self.alive and time.monotonic() < deadline and not hurry():
             time.sleep(0.05)
         # The job of an engine that is still running resumes from its last stage at the next start.

