@@ -44,7 +44,7 @@ COLLECTIVE_SECONDS = 3600.0
 JOIN_SECONDS = 120.0
 """Limit for the processes to meet, once each has opened its part: one that ended before it met the others is missed then."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1", "NCCL_CUMEM_ENABLE": "0"}
-"""The processes talk over this machine's loopback alone. NCCL's shared handles would need Unix sockets."""
+"""The processes talk over this machine's loopback alone, and NCCL shares no handles of memory, but segments of /dev/shm."""
 
 
 class RankSpec(Config):

@@ -1,8 +1,8 @@
 """Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
 A checkpoint is a folder with one safetensors file and state.json, complete and durable like a stage's, and used only for the
-same work and if every digest is right. One that cannot be used costs only time. What a device holds is copied to the host's
-memory and written in a thread; a kill meanwhile leaves the checkpoint before it, which the supervisor has.
+same work and if every digest is right. One that cannot be used costs only time. What a device or several processes hold is
+copied to the host's memory and written in a thread; a kill meanwhile leaves the checkpoint before it, which the supervisor has.
 """
 
 import json
@@ -101,6 +101,10 @@ class Resumable(Protocol):
     def shapes(self) -> Shapes:
         """Return the shapes of all weights that it changes."""
 
+    @property
+    def gathers(self) -> bool:
+        """Return whether `tensors` are copies in the host's memory, which training does not change."""
+
     def tensors(self) -> Tensors:
         """Return all tensors that a checkpoint needs beside `where`."""
 
@@ -149,13 +153,22 @@ class TrainingCheckpointer:
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether the interval has passed and the supervisor has collected the previous checkpoint. The interval is the
-        one that was asked for, or longer if saves would else hold training for more than MOST_OF_TIME; 0 stays 0.
+        """Return whether the interval has passed, and the previous checkpoint is written and collected by the supervisor.
+
+        The interval is the one that was asked for, or longer if saves would else hold training for more than MOST_OF_TIME. 0
+        means a save after each step, which waits until the one before is written.
         """
         if self.seconds is None:
             return False
-        interval = max(self.seconds, self._held * (1 / MOST_OF_TIME - 1)) if self.seconds else 0.0
-        return time.monotonic() - self._last >= interval and not self.is_outstanding()
+        if self.seconds:
+            interval = max(self.seconds, self._held * (1 / MOST_OF_TIME - 1))
+            if self.is_writing() or time.monotonic() - self._last < interval:
+                return False
+        return not self.is_outstanding()
+
+    def is_writing(self) -> bool:
+        """Return whether a thread still writes a checkpoint."""
+        return self._writing is not None and not self._writing.done()
 
     def is_outstanding(self) -> bool:
         """Return whether the supervisor has not yet collected the previous checkpoint."""
@@ -168,19 +181,23 @@ class TrainingCheckpointer:
             time.sleep(LOOK_AGAIN)
         return not self.is_outstanding()
 
-    def save(self, facts: TrainingCheckpoint, tensors: Tensors, *, beside: bool) -> Iterator[TrainingSaved]:
-        """Write a complete checkpoint and yield the event that hands it over.
+    def save(
+        self, facts: TrainingCheckpoint, training: Resumable, beside: Tensors, *, at_once: bool
+    ) -> Iterator[TrainingSaved]:
+        """Write a complete checkpoint of a training and of tensors beside it, and yield the event that hands it over.
 
-        beside: write what a device holds in a thread while training goes on, from a copy in the host's memory; `written` yields
-        the event then. What is in the host's memory already is written at once: a copy would take as much of it again.
+        Unless `at_once`, a thread writes what was copied from a device or gathered from several processes, while training goes
+        on; `written` yields the event then. Weights that train in the host's memory are written before training changes them: a
+        copy would take as much memory again.
         """
-        began = time.monotonic()
+        began = time.monotonic()  # before processes gather what they hold
+        tensors = training.tensors() | beside
         taken = [int(path.name.split("-")[1]) for path in self.folder.glob("training-*") if path.name[9:].isdigit()]
         before = int(self._handed_over.name.split("-")[1]) if self._handed_over else 0
         place = self.folder / f"training-{max([before, *taken]) + 1}"
-        on_device = any(tensor.device.type != "cpu" for tensor in tensors.values())
+        is_copied = training.gathers or any(tensor.device.type != "cpu" for tensor in tensors.values())
         host = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        if not (beside and on_device):
+        if at_once or not is_copied:
             saved = _write(place, facts, host)
             self._held = time.monotonic() - began
             yield self._hand_over(saved)
@@ -266,10 +283,10 @@ class ResumableTraining:
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
         """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        A device's tensors are written while training goes on, and the next save waits for the last one. Before Pause, it saves
-        at once and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not collected the previous
-        one, nothing is saved. A training's end is saved if it took longer than the save interval, or with `save_end`: a later
-        failure must not lose it.
+        Copied tensors are written while training goes on; none are due until they are. A pause and the end wait for that.
+        Before Pause, it saves at once and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not
+        collected the previous one, nothing is saved. A training's end is saved if it took longer than the save interval, or
+        with `save_end`: a later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
         seconds = self.checkpointer.seconds
@@ -280,13 +297,13 @@ class ResumableTraining:
             return
         at_once = pausing or ended
         if self.checkpointer.wait() if at_once else not self.checkpointer.is_outstanding():
-            yield from self._save(training, beside=not at_once)
+            yield from self._save(training, at_once=at_once)
             if pausing:
                 self.checkpointer.wait()
         if pausing:
             raise Pause
 
-    def _save(self, training: Resumable, *, beside: bool) -> Iterator[TrainingSaved]:
+    def _save(self, training: Resumable, *, at_once: bool) -> Iterator[TrainingSaved]:
         saver, where = self.checkpointer, training.where
         more = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
         facts = TrainingCheckpoint(
@@ -301,7 +318,7 @@ class ResumableTraining:
             part=saver.part,
             seconds=self.clock.seconds if self.clock is not None else 0.0,
         )
-        yield from saver.save(facts, training.tensors() | more, beside=beside)
+        yield from saver.save(facts, training, more, at_once=at_once)
 
 
 def random_state() -> Tensors:

@@ -83,6 +83,7 @@ class Sharded:
     """
 
     begins_anew = False
+    gathers = True
 
     def __init__(self, work: Work, device: torch.device, threads: int) -> None:
         self._threads = threads
@@ -222,11 +223,11 @@ class Sharded:
         return weight.to_local().detach() if isinstance(weight, DTensor) else weight
 
     def whole(self, weight: Tensor, part: Tensor) -> Tensor:
-        """Return a tensor like `weight` whose parts the processes hold, in the host's memory: an empty one in others than the
-        first, which saves it.
+        """Return a copy of a tensor like `weight` whose parts the processes hold, in the host's memory: an empty one in others
+        than the first, which saves it.
         """
-        if not isinstance(weight, DTensor):
-            return part
+        if not isinstance(weight, DTensor):  # each holds all of it
+            return part.detach().to(HOST, copy=True) if self.rank == 0 else torch.empty(0, dtype=part.dtype)
         mine = part.detach().to(self.device)
         shape, stride = weight.shape, weight.stride()
         sharded = DTensor.from_local(mine, self.mesh, weight.placements, run_check=False, shape=shape, stride=stride)

@@ -146,6 +146,11 @@ class _Run:
         self.good = self.best_weights = self.snapshot()
         self.optimizer = self._optimizer()
 
+    @property
+    def gathers(self) -> bool:
+        """Return whether `tensors` are copies in the host's memory, which training does not change."""
+        return self.group.gathers
+
     def tensors(self) -> Tensors:
         """Return all tensors that a checkpoint needs beside `where`, whole; shared weights are listed once."""
         self.group.gather()
@@ -157,8 +162,7 @@ class _Run:
             found |= self._whole("best", self.best_weights)
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state.get(parameter, {}).items():
-                whole = value if name == "step" else self.group.whole(parameter, self.group.local(value))
-                found[f"{name}.{i}"] = whole
+                found[f"{name}.{i}"] = self.group.whole(value if name == "step" else parameter, self.group.local(value))
         return {**found, **random_state()}
 
     def _whole(self, name: str, parts: list[Tensor]) -> Tensors:

@@ -66,6 +66,7 @@ class Group(Protocol):
     """The processes that do one training. All of them call the same methods in the same order."""
 
     begins_anew: bool  #: whether a step that lacks memory may begin anew: not if others wait for this process in it
+    gathers: bool  #: whether `whole` returns a copy in the host's memory: not if the process has all of it
 
     def parameters(self, given: Iterable[nn.Parameter]) -> list[nn.Parameter]:
         """Return the parameters that train in place of the given ones."""
@@ -128,6 +129,7 @@ class Alone:
     """One process."""
 
     begins_anew = True
+    gathers = False
 
     def __init__(self, work: Work) -> None:
         self._loss = work.loss

@@ -47,10 +47,10 @@ from compression.training.trainer import train
 from compression.training.work import NO_HOOKS, ONE_PROCESS, Processes, TrainingHooks, Work
 from tests.compression.modalities.text.causal_lm.test_packed_examples import TASK, rows as packed
 from tests.compression.training.conftest import WORK as STAGES_OF, Listener, checkpointer, resumed, state_before, weights
-from tests.conftest import ROOT
 from tests.support.tiny_language import model as language_model
 from tests.support.tiny_maps import MapBatch, MapRows, Normalized, maps
 
+ROOT = Path(__file__).parents[3]
 RECIPE = Recipe(
     prepare=Prepare(epochs=2, rate=3e-3),
     quantize=Quantize(qat=Qat(full=1, ramp=0, quantized=1, rate=1e-3)),

@@ -40,29 +40,47 @@ def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> Non
     assert steps == [1, 2 * conftest.STEPS_AN_EPOCH + 1]
 
 
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("slow", ["copy", "write", "gather"])
 def test_saves_hold_training_for_three_hundredths_of_its_time_at_most(
-    beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever takes 10 s of it: a card's copy, the write of what trains on the host, or what several processes gather."""
     now = [0.0]
+
+    def take(what: str) -> None:
+        now[0] += 10 * (what == slow)
+
     monkeypatch.setattr(save, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     class Slow(torch.Tensor):
-        """Takes 10 s to come to the host's memory."""
+        """Is a card's if copies are slow."""
 
         @property
         def device(self) -> torch.device:  # type: ignore[override]
-            return torch.device("meta" if beside else "cpu")
+            return torch.device("meta" if slow == "copy" else "cpu")
 
         def cpu(self) -> torch.Tensor:
-            now[0] += 10
+            take("copy")
             return torch.zeros(1)
 
+    class Training:
+        gathers = slow == "gather"
+
+        def tensors(self) -> dict[str, torch.Tensor]:
+            take("gather")
+            return {"weight": torch.zeros(1).as_subclass(Slow)}
+
+    def write(place: Path, *_: Any) -> SimpleNamespace:
+        take("write")
+        return SimpleNamespace(folder=place.name)
+
     facts: Any = SimpleNamespace(model_copy=lambda **_: None)
-    monkeypatch.setattr(save, "_write", lambda place, *_: SimpleNamespace(folder=place.name))
+    training: Any = Training()
+    monkeypatch.setattr(save, "_write", write)
     for asked, interval in ((120.0, 10 / 0.03 - 10), (1000.0, 1000.0), (0.0, 0.0)):
         saver = checkpointer(tmp_path, seconds=asked)
-        list(saver.save(facts, {"weight": torch.zeros(1).as_subclass(Slow)}, beside=beside))
+        list(saver.save(facts, training, {}, at_once=False))
+        list(saver.written(wait=True))
         ended = now[0]
         for after, due in ((interval - 1, not asked), (interval + 1e-6, True)):
             now[0] = ended + max(after, 0.0)

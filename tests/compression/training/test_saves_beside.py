@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from compression.modalities.base import label_loss
 from compression.schema.events import Log, TrainingSaved
+from compression.system.interrupts import Pause
 from compression.system.progress import Step
 from compression.training import save
 from compression.training.save import TENSORS, read_training
@@ -74,7 +76,71 @@ def test_training_goes_on_while_its_state_is_written(tmp_path: Path, monkeypatch
     assert not saved["weight.0"].equal(next(state.model.parameters()).detach().cpu())
 
 
-def test_the_next_save_waits_for_the_last_one(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the time that saves go by."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(save, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    return now
+
+
+def test_no_save_is_due_while_the_last_one_is_written(
+    tmp_path: Path, now: list[float], listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval is over after each step; the first write lasts until the fourth, and the last until training has ended."""
+    released = [threading.Event() for _ in range(2)]
+    numbers, steps = iter(range(9)), list[int]()
+
+    def wait() -> None:
+        if (number := next(numbers)) < len(released):
+            assert released[number].wait(20), "training waits for a save"
+
+    monkeypatch.setattr(save, "_write", held(wait))
+    with second_device() as device:
+        state, ticks = training(device, checkpointer(tmp_path, seconds=1.0))
+
+        def stepped() -> Any:
+            for event in ticks:
+                if not isinstance(event, Step):
+                    yield event
+                    continue
+                now[0] += 1000
+                if event.loss is not None and event.score is None:
+                    steps.append(event.step)
+                    if event.step == 4:
+                        released[0].set()
+                        state.checkpointer._writing.result()
+                elif event.step == event.total:  # the last epoch's score
+                    released[1].set()
+
+        listener.hear(stepped())
+    assert [event.step for event in listener.saves] == [1, 4, steps[-1]]
+    assert read_training(listener.kept / "3", "same work").where.ended
+
+
+def test_a_pause_loses_neither_what_is_written_nor_where_it_stops(
+    tmp_path: Path, now: list[float], listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, asked = threading.Event(), list[bool]()
+
+    def pause_asked() -> bool:
+        now[0] += 1000
+        asked.append(len(asked) == 2)
+        if asked[-1]:
+            released.set()
+        return asked[-1]
+
+    monkeypatch.setattr(save, "_write", held(lambda: released.wait(60)))
+    with second_device() as device:
+        _, ticks = training(device, checkpointer(tmp_path, seconds=1.0, pause_asked=pause_asked))
+        with pytest.raises(Pause):
+            listener.hear(event for event in ticks if not isinstance(event, Step))
+    assert [read_training(listener.kept / str(number), "same work").where.step for number in (1, 2)] == [1, 3]
+
+
+def test_after_an_interval_of_0_the_next_save_waits_for_the_last_one(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(save, "_write", held(lambda: time.sleep(0.02)))
     with second_device() as device:
         _, ticks = training(device, checkpointer(tmp_path))
