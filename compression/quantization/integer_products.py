@@ -38,10 +38,15 @@ def product_by_integers(left: Tensor, right: Tensor) -> Tensor:
 
 
 def product_in_shape(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply as `exact_product`, filled up with zeros: CUDA's kernel takes more than 16 rows, and multiples of 8 else."""
+    """Multiply as `exact_product`, filled up with zeros: CUDA's kernel takes more than 16 rows, and multiples of 8 else.
+
+    Rows lie one after another, also where `right` is a view of a transposed weight (GPT-2's Conv1D), whose strides a padding by
+    nothing keeps. cuBLAS has a kernel for two matrices that are not transposed on some cards alone (PyTorch's issue 169956).
+    """
     (m, k), n = left.shape, len(right)
-    wide = functional.pad(left, (0, -k % MULTIPLE, 0, max(FEWEST_ROWS - m, 0)))
-    return product_by_integers(wide, functional.pad(right, (0, -k % MULTIPLE, 0, -n % MULTIPLE)))[:m, :n]
+    wide = functional.pad(left, (0, -k % MULTIPLE, 0, max(FEWEST_ROWS - m, 0))).contiguous()
+    tall = functional.pad(right, (0, -k % MULTIPLE, 0, -n % MULTIPLE)).contiguous()
+    return product_by_integers(wide, tall)[:m, :n]
 
 
 def product_by_floats(left: Tensor, right: Tensor) -> Tensor:

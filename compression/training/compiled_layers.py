@@ -17,6 +17,8 @@ from compression.training.save import TrainerState
 
 LONG_STEPS = 1000
 """Optimizer steps from which on a training on a GPU is compiled unasked: compiling takes a minute or more."""
+GRAPHS = 4
+"""That a layer may need: in training and in evaluation mode, each for several rows and for one, which torch compiles apart."""
 COMPILERS = ("gcc", "clang")
 """Those that Triton looks for if CC names none."""
 
@@ -25,6 +27,17 @@ def can_compile(model: nn.Module) -> bool:
     """Return whether a model is on a GPU, and there is a C compiler, which Triton needs for the code that launches kernels."""
     named = os.environ.get("CC")
     return next(model.parameters()).device.type == "cuda" and any(map(which, [named] if named else COMPILERS))
+
+
+def allow_graphs(count: int) -> None:
+    """Let torch compile one function so many times more than before in this process.
+
+    All layers of a class are one function to torch. Pruned layers have widths of their own, and what was compiled for earlier
+    trainings counts too; beyond torch's limits layers run uncompiled from then on, and nothing says so.
+    """
+    limits = torch._dynamo.config
+    limits.recompile_limit += count
+    limits.accumulated_recompile_limit += count
 
 
 class CompiledLayers:
@@ -57,6 +70,7 @@ class CompiledLayers:
             return
         self.begun, start = True, time.monotonic()
         torch._inductor.config.compile_threads = 1  # in this process: an engine may not have many
+        allow_graphs(GRAPHS * len(layers))
         self.forwards = {layer: torch.compile(layer.forward, dynamic=True) for layer in layers}
         try:
             attempt()

@@ -1,6 +1,6 @@
 """The runtimes that a model is timed in on a GPU. Each opens a model, or says why it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,7 +14,8 @@ import transformers
 from torch import nn
 
 from compression.evaluation.on_card.timing import CLOCK, EVENTS, Timer, by_clock, by_events
-from compression.evaluation.runtimes.onnx import CPU_PROVIDER, open_folder
+from compression.evaluation.runtimes.onnx import CARD_PROVIDER, CPU_PROVIDER, open_by
+from compression.evaluation.runtimes.runner import NotOnCard
 from compression.modalities.registry import modality_of, scorer_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
@@ -24,6 +25,7 @@ from compression.schema.tasks import TASKS
 from compression.system.device import CARD
 
 NO_FILE = "the job has no ONNX file of it."
+EXAMPLE = 2, 8  #: rows and tokens of the pass that tells which of ONNX Runtime's providers compute a file
 
 
 class Unavailable(Exception):
@@ -108,20 +110,24 @@ class TorchModel:
 class OnnxModel:
     """An artifact's ONNX file in ONNX Runtime. Inputs and answers are in the host's memory, and their transfer counts. So would
     a cache's with each token, which nobody serves so: of language models prompts alone are timed.
+
+    providers: of the GPU, the one that is timed first; the further ones take what it leaves. What all of them leave goes to the
+    CPU, whose time is no GPU's: such a file is not timed.
     """
 
     timed_by, continues = CLOCK, False
 
-    def __init__(self, model: CardModel, provider: str) -> None:
+    def __init__(self, model: CardModel, providers: Sequence[str]) -> None:
         if model.onnx is None:
             raise Unavailable(model.lacks)
-        if provider not in onnxruntime.get_available_providers():
-            raise Unavailable(f"this build of onnxruntime has no {provider}: install onnxruntime-gpu in its place.")
-        self.runner: Any = open_folder(model.onnx, threads=1, providers=(provider, CPU_PROVIDER))
-        if self.runner.session.get_providers()[0] != provider:
-            raise Unavailable(f"{provider} did not start, and ONNX Runtime took the CPU in its place.")
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise Unavailable(f"this build of onnxruntime has no {providers[0]}: install onnxruntime-gpu in its place.")
         self.timer, self.version = by_clock, f"onnxruntime {onnxruntime.__version__}"
         self.reader = scorer_of(model.task, Evaluate(), ()).reader(model.onnx)
+        try:
+            self.runner: Any = open_by((*providers, CPU_PROVIDER), model.onnx, self.reader.example(*EXAMPLE), threads=1)
+        except NotOnCard as reason:
+            raise Unavailable(f"{reason}.") from None
 
     def call(self, batch: int, length: int, tokens: int = 0) -> Callable[[], object]:
         """See `Opened`."""
@@ -165,8 +171,8 @@ class VllmModel:
 RUNTIMES: dict[str, Callable[[CardModel], Opened]] = {
     "PyTorch bfloat16": TorchModel,
     "PyTorch bfloat16, compiled": partial(TorchModel, compiled=True),
-    "ONNX Runtime CUDA": partial(OnnxModel, provider="CUDAExecutionProvider"),
-    "ONNX Runtime TensorRT": partial(OnnxModel, provider="TensorrtExecutionProvider"),
+    "ONNX Runtime CUDA": partial(OnnxModel, providers=(CARD_PROVIDER,)),
+    "ONNX Runtime TensorRT": partial(OnnxModel, providers=("TensorrtExecutionProvider", CARD_PROVIDER)),
     "vLLM": VllmModel,
 }
 """By the name of its row."""

@@ -1,4 +1,8 @@
-"""Times passes on a device: by its own events, so that neither the host's work nor its queue counts."""
+"""Times passes on a device, each of which begins when the device is idle: what one request waits for, not what many share.
+
+By the device's own events, what the host does once the last kernel has ended does not count. What it does before does: an idle
+device reaches the first event at once, so of a small batch, whose kernels end before others are launched, the launches count.
+"""
 
 import statistics
 import time
@@ -18,7 +22,7 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 def by_events(call: Callable[[], object]) -> float:
-    """Return the milliseconds of a pass between two events on the current GPU's stream."""
+    """Return the milliseconds of a pass between two events on the current GPU's stream, which has nothing else to do."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     call()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from compression.evaluation.runtimes.onnx_times import computed_by, node_times
+from compression.evaluation.runtimes.onnx_times import computed_by, node_times, providers_in
 from compression.evaluation.runtimes.runner import NotOnCard
 from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs, Runner
 from compression.modalities.text.inputs import Batch, Ids
@@ -56,7 +56,8 @@ class OnnxRunner:
         options.log_severity_level = 3
         if times is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(times)
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        # By default a session whose provider fails in a pass goes on with others, in silence.
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=list(providers), enable_fallback=0)
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
@@ -165,21 +166,33 @@ def lacking_on_card() -> str | None:
 
 
 def open_on_card(folder: Path, example: Inputs, *, threads: int) -> OnnxRunner | OnnxDecoder:
-    """Open folder/model.onnx on the GPU. Raises NotOnCard if it does not start there or lacks one of the file's operators,
-    which would go through the host's memory with each pass; and onnxruntime's errors.
+    """Open folder/model.onnx on the GPU, to be scored there. Raises what `open_by` does."""
+    return open_by(ON_CARD, folder, example, threads=threads)
+
+
+def open_by(providers: Sequence[Provider], folder: Path, example: Inputs, *, threads: int) -> OnnxRunner | OnnxDecoder:
+    """Open folder/model.onnx by the first of some providers, which are a GPU's but for the last. A pass over an example tells
+    which of them compute it.
+
+    Raises NotOnCard if the first does not start or computes nothing, or if an operator of the file is left to the CPU, which
+    would go through the host's memory with each pass; and onnxruntime's errors.
     """
-    onnxruntime.preload_dlls()  # of CUDA, from its packages: no torch has loaded them here
+    first, *further = (provider if isinstance(provider, str) else provider[0] for provider in providers)
+    onnxruntime.preload_dlls()  # of CUDA, from its packages: a process without torch has not loaded them
     with tempfile.TemporaryDirectory(prefix="lathe-") as place:
-        tried = OnnxRunner(folder / FILE, threads=threads, times=Path(place) / "nodes", providers=ON_CARD)
-        if tried.session.get_providers()[0] != CARD_PROVIDER:
-            raise NotOnCard(f"{CARD_PROVIDER} did not start")
+        tried = OnnxRunner(folder / FILE, threads=threads, times=Path(place) / "nodes", providers=providers)
+        if tried.session.get_providers()[0] != first:
+            raise NotOnCard(f"{first} did not start")
         opened: Runner[Any] = _as_decoder(tried)
         opened.logits(example)
-        left = computed_by(Path(tried.session.end_profiling()), CPU_PROVIDER)
+        written = Path(tried.session.end_profiling())
+        left, working = computed_by(written, CPU_PROVIDER), providers_in(written)
     del opened, tried
     if left:
-        raise NotOnCard(f"{CARD_PROVIDER} has no kernels for the file's {', '.join(left)}")
-    return open_folder(folder, threads=threads, providers=ON_CARD)
+        raise NotOnCard(f"there are no kernels for the file's {', '.join(left)} in {' or '.join([first, *further[:-1]])}")
+    if first not in working:
+        raise NotOnCard(f"{first} computes nothing of the file")
+    return open_folder(folder, threads=threads, providers=providers)
 
 
 def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:

@@ -27,6 +27,12 @@ def computed_by(written: Path, provider: str) -> list[str]:
     return sorted(found)
 
 
+def providers_in(written: Path) -> set[str]:
+    """Return the providers that computed anything."""
+    events = (event for event in json.loads(written.read_text("utf-8")) if event.get("cat") == "Node")
+    return {event["args"]["provider"] for event in events if event["name"].endswith(SUFFIX)}
+
+
 def node_times(written: Path, passes: int) -> list[LayerTime]:
     """Return each node's mean milliseconds in a pass, in the order of computation.
 

@@ -16,7 +16,7 @@ from compression.evaluation.card_check import EXACT, PEAK, ROUNDED, CardCheck
 from compression.evaluation.measure import Measured, MeasureSpec, measure
 from compression.evaluation.runtimes import onnx, timm, transformers
 from compression.evaluation.runtimes.onnx import CPU_PROVIDER
-from compression.evaluation.runtimes.onnx_times import computed_by
+from compression.evaluation.runtimes.onnx_times import computed_by, providers_in
 from compression.evaluation.runtimes.runner import NotOnCard, lacking_on_card, open_artifact, open_on_card
 from compression.modalities.scoring.base import Floats, Inputs
 from compression.modalities.text.inputs import Batch, full_batch
@@ -192,8 +192,8 @@ def test_a_file_is_scored_on_the_cpu_where_the_provider_is_missing_or_lacks_its_
     assert "OpenVINO does not run on GPUs" in (lacking_on_card("openvino-int8") or "")
     assert lacking_on_card("transformers") is None
     # The CPU's provider in the GPU's place, which finds all of its own operators left to the CPU.
-    monkeypatch.setattr(onnx, "CARD_PROVIDER", CPU_PROVIDER)
-    monkeypatch.setattr(onnx, "ON_CARD", (CPU_PROVIDER,))
+    monkeypatch.setattr(onnx, "ON_CARD", (CPU_PROVIDER, CPU_PROVIDER))
+    monkeypatch.setattr(onnx, "lacking_on_card", lambda: None)
     with pytest.raises(NotOnCard, match=r"no kernels for the file's .*MatMul"):
         open_on_card("onnx", folders[0], batch, threads=1)
     with pytest.raises(NotOnCard, match="MatMulInteger"):
@@ -201,10 +201,12 @@ def test_a_file_is_scored_on_the_cpu_where_the_provider_is_missing_or_lacks_its_
     monkeypatch.setattr(onnx, "computed_by", lambda *_: [])
     found = open_on_card("onnx", folders[0], batch, threads=1)
     np.testing.assert_array_equal(found.logits(batch), open_artifact("onnx", folders[0], threads=1).logits(batch))
-    monkeypatch.setattr(onnx, "CARD_PROVIDER", "AnotherProvider")
-    monkeypatch.setattr(onnx, "lacking_on_card", lambda: None)
-    with pytest.raises(NotOnCard, match="did not start"):
-        onnx.open_on_card(folders[0], batch, threads=1)
+    monkeypatch.setattr(onnx, "providers_in", lambda _: {"AnotherProvider"})
+    with pytest.raises(NotOnCard, match="computes nothing of the file"):
+        open_on_card("onnx", folders[0], batch, threads=1)
+    monkeypatch.setattr(onnx, "ON_CARD", (("DmlExecutionProvider", {}), CPU_PROVIDER))  # Windows' builds alone have it
+    with pytest.raises(NotOnCard, match="DmlExecutionProvider did not start"):
+        open_on_card("onnx", folders[0], batch, threads=1)
 
 
 def test_sizes_and_masks_on_the_cpu_are_no_work_of_a_model(tmp_path: Path) -> None:
@@ -227,6 +229,7 @@ def test_sizes_and_masks_on_the_cpu_are_no_work_of_a_model(tmp_path: Path) -> No
     events += [event("MatMulInteger", "CPU", {"int32": [2, 9, 32]}), event("Gelu", "CPU", {"bool": [2]}, {"float": [2, 9]})]
     written.write_text(json.dumps(events))
     assert computed_by(written, "CPU") == ["Gelu", "MatMulInteger"]
+    assert providers_in(written) == {"CPU", "CUDA"}
 
 
 @pytest.mark.fresh

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from compression.quantization import integer_products
+from compression.quantization import dynamic_int8, integer_products
 from compression.quantization.integer_products import (
     EXACT_TERMS,
     exact_product,
@@ -18,6 +19,20 @@ from compression.quantization.integer_products import (
 from compression.quantization.precision import fast_float32, full_float32, gradient_precision
 
 WAYS = (exact_product, product_by_floats, product_by_integers, product_in_shape)
+
+
+class Products(TorchDispatchMode):
+    """Writes down of each integer product whether its left matrix and its right one, transposed back, are contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contiguous: list[tuple[bool, bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten._int_mm:
+            left, right = args
+            self.contiguous.append((left.is_contiguous(), right.t().is_contiguous()))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -54,6 +69,29 @@ def test_shapes_are_filled_up_to_those_that_a_card_takes(
     assert m > 16
     assert k == also
     assert k % 8 == n % 8 == 0
+
+
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(5, 7, 3), (24, 16, 8), (40, 24, 16), (64, 24, 33)])
+@pytest.mark.parametrize("turned", [(False, False), (False, True), (True, True)])
+def test_a_card_gets_rows_and_transposed_rows_whatever_the_strides(
+    turned: tuple[bool, bool], rows: int, terms: int, columns: int
+) -> None:
+    drawn = torch.Generator().manual_seed(terms)
+    left, right = (torch.randint(-128, 128, (n, terms), generator=drawn, dtype=torch.int8) for n in (rows, columns))
+    given = [each.t().contiguous().t() if is_turned else each for each, is_turned in zip((left, right), turned, strict=True)]
+    with Products() as seen:
+        assert product_in_shape(*given).tolist() == (left.long() @ right.long().t()).tolist()
+    assert seen.contiguous == [(True, True)]
+
+
+def test_a_layer_whose_weight_is_transposed_hands_over_the_same_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_int8, "exact_product", product_in_shape)
+    drawn = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(40, 16, generator=drawn), torch.randn(16, 24, generator=drawn)  # of a Conv1D: (inputs, outputs)
+    with Products() as seen:
+        found = dynamic_int8.integer_linear(x, weight.t())
+    assert seen.contiguous == [(True, True)]
+    assert found.equal(dynamic_int8.integer_linear(x, weight.t().contiguous()))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import BertForSequenceClassification
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
@@ -19,6 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.system.progress import Returning
 from compression.training import compiled_layers
+from compression.training.compiled_layers import CompiledLayers
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import train
 from tests.support.stage_runs import distill
@@ -33,9 +35,11 @@ needs_compiler = pytest.mark.skipif(which("g++") is None, reason="inductor compi
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """Leave torch's settings as they were."""
-    before = torch._dynamo.config.suppress_errors
+    names = ("suppress_errors", "recompile_limit", "accumulated_recompile_limit")
+    before = {name: getattr(torch._dynamo.config, name) for name in names}
     yield
-    torch._dynamo.config.suppress_errors = before
+    for name, value in before.items():
+        setattr(torch._dynamo.config, name, value)
     torch._dynamo.reset()
 
 
@@ -63,6 +67,44 @@ def test_a_compiled_training_ends_with_the_same_weights(model: BertForSequenceCl
     assert "runs 2 layers compiled" in logs[0]
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(plain, compiled, strict=True))
     assert not any("forward" in vars(module) for module in model.modules())  # validation and export run it as it is
+
+
+class Narrow(GradientCheckpointingLayer):
+    """A layer as pruning leaves it: with a width of its own inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = torch.nn.Linear(4, width), torch.nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(torch.nn.functional.dropout(self.down(x), training=self.training))
+
+
+def test_all_layers_are_compiled_if_each_has_a_width_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles a function eight times by default, and all layers are one function, those of earlier trainings too."""
+    compiled = list[torch.fx.GraphModule]()
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    compiled_by(backend, monkeypatch)
+    for widths in (range(8, 14), range(14, 26)):
+        model, already = torch.nn.Sequential(*map(Narrow, widths)), len(compiled)
+        layers = CompiledLayers(model, PLAN)
+
+        def step(model: torch.nn.Module = model, layers: CompiledLayers = layers) -> None:
+            with layers.in_place():
+                model(torch.randn(3, 4))
+
+        where: Any = SimpleNamespace(remarks=[])
+        (log,) = layers.begin(where, 1, step)
+        assert f"runs {len(widths)} layers compiled" in log.message
+        assert len(compiled) - already == len(widths)
+        model.eval()
+        for _ in range(2):
+            step()
+        assert len(compiled) - already == 2 * len(widths)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.on_card import runtimes
+from compression.evaluation.on_card.measure import CardSpec, TimedModel, time_model
 from compression.evaluation.on_card.runtimes import RUNTIMES, CardModel, OnnxModel, TorchModel, Unavailable, VllmModel
 from compression.evaluation.on_card.timing import CLOCK
+from compression.evaluation.runtimes import onnx
 from compression.evaluation.runtimes.onnx import CPU_PROVIDER
 from compression.export.manifest import write_config
 from compression.export.onnx.exporter import write_onnx
@@ -35,6 +39,20 @@ def classifier(tmp_path: Path) -> CardModel:
 def decoder(tmp_path: Path) -> CardModel:
     tiny_language.model("llama").save_pretrained(tmp_path / "decoder")
     return CardModel(tmp_path / "decoder", None, "causal-lm")
+
+
+def written(folder: Path, *, int8: bool) -> None:
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
+    write_tokenizer(folder)
+    write_onnx(model, folder, int8=int8)
+    write_config(model, folder, ("negative", "positive"), 32, "onnx")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> CardModel:
+    written(tmp_path, int8=False)
+    return CardModel(tmp_path, tmp_path, "text-classification")
 
 
 def test_pytorch_runs_a_batch_in_bfloat16_on_the_device(classifier: CardModel) -> None:
@@ -78,15 +96,10 @@ def test_onnx_runtime_needs_the_provider_and_a_file(classifier: CardModel, tmp_p
         RUNTIMES["ONNX Runtime CUDA"](model)
 
 
-def test_onnx_runtime_runs_an_artifact(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    write_tokenizer(folder)
-    write_onnx(model, folder, int8=False)
-    write_config(model, folder, ("negative", "positive"), 32, "onnx")
-    opened = OnnxModel(CardModel(tmp_path, folder, "text-classification"), CPU_PROVIDER)
+def test_onnx_runtime_runs_an_artifact(artifact: CardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's provider is in the GPU's place, and what it computes there is not left to the CPU."""
+    monkeypatch.setattr(onnx, "computed_by", lambda *_: [])
+    opened = OnnxModel(artifact, [CPU_PROVIDER])
     assert opened.timed_by == CLOCK
     found: Any = opened.call(3, 12)()
     assert found.shape == (3, 2)
@@ -94,12 +107,51 @@ def test_onnx_runtime_runs_an_artifact(tmp_path: Path) -> None:
         opened.call(1, 8, 4)
 
 
-def test_a_provider_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    session = SimpleNamespace(get_providers=lambda: [CPU_PROVIDER])
-    monkeypatch.setattr(runtimes, "open_folder", lambda *_, **__: SimpleNamespace(session=session))
-    with pytest.raises(Unavailable, match="took the CPU"):
-        OnnxModel(CardModel(tmp_path, tmp_path, "text-classification"), "CUDAExecutionProvider")
+def test_a_provider_that_does_not_start_is_told(artifact: CardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = "DmlExecutionProvider"  # Windows' builds alone have it
+    monkeypatch.setattr(runtimes.onnxruntime, "get_available_providers", lambda: [absent, CPU_PROVIDER])
+    with pytest.raises(Unavailable, match=f"{absent} did not start"):
+        OnnxModel(artifact, [absent])
+
+
+def test_a_provider_that_fails_in_a_pass_is_not_exchanged_for_another(
+    artifact: CardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise EPFail("the engine could not be built")
+
+    monkeypatch.setattr(onnx, "computed_by", lambda *_: [])
+    opened = OnnxModel(artifact, [CPU_PROVIDER])
+    monkeypatch.setattr(opened.runner.session, "_sess", Mock(wraps=opened.runner.session._sess, run=fails))
+    with pytest.raises(EPFail, match="could not be built"):
+        opened.call(1, 8)()
+
+
+@pytest.mark.parametrize(("int8", "left"), [(False, "MatMul"), (True, "MatMulInteger")])
+def test_a_file_that_is_left_to_the_cpu_has_the_reason_in_its_row(int8: bool, left: str, tmp_path: Path) -> None:
+    """The CPU's provider is in the GPU's place, which finds its own operators left to the CPU."""
+    written(tmp_path, int8=int8)
+    model = TimedModel(stage="distilled", folder=str(tmp_path), onnx=str(tmp_path))
+    spec = CardSpec(task="text-classification", models=(model,), length=12)
+    row, works = time_model(spec, model, "ONNX Runtime CUDA", partial(OnnxModel, providers=[CPU_PROVIDER]))
+    assert works
+    assert not row.figures
+    assert row.not_measured.startswith("there are no kernels for the file's")
+    assert left in row.not_measured.replace(",", "").split()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("CUDA", ["CUDAExecutionProvider"]), ("TensorRT", ["TensorrtExecutionProvider", "CUDAExecutionProvider"])],
+)
+def test_what_tensorrt_leaves_goes_to_cuda(
+    name: str, expected: list[str], artifact: CardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(runtimes.onnxruntime, "get_available_providers", lambda: expected)
+    monkeypatch.setattr(runtimes, "open_by", lambda providers, *_, **__: asked.extend(providers))
+    RUNTIMES[f"ONNX Runtime {name}"](artifact)
+    assert asked == [*expected, CPU_PROVIDER]
 
 
 def test_vllm_is_asked_for_tokens_where_it_is_installed(
