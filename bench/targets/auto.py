@@ -28,7 +28,7 @@ HOLD, POOLED, SMALLER = 0.9, 0.98, 0.40
 and how much smaller each is."""
 NEAR = 0.05
 """Share of the original's parameters: a size that missed shows that none smaller passes if it is no further below what is
-shipped. Jobs try full sizes as far apart, so a size in between was not left out."""
+shipped. With time left a job tries sizes until one is as near (`engine/stages/size_choice.py`)."""
 CUT = ("pruned", "distilled")
 """Stages whose artifacts the search has cut: a job that ships another one has found no size."""
 

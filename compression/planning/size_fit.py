@@ -39,9 +39,11 @@ class SizeFit:
 
     def keeps(self, error: float, target: float) -> bool:
         """Return whether a predicted error is expected to keep the target, with the margin; of that no more than half of what
-        the target lets go: on few rows it is larger than all of that, and then no size would be expected to keep the target.
+        the target lets go, either way: on few rows it is larger than all of that, and then no size would be expected to keep
+        the target, or where the margin is in a size's favour, any would.
         """
-        return self.kept_at(error) - min(self.margin, max(1 - target, 0.0) / 2) >= target
+        most = max(1 - target, 0.0) / 2
+        return self.kept_at(error) - min(max(self.margin, -most), most) >= target
 
 
 def fit_sizes(tried: Iterable[SizeTried]) -> SizeFit:

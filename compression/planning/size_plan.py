@@ -7,8 +7,10 @@ from compression.schema.recipe.distill import Distill
 
 LEAST_EPOCHS = 2
 """Of a short distillation: one says nothing of how losses fall."""
-SHIPS_AFTER_CUT = 3
-"""Exports with their measurements that follow the search: of the cut, of the distilled model, and of its further forms."""
+SHIPS_AFTER_CUT = 5
+"""The time of so many exports with their measurements follows the search: for the cut, the distilled model, its further forms
+and the gate.
+"""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from compression.schema.events import Event
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import KeptAfter, SizeSearch, SizeTried
+from compression.system.device import on_cpu
 from compression.system.progress import Returning
 from compression.training.config import TrainingOutcome
 
@@ -106,7 +107,9 @@ def trained(
     steps = size.steps // max(size.epochs, 1)
     curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
     found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
-    found["kept_error"] = kept_error(context.model, context.prepared, context.rows["validation"], context.parts)
+    teacher = context.prepared.to(context.device)
+    found["kept_error"] = kept_error(context.model, teacher, context.rows["validation"], context.parts)
+    context.rest_teacher()
     return size.model_copy(update=found | {"epochs": epochs, "steps": epochs * steps, "seconds": timing.seconds})
 
 
@@ -116,8 +119,12 @@ def kept_share(found: Validation, original: Validation) -> float:
 
 
 def original_score(context: StageContext) -> Validation:
-    """Score the original on validation."""
-    return validate(context.prepared.to(context.device), context.rows["validation"], context.parts)
+    """Score the original on validation. The current model makes room for it on the device."""
+    device = context.device
+    with on_cpu(context.model):
+        found = validate(context.prepared.to(device), context.rows["validation"], context.parts)
+        context.rest_teacher()
+    return found
 
 
 def step_seconds(record: SizeSearch, asked: FullTraining, cost: float) -> float | None:

@@ -46,7 +46,7 @@ from compression.models.tensors import Tensors
 from compression.planning.search.problem import OutOfTime
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found
-from compression.planning.size_fit import expect, fit_sizes, smallest_share
+from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share
 from compression.planning.size_plan import SHIPS_AFTER_CUT, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
@@ -58,11 +58,14 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.solved_search import CutOutcome, ParameterFacts, SolvedSearch
+from compression.system.device import on_cpu, rest
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.config import TrainingOutcome
 
 ALIKE = 0.03
 """Shares of the whole model that are nearer to each other than this are one size: no further round is worth its time."""
+TWICE = 2
+"""Full distillations that time is left for, if there is: the second corrects the first."""
 DEEPEST = 0.02
 """Share of the whole model that is asked for at least."""
 UNITS = {"parameters": "parameters", "latency": "predicted milliseconds"}
@@ -118,6 +121,7 @@ def size_rounds(
     yield from store_search(context, tables, solver.at(first), **known)  # what an attempt that goes on in a round reads
     rounds = SizeRounds(context, auto, distill, scores, orders, original, record, solver)
     share, why = yield from rounds.run(first)
+    rest(*rounds.teachers)
     context.result.sizes = rounds.chosen(share, why)
     context.notes.append(context.result.sizes.why)
     chosen = solver.at(share)
@@ -213,12 +217,12 @@ class SizeRounds:
 
     def chosen(self, share: float, why: str) -> SizeSearch:
         """Return the record with the choice of a share."""
-        fit, size = fit_sizes(self.record.tried), self.solver.at(share)
+        fit, size = self._fit(), self.solver.at(share)
         cost = self.solver.share_of(size)
         target, expected = self.record.retention, fit.kept_at(size.error)
         told = "not tried"
         if self.record.tried:
-            kept = f"{expected:.2%} ± {fit.margin:.2%} of the original's score"
+            kept = f"{expected:.2%} ± {fit_sizes(self.record.tried).margin:.2%} of the original's score"
             told = f"expected to keep {kept} after {self._full_steps(cost):,} steps"
         met = (
             ""
@@ -244,13 +248,32 @@ class SizeRounds:
         left, asked = seconds_left(self.context, self.record, SHIPS_AFTER_CUT), asked_training(self.context, self.distill)
         return asked.fitted(step_seconds(self.record, asked, cost), left).steps
 
+    @property
+    def teachers(self) -> list[PreTrainedModel]:
+        """The teachers that rounds share: what is on the device stays there between two trainings."""
+        found = self.outputs
+        return [] if found is None else [found.guide, *(member.model for member in found.others)]
+
     def _put(self, tried: list[SizeTried]) -> None:
         self.record = self.record.model_copy(update={"tried": tuple(tried)})
 
     def _next_share(self) -> float:
         """Return the smallest share that is expected to keep the target; not below half of the smallest that was tried."""
-        fit, low = fit_sizes(self.record.tried), max(DEEPEST, min(one.share for one in self.record.tried) / 2)
+        fit, low = self._fit(), max(DEEPEST, min(one.share for one in self.record.tried) / 2)
         return smallest_share(fit, self.record.retention, self.solver.error_at, low, self.solver.mildest)
+
+    def _fit(self) -> SizeFit:
+        """Return the fit of the sizes tried; with its margin only where there is no time for a second full distillation: a
+        first one that misses costs its time, and not the job's answer.
+        """
+        fit = fit_sizes(self.record.tried)
+        return replace(fit, margin=0.0) if self.record.tried and self._is_time_for(TWICE, 0.0) else fit
+
+    def _is_time_for(self, fully: int, cost: float, others: float = 0.0) -> bool:
+        """Return whether there is time for so many full distillations of a size. others: seconds that are needed beside."""
+        asked = asked_training(self.context, self.distill)
+        whole = asked.seconds(step_seconds(self.record, asked, cost) or 0.0)
+        return seconds_left(self.context, self.record, SHIPS_AFTER_CUT) >= fully * whole + others
 
     def _why_over(self, share: float) -> str | None:
         """Return why no further round is done, or None. share: of the next size."""
@@ -260,9 +283,8 @@ class SizeRounds:
         if any(abs(one.share - share) < ALIKE or self.solver.is_at(share, one) for one in done):
             return f"{len(done)} sizes were distilled shortly, and a further one would be as large as one of them"
         longest = max((one.seconds or 0.0 for one in done), default=0.0)
-        asked, cost = asked_training(self.context, self.distill), self.solver.share_of(self.solver.at(share))
-        whole = asked.seconds(step_seconds(self.record, asked, cost) or 0.0)
-        if seconds_left(self.context, self.record, SHIPS_AFTER_CUT) < longest + whole:
+        cost = self.solver.share_of(self.solver.at(share))
+        if not self._is_time_for(TWICE if self._is_time_for(TWICE, cost) else 1, cost, longest):
             return f"{len(done)} sizes were distilled shortly; what is left of auto.budget_minutes is needed for the full one"
         return None
 
@@ -270,7 +292,8 @@ class SizeRounds:
         """Cut and distill the last size of the record, and fit what is known then. number: of the round, from 1."""
         context, size, rows = self.context, self.record.tried[-1], self.context.rows["train"]
         yield from context.tracker.emit_boundary("cut", done=False)
-        student = cut_of(context, context.model, self.scores, self.orders, size)
+        with on_cpu(*self.teachers):
+            student = cut_of(context, context.model, self.scores, self.orders, size)
         trial, short = replace(context, model=student, originals=list(context.originals), saves_ends=True), self._short
         asked = self.distill.model_copy(update={"epochs": size.epochs, "general": None, "augment": None})
         if short.rows < len(rows):

@@ -1,5 +1,4 @@
-"""Distills the size that was found, fully; while time is left also a larger one if it misses the target, or a smaller one if
-that is expected to keep it. The best one goes on.
+"""Distills the size that was found, fully, and others while time is left (`size_choice.py` says which). The best one goes on.
 
 Another size is cut anew from the model before the cut, as the job's checkpoints and error tables have it. The saves of its
 training hold the weights of the best model before.
@@ -8,7 +7,6 @@ training hold the weights of the best model before.
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from math import isinf
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +17,7 @@ from compression.engine.stages.cut_facts import taken, with_errors
 from compression.engine.stages.error_tables import collect_layer_inputs
 from compression.engine.stages.prune import unit_scores
 from compression.engine.stages.registry import planned
+from compression.engine.stages.size_choice import another_share, fully, preference
 from compression.engine.stages.size_record import (
     RunningTime,
     asked_training,
@@ -31,28 +30,29 @@ from compression.engine.stages.size_record import (
     trained,
     write_record,
 )
-from compression.engine.stages.size_solver import SizeSolver, cut_of, stored_solver
+from compression.engine.stages.size_solver import cut_of, stored_solver
 from compression.engine.stages.solved_widths import axes_and_errors
 from compression.engine.stages.task_training import PHASE, NamedTraining
 from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
-from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share, steps_needed
+from compression.planning.size_fit import expect, steps_needed
 from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.stages import PRUNED
+from compression.system.device import rest
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.config import TrainingOutcome
 
-MOST_OTHERS = 2
-"""Other sizes that are distilled after the first."""
-APART = 0.05
-"""Share of the whole model that lies between two sizes at least."""
-SHIPS_AFTER = 2
-"""Exports with their measurements that follow: of the distilled model, and of its further forms."""
+MOST_OTHERS = 5
+"""Other sizes that are distilled after the first. It is the time that limits them: a save names as many trainings."""
+SHIPS_AFTER = 4
+"""The time of so many exports with their measurements is left: for the distilled model, its further forms and the gate."""
+LEAST_FITTED = 0.75
+"""Of a full distillation, for which time must be left: it is then fitted into that."""
 BEST = "best."  #: prefix of the names of the best model's weights in a save
 NOT_CUT = (UnusableCheckpoint, UnsupportedShape, TargetOutOfReach, MissingResource)
 """What keeps another size from being cut, but not the job from going on with those that are trained."""
@@ -79,17 +79,18 @@ def sized_training(context: StageContext, settings: Distill, distilled: Distille
     """Distill the context's model, and other sizes while time is left. The context's model and result are those of the best.
     distilled: the distillation of a context's model.
     """
-    yield from SizedTraining(context, settings, distilled, original_score(context)).run()
+    yield from SizedTraining(context, settings, distilled, original_score(context), context.device).run()
 
 
 @dataclass
 class SizedTraining:
-    """The full trainings of one search. original: the uncompressed model's score."""
+    """The full trainings of one search. original: the uncompressed model's score; device: that models train on."""
 
     context: StageContext
     settings: Distill
     distilled: Distilled
     original: Validation
+    device: torch.device
     best: tuple[int, PreTrainedModel] | None = None  #: number in the record, and the trained model
 
     def run(self) -> Iterator[Event]:
@@ -105,7 +106,7 @@ class SizedTraining:
                     why = yield from warned("no other size was cut", problem)
             number += 1
         place, self.context.model = self.best
-        self.context.model.to(self.original_device)
+        self.context.model.to(self.device)
         tried = tuple(one.model_copy(update={"chosen": at == place}) for at, one in enumerate(record.tried))
         told = f"{record.why} {self._outcome(place, record)} {why[0].upper()}{why[1:]}."
         found = {"tried": tried, "why": told, "minutes": self.context.clock.seconds / 60}
@@ -117,11 +118,6 @@ class SizedTraining:
             except NOT_CUT as problem:
                 why = yield from warned("The widths that are told of the cut are those of the first size", problem)
                 self.context.notes.append(f"{why}.")
-
-    @property
-    def original_device(self) -> torch.device:
-        """Return the device that models train on."""
-        return cast(torch.device, next(self.context.prepared.parameters()).device)
 
     def _found(self) -> tuple[int, SizeSearch]:
         """Return the number of the training to go on with, and the record: an earlier attempt's, or that of the cut."""
@@ -144,6 +140,7 @@ class SizedTraining:
                 yield from self._go_on(record)
         except NOT_CUT as problem:
             why = yield from warned("no other size was cut", problem)
+            self.context.model.to(self.device)
             first = fully(record)[0]
             again = (*record.tried[:first], record.tried[first].model_copy(update=UNTRAINED))
             tried = again if self.best is None else record.tried[:-1]
@@ -202,29 +199,31 @@ class SizedTraining:
         tried, gain = expect(record.tried, last.steps, [original_curve(context)])
         record = record.model_copy(update={"tried": tuple(tried), "gain": gain})
         solver, *_ = yield from stored_solver(context)
-        share, why = another_share(record, solver)
+        left, took = seconds_left(context, record, SHIPS_AFTER), last.seconds or 0.0
+        share, why = another_share(record, solver, last=left < (1 + LEAST_FITTED) * took)
         if why is not None:
             return record, why
         size = solver.size(share, kind="full", steps=0, epochs=0)
-        needed = (last.seconds or 0.0) * max(size.cost / max(last.cost, 1e-9), 1.0)
-        if (left := seconds_left(context, record, SHIPS_AFTER)) < needed:
+        needed = LEAST_FITTED * took * max(size.cost / max(last.cost, 1e-9), 1.0)
+        if left < needed:
             more = (needed - left) / 60
             return record, f"for {size.cost:.1%}, the next size, the budget is {more:.1f} minutes too short"
         assert self.best is not None  # noqa: S101
-        self.best[1].cpu()
+        rest(self.best[1])
         context.model = yield from self._cut(size)
         return record.model_copy(update={"tried": (*record.tried, size)}), None
 
     def _cut(self, size: SizeTried) -> Generator[Event, None, PreTrainedModel]:
-        """Cut a size anew from the model before the cut. Raises NOT_CUT."""
+        """Cut a size anew from the model before the cut, for which all others leave the device. Raises NOT_CUT."""
         context, settings = self.context, self.context.recipe.prune
         assert settings is not None, "auto needs it"  # noqa: S101
+        rest(context.model)
         _, _, _, orders = yield from stored_solver(context)
         stages = planned(context.recipe)
         uncut = context.model_of(stages[stages.index(PRUNED) - 1])
         if context.input_pruner is not None:
             uncut = with_fitted_tokens(context.input_pruner, uncut)
-        uncut = uncut.to(self.original_device).eval()
+        uncut = uncut.to(self.device).eval()
         there = replace(context, model=uncut)
         collect_layer_inputs(there)
         return cut_of(there, uncut, unit_scores(there, settings), orders, size)
@@ -276,54 +275,6 @@ def warned(what: str, problem: Exception) -> Generator[Event, None, str]:
     why = f"{what}: {problem}"
     yield Log(level="warning", message=f"{why}."[:4000])
     return why
-
-
-def another_share(record: SizeSearch, solver: SizeSolver) -> tuple[float, str | None]:
-    """Return the share that is distilled next: the smallest that is expected to keep the target, above those that missed it and
-    below those that met it. Or return why none is.
-
-    If one met it and none below is expected to, the time that is left goes to the smallest that may: the margin is in its
-    favour then, and a size that missed the target by no more than its own error does not bound it.
-    """
-    done = [record.tried[at] for at in fully(record)]
-    missed, fit = [one for one in done if (one.kept or 0.0) < record.retention], fit_sizes(record.tried)
-    share, why = _between(record, solver, missed, fit)
-    if why is None or len(missed) == len(done):
-        return share, why
-    surely = [one for one in missed if (one.kept or 0.0) + (one.kept_error or 0.0) < record.retention]
-    bold, none = _between(record, solver, surely, replace(fit, margin=-fit.margin))
-    return (share, why) if none is not None else (bold, None)
-
-
-def _between(record: SizeSearch, solver: SizeSolver, missed: list[SizeTried], fit: SizeFit) -> tuple[float, str | None]:
-    """Return the smallest share that a fit expects to keep the target, above those that missed it, or why there is none."""
-    done = [record.tried[at] for at in fully(record)]
-    # Widths go in steps, so that a size costs less than its share allows; at the deepest cut it costs more.
-    met = [min(one.share, one.cost) for one in done if (one.kept or 0.0) >= record.retention]
-    low = max(max(one.share, one.cost) for one in missed) + APART if missed else min(one.share for one in record.tried) / 2
-    high = min(met) - APART if met else solver.mildest
-    while low + APART <= high and any(solver.is_at(low, one) for one in missed):
-        low += APART  # widths may go in larger steps than that
-    if low > high:
-        return high, "no size lies between those that were tried" if met else "no milder cut is left"
-    share = smallest_share(fit, record.retention, solver.error_at, low, high)
-    if any(solver.is_at(share, one) for one in done):
-        return share, "the next size would be one of these"
-    if met and not fit.keeps(solver.error_at(share), record.retention):
-        return share, "no smaller size is expected to keep the target"
-    return share, None
-
-
-def fully(record: SizeSearch) -> list[int]:
-    """Return the places of the sizes that were trained fully, or are next to be."""
-    return [at for at, one in enumerate(record.tried) if one.kind == "full"]
-
-
-def preference(record: SizeSearch, place: int) -> tuple[bool, float]:
-    """Return by what sizes are preferred, the least first: the smallest of those that meet the target, else what keeps most."""
-    size = record.tried[place]
-    kept = size.kept or 0.0
-    return (False, size.cost) if kept >= record.retention else (True, -kept)
 
 
 def with_last(record: SizeSearch, size: SizeTried) -> SizeSearch:

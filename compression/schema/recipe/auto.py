@@ -14,8 +14,8 @@ class Auto(Config):
     """Cut to the smallest (or fastest) model that is expected to keep `targets.retention` on validation.
 
     Each round solves for a size, cuts, distills shortly and scores on validation; what is kept is fitted over the predicted
-    error. Then one size is distilled fully; if it misses the target and time is left, a larger one. `prune.ratio` is the first
-    size that is tried.
+    error. Then one size is distilled fully, and while time is left others: larger ones until one keeps the target, then smaller
+    ones. `prune.ratio` is the first size that is tried.
     """
 
     budget_minutes: Annotated[float, Field(gt=0, le=1e6)] = 30.0

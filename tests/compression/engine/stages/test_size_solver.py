@@ -11,9 +11,9 @@ import pytest
 from compression.engine.stage_clock import StageClock
 from compression.engine.stages import signs_of_life
 from compression.engine.stages.prune import parameter_facts
+from compression.engine.stages.size_choice import APART, NEAR, another_share
 from compression.engine.stages.size_rounds import SizeRounds
 from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, facts_of, solver_of
-from compression.engine.stages.size_training import APART, another_share
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import network_parameters, whole_shape
@@ -85,9 +85,9 @@ def test_a_size_that_was_distilled_is_not_distilled_again() -> None:
     solver = solver_by(costs.parameters(0.0, count), "channels")
     deepest = tried(solver, 0.1, kept=0.999, kept_error=0.0)
     assert deepest.cost > 0.1
-    assert another_share(record(deepest), solver) == (pytest.approx(0.05), "the next size would be one of these")
+    assert another_share(record(deepest), solver, last=True) == (pytest.approx(0.06), "no smaller size is left")
     missed = deepest.model_copy(update={"kept": 0.5})
-    share, why = another_share(record(missed), solver)
+    share, why = another_share(record(missed), solver, last=True)
     assert why is None
     assert solver.share_of(solver.at(share)) > deepest.cost
 
@@ -101,7 +101,7 @@ def test_a_size_that_missed_the_target_is_followed_by_a_larger_one_where_widths_
         if solver.is_at(max(one.share, one.cost) + APART, one) and one.layers != solver.at(0.1).layers
     )
     deeper = tried(solver, 0.1, kind="short", expected=1.0)
-    share, why = another_share(record(deeper, missed), solver)
+    share, why = another_share(record(deeper, missed), solver, last=True)
     assert why is None
     assert solver.share_of(solver.at(share)) > missed.cost
 
@@ -110,18 +110,43 @@ def test_time_that_is_left_goes_to_a_size_below_one_that_missed_by_chance() -> N
     solver = solver_by(costs.parameters(0.0, count), "channels")
     short = tried(solver, 0.45, kind="short", kept=0.9885, kept_error=0.006, expected=0.989)
     close, met = (tried(solver, share, kept=kept, kept_error=0.004) for share, kept in ((0.7, 0.9896), (0.8, 0.994)))
-    share, why = another_share(record(short, close, met), solver)
+    share, why = another_share(record(short, close, met), solver, last=False)
     assert why is None
     assert share < close.share - APART
+    surer, why = another_share(record(short, close, met), solver, last=True)
+    assert why is None
+    assert close.share < surer < met.share
     for one in (close.model_copy(update={"kept": 0.97}), close.model_copy(update={"kept_error": 0.0})):
-        bounded, why = another_share(record(short, one, met), solver)
+        bounded, why = another_share(record(short, one, met), solver, last=False)
         assert why is not None or bounded > one.share
-    alone, why = another_share(record(short, close), solver)  # none has met the target: a larger one comes first
+    alone, why = another_share(record(short, close), solver, last=False)  # none has met the target: a larger one comes first
     assert why is None
     assert alone > close.share
 
 
-def test_a_round_that_would_try_the_same_size_is_not_done() -> None:
+def test_the_margin_is_kept_for_the_last_training() -> None:
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    short = tried(solver, 0.45, kind="short", kept=0.98, kept_error=0.004, expected=0.985)
+    missed = tried(solver, 0.6, kept=0.987, kept_error=0.004)
+    (bold, none), (careful, neither) = (another_share(record(short, missed), solver, last=last) for last in (False, True))
+    assert none is neither is None
+    assert missed.share < bold < careful
+
+
+def test_the_next_size_below_shows_that_none_smaller_keeps_the_target() -> None:
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    missed, met = (tried(solver, share, kept=kept, kept_error=0.001) for share, kept in ((0.6, 0.95), (0.8, 0.9901)))
+    known = record(missed, met)
+    while (found := another_share(known, solver, last=False))[1] is None:
+        known = record(*known.tried, tried(solver, found[0], kept=0.97, kept_error=0.001))
+        assert len(known.tried) < 9
+    assert "no size lies between" in (found[1] or "")
+    largest = max(one.cost for one in known.tried if one.kept is not None and one.kept < 0.99)
+    assert met.cost - largest <= NEAR
+
+
+def test_a_round_that_would_try_the_same_size_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: False)
     solver = solver_by(costs.parameters(0.0, count), "channels")
     known = record(tried(solver, 0.1, kind="short", expected=0.999))
     none: Any = None

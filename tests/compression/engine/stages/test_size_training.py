@@ -1,9 +1,12 @@
 """Where further full trainings begin after a kill, if another size cannot be cut again."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from compression.engine.stages.size_training import SizedTraining
 from compression.schema.errors import MissingResource
@@ -20,7 +23,7 @@ THIRD = size(kind="full", epochs=6, cost=0.9, kept=None, seconds=3.0)
 
 
 def begun(monkeypatch: pytest.MonkeyPatch, best: Any) -> tuple[int, SizeSearch, str | None, list[Event]]:
-    training = SizedTraining(NONE, NONE, NONE, NONE)
+    training = SizedTraining(SimpleNamespace(model=nn.Linear(1, 1)), NONE, NONE, NONE, torch.device("cpu"))
 
     def fails(own: SizedTraining, _: object) -> Iterator[Event]:
         yield Log(message="Tables are read.")
