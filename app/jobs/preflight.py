@@ -24,6 +24,7 @@ from compression.schema.extras import pip_install
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
 from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, Targets, check_removed, gated
+from compression.schema.recipe.trainings import check_effective
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -50,6 +51,7 @@ def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
     except ValidationError as error:
         raise recipe_problem(error, "recipe") from error
     check_removed(recipe.model_dump())
+    check_effective(recipe)
     return recipe
 
 

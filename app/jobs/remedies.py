@@ -18,6 +18,7 @@ from app.store.models import TERMINAL, Job, Model, Worker
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
 from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, Train, removed
+from compression.schema.recipe.trainings import drop_ineffective
 from compression.schema.report.measurements import Remedy
 
 ROOT = "recipe."
@@ -109,7 +110,8 @@ def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[s
     """Return a copy of a recipe with the proposed changes; the caller validates it.
 
     A stage is changed before its keys, whatever their order here. If the stage is removed, changes of its keys are dropped:
-    they would restore it with defaults. Raises InvalidRecipe for a change below a value that has no keys.
+    they would restore it with defaults. What then has no effect is left out: new jobs may not have it. Raises InvalidRecipe for
+    a change below a value that has no keys.
     """
     new = copy.deepcopy(recipe)
     gone = [f"{remedy.key}." for remedy in remedies if remedy.proposed is None]
@@ -125,7 +127,7 @@ def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[s
             if not isinstance(place, dict):  # rows come from engines, which may send anything
                 raise InvalidRecipe(f"{remedy.key} is not a key of a recipe", param="remedies")
         place[last] = remedy.proposed
-    return new
+    return drop_ineffective(new)
 
 
 def retry(

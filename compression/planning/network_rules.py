@@ -1,11 +1,13 @@
 """What a recipe may say to a network of images, and what such a network has of its own in a forecast. Torch-free."""
 
+import json
 from collections.abc import Iterator, Mapping
 
 from compression.models.architectures.families import ArchitectureSpec
-from compression.models.architectures.network_shapes import network_parameters, own_axes
+from compression.models.architectures.network_shapes import axes_of, network_parameters, own_axes
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import AxisRatios
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Parameters, Shape
@@ -24,6 +26,21 @@ def fitted(recipe: Recipe, family: ArchitectureSpec, shape: Shape) -> Recipe:
         return recipe
     prune = own_axes(shape, recipe.prune, family.usual_axes)
     return recipe if prune is recipe.prune else recipe.model_copy(update={"prune": prune})
+
+
+def axes_notes(asked: Recipe, recipe: Recipe, shape: Shape) -> Iterator[str]:
+    """Warn if a network loses other axes than a recipe spells out. recipe: `asked`, `fitted` to the shape."""
+    before, after = asked.prune, recipe.prune
+    if before is None or after is None or before.axes == after.axes or isinstance(before.ratio, AxisRatios):
+        return
+    if "axes" in before.model_fields_set:
+        own = axes_of(shape)
+        named = {axis: before.ratio for axis in before.axes if axis in own} or {after.axes[0]: before.ratio}
+        yield (
+            f"prune.axes is {', '.join(before.axes)}, the default of texts, which recipes have that were read and sent back: "
+            f"of this network, {', '.join(after.axes)} are cut instead. To cut other axes, give each its ratio: "
+            f"prune.ratio: {json.dumps(named)}, without prune.axes."
+        )
 
 
 def check_network(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.auto_rules import auto_notes, check_auto
+from compression.planning.card_memory import harness_bytes
 from compression.planning.counted import Counted
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_teacher, check_vocabularies
 from compression.planning.estimator import Estimate, PlannedJob, estimate
@@ -18,6 +19,7 @@ from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
 from compression.planning.memory import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES
 from compression.planning.network_rules import (
+    axes_notes,
     check_network,
     check_recomputing,
     check_without_network,
@@ -26,6 +28,7 @@ from compression.planning.network_rules import (
 )
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.search_rules import check_search
+from compression.planning.sensitivity import curve_axes
 from compression.planning.sharded_rules import check_sharded
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -176,7 +179,7 @@ def preflight(
     field.
     """
     family = ARCHITECTURE_SPECS[model.family]
-    recipe = fitted(recipe, family, model.shape)
+    asked, recipe = recipe, fitted(recipe, family, model.shape)
     wanted = _checked(model, data, recipe, evaluate, student, teachers)
 
     def count(each: Shape) -> int:
@@ -204,7 +207,7 @@ def preflight(
     ):  # which shape that needs is not known: at most this cut
         least = deepest_shape(family, model.shape, recipe.prune, model.network)
         aimed = replace(job, result=_counted(model, least, data, wanted))
-    notes = [*target_notes(aimed, targets, devices), *auto_notes(job, targets)]
+    notes = [*target_notes(aimed, targets, devices), *auto_notes(job, targets), *axes_notes(asked, recipe, model.shape)]
     warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more, *notes)
     return Preflight(
         shape=shape,
@@ -238,7 +241,9 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
         if not streamed:  # runs in a process of its own, on the model's copy on disk
             own = PROCESS_BYTES + HARNESS_BYTES
             more = {"memory_bytes": own, "host_bytes_with_card": own, "disk_bytes": HELD_BYTES * parameters}
-            found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
+            sums = {name: getattr(found, name) + amount for name, amount in more.items()}
+            card = max(found.card_bytes, harness_bytes(parameters))
+            found = found.model_copy(update={**sums, "card_bytes": card})
     return found, warnings
 
 
@@ -263,7 +268,7 @@ def _checked(
             own = {"models.base": model.shape.vocabulary} if recipe.distill.teachers.seeds else {}
             check_vocabularies(own | wide, (student or model).shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
-    check_formats(recipe.artifacts, (student or model).family, data.task)
+    check_formats(recipe, student or model, data.task)
     for one in (model, *([student] if student is not None else [])):
         check_recomputing(recipe, ARCHITECTURE_SPECS[one.family])
     if model.network is not None:
@@ -348,8 +353,9 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
     spoken = _spoken(model, data)
     tied = TASKS[data.task].generates and not spoken
-    recomputes = ARCHITECTURE_SPECS[model.family].recomputes
-    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken, model.network, recomputes)
+    family, parameters = ARCHITECTURE_SPECS[model.family], _parameters(model, shape, data, outputs)
+    curves = len(curve_axes(family, shape))
+    return Counted(shape, parameters, tied, spoken, model.network, family.recomputes, curves)
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compression.planning.formats import PlannedModel, lacking
 from compression.planning.on_disk import untrained
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, GENAI, GGUF, INTEGERS, ONNX, further_formats
 from compression.schema.profile import ProfileFailure, ProfileRequest
@@ -23,6 +24,7 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.report.written import plain
 from compression.schema.schemes import SCHEMES, SchemeSpec
+from compression.schema.specs import FormatSpec
 from compression.schema.stages import DISTILLED, POINTS, PRUNED
 from compression.schema.tasks import TASKS
 
@@ -130,6 +132,11 @@ class ProfiledCase:
     def generates(self) -> bool:
         """Return whether answers are next tokens, which `lathe serve` does not give."""
         return self.task in TASKS and TASKS[self.task].generates
+
+    def may_have(self, spec: FormatSpec) -> bool:
+        """Return whether nothing that is known speaks against a format of this model."""
+        shape = self.row.shape if self.row is not None else None
+        return lacking(spec, PlannedModel.of(self.family, shape, self.task, self.recipe)) is None
 
     def keeps_enough(self, form: Form) -> bool:
         """Return whether a form reaches the targets of the score on validation, as far as that is known."""
@@ -247,23 +254,18 @@ def _unfused(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
         yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, artifact=other.id)
         return
     used = {case.form.runs_in, *(one.runs_in for one in case.siblings), GENAI.runs_in}
-    formats = [
-        spec
-        for spec in ARTIFACT_FORMATS.values()
-        if spec.timed and spec.runs_in not in used
-        if spec.generates in (None, case.generates) and (not spec.families or case.family in spec.families)
-        if case.rounds or not spec.ranged
-    ]
-    if formats:
+    runtimes = [spec for spec in ARTIFACT_FORMATS.values() if spec.timed and spec.runs_in not in used]
+    if formats := [spec for spec in runtimes if case.may_have(spec)]:
         remedy = f"Ship {formats[0].name} too and profile it: {formats[0].runs_in} may join them to the products before them."
         change = case.change("artifacts", _with(case, formats[0].name), cause)
         yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, change=change)
 
 
 def _with(case: ProfiledCase, kind: str) -> list[str]:
-    """Return the recipe's further formats, and one that may be another."""
+    """Return the recipe's further formats, the usual ones as far as the model can have them, and one that may be another."""
+    usual_formats = (name for name, spec in further_formats(None).items() if case.may_have(spec))
     asked = case.recipe.artifacts
-    return list(dict.fromkeys([*(further_formats(None) if asked is None else asked), kind]))
+    return list(dict.fromkeys([*(usual_formats if asked is None else asked), kind]))
 
 
 def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:

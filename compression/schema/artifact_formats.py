@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compression.schema.plugins import add_plugins
-from compression.schema.specs import FormatSpec
+from compression.schema.schemes import SCHEMES
+from compression.schema.specs import FormatLack, FormatSpec
 
+ELSEWHERE = FormatLack("networks that come as ONNX files or from timm are no models of transformers", families=("network",))
 ONNX = FormatSpec(
     "onnx",
     engine="compression.export.onnx.exporter:EXPORTER",
@@ -30,6 +32,7 @@ TRANSFORMERS = FormatSpec(
     runtime="compression.evaluation.runtimes.transformers:open_folder",
     runs_in="PyTorch",
     weights=("*.safetensors",),
+    lacks=(ELSEWHERE, FormatLack("transformers has no form of a network's integers", networks=True, schemes=tuple(SCHEMES))),
     card="compression.evaluation.runtimes.transformers:open_on_card",
 )
 TIMM = FormatSpec(
@@ -38,6 +41,7 @@ TIMM = FormatSpec(
     runtime="compression.evaluation.runtimes.timm:open_folder",
     runs_in="timm",
     weights=("*.safetensors",),
+    families=("network",),  # as are networks of ONNX files: the files tell them apart
     card="compression.evaluation.runtimes.timm:open_on_card",
 )
 BFLOAT16 = replace(
@@ -46,6 +50,7 @@ BFLOAT16 = replace(
     engine="compression.export.transformers.exporter:HALF",
     by_default=False,
     generates=False,  # a language model's checkpoint ships in both forms
+    lacks=(ELSEWHERE,),
 )
 FLOAT16 = replace(
     ONNX,
@@ -94,6 +99,13 @@ COMPRESSED_TENSORS = tuple(
         weights=("*.safetensors",),
         tags=("compressed-tensors",),
         by_default=False,
+        lacks=(
+            FormatLack("compressed-tensors has forms of decoders and encoders of text alone", networks=True),
+            FormatLack(
+                "compressed-tensors leaves the linear layers of {family} (Conv1D) in floating point", families=("gpt2",)
+            ),
+            FormatLack("compressed-tensors has no form of experts whose weights are in one tensor a layer", experts=True),
+        ),
         card="compression.evaluation.runtimes.compressed_tensors:open_on_card",
     )
     for name in ("w8a8", "w4a16", "fp8")
@@ -114,6 +126,15 @@ GGUF = tuple(
     )
     for form in ("Q8_0", "Q4_0", "BF16")
 )
+NO_INTEGERS = (
+    FormatLack("quantize is null, so that the model has no integers", schemes=(None,)),
+    FormatLack(
+        "OpenVINO's 8-bit layers read 8-bit activations, which {scheme} leaves in floating point",
+        schemes=tuple(name for name, one in SCHEMES.items() if not one.rounds_activations),
+    ),
+    FormatLack("experts round each token by its own range, which OpenVINO does not read", experts=True),
+)
+"""Models whose integers OpenVINO does not read."""
 OPENVINO = tuple(
     FormatSpec(
         name,
@@ -126,8 +147,9 @@ OPENVINO = tuple(
         timed=True,
         ranged=exporter == "INT8",
         generates=False,
+        lacks=lacks,
     )
-    for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
+    for name, exporter, lacks in (("openvino-int8", "INT8", NO_INTEGERS), ("openvino-f16", "F16", ()))
 )
 BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, TRITON, *OPENVINO, *COMPRESSED_TENSORS, *GGUF, GENAI)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}

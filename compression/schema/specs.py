@@ -101,6 +101,17 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
+class FormatLack:
+    """Models that a format does not have, by what is known before a job: those that meet each condition that is named."""
+
+    why: str  #: as a clause; {family} and {scheme} refer to the model's
+    families: tuple[str, ...] = ()  #: of these families; empty: of any
+    networks: bool = False  #: networks of images alone
+    experts: bool = False  #: models with routed experts alone
+    schemes: tuple[str | None, ...] = ()  #: with the integers of these schemes, None for none; empty: with any
+
+
+@dataclass(frozen=True)
 class FormatSpec:
     """A format of artifacts, with the facts that the API and the measuring process need."""
 
@@ -117,6 +128,7 @@ class FormatSpec:
     ranged: bool = False  #: whether ranges are calibrated for it if a scheme has none
     generates: bool | None = None  #: whether it is for language models alone (True), or for all other tasks (False)
     families: tuple[str, ...] = ()  #: the families of models that it can state; empty: any
+    lacks: tuple[FormatLack, ...] = ()  #: which of those models it does not have all the same
     card: str | None = None
     """"module:NAME" of the function that opens a folder on a GPU to score it there (`runner.open_on_card`); None: none can."""
     card_lacks: str | None = None

@@ -198,7 +198,20 @@ class OnDiskRun:
             if self.data.spec.evaluate.lm_eval is not None:
                 self.result.notes.append("lm-eval's tasks were not asked: the model is never in memory as a whole.")
             rows = finish(measured[0].shipped, model)
-            return [one.complete(rows).artifact for one in measured]
+            kept, unasked = self.asked_for(measured)
+            shipped = [one.complete(rows).artifact for one in kept]
+        for one in unasked:
+            shutil.rmtree(self.shipping.run.output / "artifacts" / one.shipped.artifact.name)
+        return shipped
+
+    def asked_for(self, made: Sequence[MeasuredArtifact]) -> tuple[list[MeasuredArtifact], list[MeasuredArtifact]]:
+        """Return which of a stage's artifacts are shipped, the row's first, and which only made others: checkpoints beside the
+        row's artifact, if the recipe names formats and not theirs.
+        """
+        asked = self.data.spec.recipe.artifacts
+        row, *others = made
+        unasked = [one for one in others if asked is not None and one.shipped.artifact.kind not in (ONNX.name, *asked)]
+        return [row, *(one for one in others if one not in unasked)], unasked
 
     def save(self, folder: Path, facts: StageCheckpoint) -> Generator[Event, None, tuple[File, ...]]:
         """Write the facts alone: no later stage needs this one's model."""
@@ -206,7 +219,7 @@ class OnDiskRun:
         return checkpoints.write_whole(folder, facts)
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:  # noqa: ARG002
-        """Ship nothing more: each stage has shipped all forms that fit. The log names those that are asked for and left out."""
+        """Ship nothing more: each stage has shipped what fits and is asked for. The log names formats that are left out."""
         for kind in self.data.spec.recipe.artifacts or ():
             if kind not in (ONNX.name, TRANSFORMERS.name):
                 why = "a model that goes from file to file has ONNX files and checkpoints of transformers alone"

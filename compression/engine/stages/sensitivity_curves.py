@@ -7,23 +7,13 @@ from compression.engine.stages.apply_cut import apply_cut
 from compression.evaluation.validate import validate
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.network_shapes import axes_of
 from compression.models.architectures.pruning_groups import width_of
 from compression.models.architectures.shapes import shape_at
-from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
+from compression.planning.sensitivity import RATIOS, ROWS, curve_axes
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.sensitivity import Sensitivity
-
-CURVES: dict[str, tuple[str, ...]] = {
-    "hidden": ("hidden", "heads"),
-    "ffn": ("ffn",),
-    "layers": ("layers",),
-    "experts": ("experts",),
-    "expert_ffn": ("expert_ffn",),
-}
-"""Curve name → the axes that it cuts together, of a model that has them. If the recipe cuts hidden alone, so does its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
@@ -31,7 +21,7 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
     point is the whole model with one axis cut, scored on a sample of validation rows; shapes that two ratios share, once.
     """
     rows = context.rows["validation"]
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:ROWS]
     some = rows.at(sorted(drawn.tolist()))
     model, family = context.model, adapter_of(context.model)
     shape, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
@@ -40,15 +30,10 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
         ratio=0.0, taken=0.0, parameters=family.parameters_of(model).total, score=validate(model, some, context.parts).value
     )
     out: dict[str, tuple[Sensitivity, ...]] = {}
-    alone_each = {axis: (axis,) for axis in kind.axes if axis in axes_of(shape)}  # a network's axes do not depend on each other
-    for name, axes in (CURVES if network is None else alone_each).items():
-        if not set(axes) <= set(kind.axes):
-            continue
-        if name == "hidden" and "hidden" in settings.axes and "heads" not in settings.axes:
-            axes = ("hidden",)  # as the recipe cuts it
+    for name, axes in curve_axes(kind, shape, settings.axes).items():
         points = {shape: whole}
         found = [whole]
-        for ratio in CURVE_RATIOS:
+        for ratio in RATIOS:
             context.check_pause()
             alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
             try:

@@ -1,5 +1,6 @@
 """A job on a network of images is forecast from its costs, and settings that mean nothing to it are refused by name."""
 
+import json
 from typing import Any
 
 import pytest
@@ -60,6 +61,22 @@ def plan(recipe: dict[str, Any] | Recipe, model: ModelFacts | None = None, data:
     return preflight(model or model_of(), data or data_of(), Recipe.model_validate(recipe), JobEvaluate())
 
 
+def test_axes_of_texts_that_a_network_replaces_are_told_with_how_to_name_them() -> None:
+    asked = plan({"prune": {"ratio": 0.4, "axes": ["hidden", "heads", "ffn"]}})
+    (told,) = [warning for warning in asked.warnings if "cut instead" in warning]
+    assert "of this network, channels are cut instead" in told
+    named = json.loads(told.partition("prune.ratio: ")[2].partition(", without")[0])
+    assert named == {"hidden": 0.4}
+    whole = model_of().shape.widths
+    assert asked.shape.widths["hidden.0"] == whole["hidden.0"]
+    instead = plan({"prune": {"ratio": named}})
+    assert instead.shape.widths["hidden.0"] < whole["hidden.0"]
+    for prune in ({"ratio": named}, {"ratio": 0.4}, {"ratio": 0.4, "axes": ["hidden"]}):
+        assert not any("cut instead" in warning for warning in plan({"prune": prune}).warnings)
+    texts = plan({"prune": {"axes": ["hidden", "heads", "ffn"]}}, model_of("vit"))  # it has all three
+    assert not any("cut instead" in warning for warning in texts.warnings)
+
+
 @pytest.mark.parametrize("name", list(OF_IMAGES))
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_presets_for_images_plan_a_smaller_network(name: str, network: str) -> None:
@@ -100,7 +117,8 @@ def test_pixels_of_a_small_split_are_in_memory_and_those_of_a_large_one_on_disk(
 
 def flops_of(job: PlannedJob) -> float:
     """Return the operations of all training."""
-    return sum(one.plain_flops + one.exact_flops + one.float32_flops + one.simulated_flops for one in job.work)
+    kinds = ("plain", "exact", "float32", "teacher", "simulated")
+    return sum(getattr(one, f"{kind}_flops") for one in job.work for kind in kinds)
 
 
 def test_a_teacher_runs_in_each_epoch_if_rows_vary_or_maps_are_compared() -> None:

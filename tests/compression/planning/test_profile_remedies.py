@@ -137,12 +137,14 @@ def test_rounding_in_each_pass_asks_for_calibrated_ranges() -> None:
 
 def test_operators_that_were_not_joined_ask_for_another_runtime() -> None:
     found = figures(layers={"QLinearConv": 6.0, "BatchNormalization": 2.0, "Relu": 2.0})
-    remedy = only(case(form(found=found), form("distilled-transformers-int8", figures()), task="image-classification"))
+    remedy = only(
+        case(form(found=found), form("distilled-transformers-int8", figures()), task="image-classification", family="network")
+    )
     assert remedy.code == "unfused_operators"
     assert "40%" in remedy.cause
     assert "1 BatchNormalization" in remedy.cause
     assert remedy.change is not None
-    assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["transformers", "timm", "openvino-int8"])
+    assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["timm", "openvino-int8"])
     shipped = case(form(found=found), form("distilled-openvino-f16"), task="image-classification")
     assert only(shipped).artifact == "art_distilled-openvino-f16"
 
@@ -150,15 +152,10 @@ def test_operators_that_were_not_joined_ask_for_another_runtime() -> None:
 @pytest.mark.parametrize(
     ("family", "task", "recipe", "expected"),
     [
-        ("llama", "causal-lm", FLOAT, ["transformers", "timm", "gguf-q8-0"]),
+        ("llama", "causal-lm", FLOAT, ["transformers", "gguf-q8-0"]),
         ("deepseek_v3", "causal-lm", FLOAT, None),
-        ("bert", "text-classification", FLOAT, ["transformers", "timm", "openvino-f16"]),
-        (
-            "bert",
-            "text-classification",
-            Recipe(quantize=Quantize(scheme="weight-only-int8")),
-            ["transformers", "timm", "openvino-f16"],
-        ),
+        ("bert", "text-classification", FLOAT, ["transformers", "openvino-f16"]),
+        ("bert", "text-classification", Recipe(quantize=Quantize(scheme="weight-only-int8")), ["transformers", "openvino-f16"]),
         ("bert", "text-classification", Recipe(artifacts=("onnx-f16",)), ["onnx-f16", "openvino-int8"]),
     ],
 )
@@ -210,9 +207,9 @@ def test_weights_that_memory_gives_no_faster_ask_for_fewer_bits() -> None:
     assert only(case(replace(large, precision="int4"))).request == ProfileRequest(length=64, batch=8)
     # What llama.cpp reads follows from no scheme: the smaller form is one more to ship, in a job without quantize too.
     for recipe in (INTEGERS, FLOAT):
-        change = only(case(replace(large, kind="gguf-q8-0"), recipe=recipe)).change
+        change = only(case(replace(large, kind="gguf-q8-0"), recipe=recipe, family="llama", task="causal-lm")).change
         assert change is not None
-        assert (change.key, change.proposed) == ("recipe.artifacts", ["transformers", "timm", "gguf-q4-0"])
+        assert (change.key, change.proposed) == ("recipe.artifacts", ["transformers", "gguf-q4-0"])
     assert only(case(large, recipe=FLOAT)).change is None
     assert profile_remedies(case(replace(large, kind="genai", precision="int4"))) == ()  # it takes rows one by one
     smaller = form("distilled-gguf-q4-0", bytes=40_000_000)

@@ -8,6 +8,7 @@ from compression.schema.recipe.prune import AxisRatios, Prune
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
+from tests.compression.planning import test_planning as test_catalog
 from tests.support.facts import SMOLLM2, TEXTS, V2_LITE, V3, decoder_facts
 
 
@@ -28,3 +29,12 @@ def test_a_cut_past_the_experts_is_warned_of_with_the_axes_that_are_large(kind: 
     # A target is reached or refused, whatever the ratio says.
     aimed = language.model_copy(update={"prune": Prune(ratio=AxisRatios(ffn=0.55), target_params=0.0005)})
     assert little(model, aimed) == []
+
+
+@pytest.mark.parametrize("model", [decoder_facts("llama", SMOLLM2, SMOLLM2.vocabulary), test_catalog.MODEL])
+def test_the_published_share_of_the_parameters_is_met_closely(model: ModelFacts) -> None:
+    encoder = model is test_catalog.MODEL
+    recipe, article = (preset(name, "text-classification" if encoder else "causal-lm") for name in ("published", "article"))
+    found = preflight(model, test_catalog.DATA if encoder else TEXTS, recipe, Evaluate())
+    assert 0.305 <= 1 - found.parameters.total / found.baseline_parameters.total < 0.31
+    assert recipe.model_copy(update={"prune": article.prune}) == article

@@ -109,6 +109,23 @@ def test_an_onnx_file_is_as_of_memory_and_rows_are_of_it(kind: str, head: str, s
     assert "model.onnx_data" in next(each for each in report.artifacts if each.name == names[0]).opens_with
 
 
+@pytest.mark.parametrize(("artifacts", "fits"), [([], True), (["onnx"], False), (["transformers"], True)])
+def test_checkpoints_beside_the_rows_are_shipped_if_the_recipe_names_them(
+    artifacts: list[str], fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fits:
+        monkeypatch.setattr(onnx_writer.Graphs, "hindrance", lambda *_: "memory is short")
+    model = model_into(tmp_path / "model", "llama", "ForCausalLM")
+    recipe = {**ONLY_QUANTIZE, "prune": CUT, "artifacts": artifacts}
+    report = done(spec_of(tmp_path, model, task="causal-lm", recipe=recipe, memory_bytes=ROOMY), tmp_path)
+    rows, found = {row.artifact for row in report.rows}, {one.name for one in report.artifacts}
+    assert {name.split("-")[1] for name in rows} == {"onnx" if fits else "transformers"}
+    checkpoints = {"baseline-transformers-bfloat16", "quantized-transformers-int8"}
+    checkpoints |= {"pruned-transformers-int8", "pruned-transformers-bfloat16"}
+    assert found - rows == (checkpoints if artifacts == ["transformers"] else set())
+    assert {place.name for place in (tmp_path / "out" / "artifacts").iterdir()} == found
+
+
 @pytest.mark.parametrize("head", ["ForCausalLM", "ForSequenceClassification"])
 def test_a_file_that_answers_otherwise_is_not_shipped(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     well = decoder.write
