@@ -4,8 +4,9 @@ A dry run is two steps by the engine's own trainer on fake tensors (no weights, 
 tracker. Its peak is set beside what a forecast says that models and step take (compression/planning/memory.py), without the
 process and without what an allocator keeps. Integers are multiplied as on a card; attention is the CPU's, which like a card's
 keeps queries, keys, values and sums. --measure trains SmolLM2-135M and random weights of SmolLM2-360M's shape for two steps,
-each in a process of its own, and sets the kernel's peak (VmHWM) beside the forecast for a CPU. Cases with a record are not run
-again (--again does); --table-only prints the records.
+and cuts SmolLM2-135M with least squares, each in a process of its own, and sets the kernel's peak (VmHWM) beside the forecast
+for a CPU. Cases with a record are not run again (--again does); --table-only prints the records. --cards prints what a job on
+Llama-3.1-8B needs of one card and of eight, by the forecast alone.
 """
 
 import argparse
@@ -14,9 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import record_file
+from bench.gpu_plan import cards
 from bench.gpu_plan.measured import measure
 from bench.gpu_plan.step import Case
-from compression.planning.memory import KEPT_FREED, PROCESS_BYTES, Memory, trainings
+from compression.planning.cut_memory import cut_bytes
+from compression.planning.memory import KEPT_FREED, PROCESS_BYTES, trainings
 
 RECORDS = Path(__file__).parent / "records"
 LARGE = ("r1-distill-qwen-1.5b", "qwen3-4b", "llama-3.1-8b", "deepseek-v2-lite")
@@ -36,6 +39,7 @@ REAL = (
     Case("smollm2-135m", "tune", batch=2),
     Case("smollm2-135m", "distill", batch=2),
     Case("smollm2-360m", "tune", batch=1, length=256),
+    Case("smollm2-135m", "cut", batch=64),
 )
 MOST_APART = 0.15
 HEAD = "| training | rows × tokens | {} | forecast | forecast ÷ it | within 15 % |\n| --- | --- | --- | --- | --- | --- |"
@@ -48,7 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--measure", action="store_true", help="train for real too: up to 11 GB of memory, some minutes")
     parser.add_argument("--again", action="store_true", help="run cases that have a record too")
     parser.add_argument("--table-only", action="store_true", help="run nothing")
+    parser.add_argument("--cards", action="store_true", help="print what a job needs of cards, and nothing else")
     asked = parser.parse_args(arguments)
+    if asked.cards:
+        print(cards.table())
+        return
     for real, cases in ((False, DRY), (True, REAL)):
         some = [case for case in cases if asked.shape is None or case.shape in asked.shape]
         if not asked.table_only and (asked.measure or not real):
@@ -71,9 +79,11 @@ def keep(case: Case, *, real: bool) -> None:
     record_file.write(path_of(case, real=real), {"case": asdict(case), "bytes": found})
 
 
-def forecast(case: Case, *, device: str) -> Memory:
-    """Return what the forecast says of a case's training on a device."""
-    return next(one for one in trainings(case.job, device) if one.name == case.way)
+def forecast(case: Case, *, device: str) -> int:
+    """Return the bytes that the forecast says of a case's training or cut on a device."""
+    if case.way == "cut":
+        return cut_bytes(case.job, device)
+    return next(one.total for one in trainings(case.job, device) if one.name == case.way)
 
 
 def table(cases: Iterable[Case], *, real: bool) -> str:
@@ -89,7 +99,7 @@ def line(case: Case, *, real: bool) -> str:
     if record is None:
         return f"{about} not_measured: there is no record | | | |"
     found: dict[str, int] = record["bytes"]
-    planned = forecast(case, device="cpu" if real else "cuda").total
+    planned = forecast(case, device="cpu" if real else "cuda")
     if real:
         peak, planned = found["peak"], round(KEPT_FREED * (PROCESS_BYTES + planned))
     else:

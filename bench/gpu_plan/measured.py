@@ -20,7 +20,7 @@ OPENED = "smollm2-135m"
 
 
 def measure(case: "Case") -> dict[str, int]:
-    """Return the peak resident bytes of a case's training, and of a process that has only the libraries.
+    """Return the peak resident bytes of a case's training or cut, and of a process that has only the libraries.
 
     Raises ChildProcessError with its last words where the process fails.
     """
@@ -35,8 +35,8 @@ def measure(case: "Case") -> dict[str, int]:
 
 
 def train_here(case: "Case") -> dict[str, int]:
-    """Train as `measure` says, in this process."""
-    from bench.gpu_plan.step import models_of, run
+    """Train or cut as `measure` says, in this process."""
+    from bench.gpu_plan.step import made, models_of, run
     from compression.engine import pipeline  # noqa: F401 (what the engine's process has imported)
     from compression.evaluation.measure import peak_memory
     from compression.models import loading, sanitized_folder
@@ -48,7 +48,12 @@ def train_here(case: "Case") -> dict[str, int]:
         with tempfile.TemporaryDirectory(prefix="lathe-gpu-plan-") as place:
             folder = sanitized_folder.sanitized_folder(GGUF, Path(place) / "model")
             whole = loading.load_model(folder, (), "causal-lm", seed=0)
-    run(case, *models_of(case, whole))
+    if case.way == "cut":
+        from bench.gpu_plan.cut import cut
+
+        cut(case, whole or made(case.published.stock))
+    else:
+        run(case, *models_of(case, whole))
     peak = peak_memory()
     if not isinstance(peak, int) or not isinstance(libraries, int):
         raise SystemExit("this system does not tell a process's peak memory")

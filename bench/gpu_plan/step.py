@@ -33,14 +33,16 @@ from compression.training.work import TrainingHooks
 if TYPE_CHECKING:
     from compression.schema.recipe.base import Precision
 
-Way = Literal["tune", "distill"]
+Way = Literal["tune", "distill", "cut"]
 EPOCHS = 2
 """Of one step each. The first gains nothing: in the second there are moments, and last good and best weights are two."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training whose memory is planned. length: tokens of a row; teacher: what its weights are held in."""
+    """One training or cut whose memory is planned. batch: rows of a step, or of a cut's calibration; length: tokens of a row;
+    teacher: what its weights are held in.
+    """
 
     shape: str
     way: Way
@@ -76,23 +78,36 @@ class Case:
         }
         teachers = usual.distill.teachers.model_copy(update={"precision": self.teacher})
         distill = usual.distill.model_copy(update={"teachers": teachers})
-        return usual.model_copy(update={"train": usual.train.model_copy(update=own), "distill": distill})
+        changed = {"train": usual.train.model_copy(update=own), "distill": distill}
+        if self.way == "cut":
+            assert usual.prune is not None, "the preset prunes"
+            changed = {"distill": distill, "prune": usual.prune.model_copy(update={"calibration_rows": self.batch})}
+        return usual.model_copy(update=changed)
 
     @property
     def cut(self) -> Shape:
         """Return the shape that the recipe cuts to."""
-        assert self.recipe.prune is not None, "the preset prunes"
-        shape = adapter_of(self.published.stock).shape_of(self.published.stock)
-        return planned_shape(ARCHITECTURE_SPECS[self.published.kind], shape, self.recipe.prune)
+        return cut_of(self.published, self.recipe)
 
     @property
     def job(self) -> PlannedJob:
         """Return the job that has this training, as forecasts see it."""
-        characters, rows = {"train": 4_000_000, "test": 400_000}, {"train": 400, "test": 60}
-        words = {"mean_words": 700.0, "longest_words": 9000}
-        data = DataFacts(task="causal-lm", labels=(), rows=rows, label_counts={"train": {}}, characters=characters, **words)
         whole, result = self.published.counted(), self.published.counted(self.cut)
-        return PlannedJob(whole, result, data, self.recipe, JobEvaluate())
+        return PlannedJob(whole, result, facts_of_texts(), self.recipe, JobEvaluate())
+
+
+def cut_of(published: Published, recipe: Recipe) -> Shape:
+    """Return the shape that a recipe cuts a published one to."""
+    assert recipe.prune is not None, "the preset prunes"
+    shape = adapter_of(published.stock).shape_of(published.stock)
+    return planned_shape(ARCHITECTURE_SPECS[published.kind], shape, recipe.prune)
+
+
+def facts_of_texts() -> DataFacts:
+    """Return the facts of some rows of text, of which many are longer than any model reads."""
+    characters, rows = {"train": 4_000_000, "test": 400_000}, {"train": 400, "test": 60}
+    words = {"mean_words": 700.0, "longest_words": 9000}
+    return DataFacts(task="causal-lm", labels=(), rows=rows, label_counts={"train": {}}, characters=characters, **words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.stages import Stage
+from compression.system.device import rest
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker, Step
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -60,8 +61,9 @@ def no_model(stage: Stage) -> PreTrainedModel:
 class StageContext:
     """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
 
-    `teacher` is the prepared model in full precision, frozen, if a stage needs it; `originals` are further teachers, on the
-    CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
+    `teacher` is the prepared model in full precision, frozen, if a stage needs it. It is in the host's memory: who asks it
+    moves it to the model's device, and `rest_teacher` moves it back. `originals` are further teachers, on the CPU, until their
+    outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
     together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
     phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
     removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` what each
@@ -118,8 +120,12 @@ class StageContext:
 
     @property
     def placed(self) -> list[PreTrainedModel]:
-        """The models that are on the device between two stages."""
+        """The models that are on the device between two stages, or may be."""
         return [self.model, *filter(None, [self.teacher])]
+
+    def rest_teacher(self) -> None:
+        """Move the teacher to the host's memory, if there is one: what goes on does not ask it."""
+        rest(*filter(None, [self.teacher]))
 
     @property
     def device(self) -> torch.device:

@@ -192,7 +192,7 @@ class DatasetRun:
         originals = checkpoints.open_teachers(beginning, first) if asks_originals else []
         result, device = checkpoints.open_result(folder, done), self.state.device
         self.state.model = model.to(device)
-        self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
+        self.state.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.result = result
         self.state.budget.spent, self.state.clock.shipped = done.spent, done.ship_seconds
@@ -256,7 +256,8 @@ class DatasetRun:
         asking = harness_job.ask(
             state.model, reading, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
         )
-        state.result.figures = yield from state.tracker.relay(harness_job.PHASE, asking)
+        with on_cpu(*state.placed):
+            state.result.figures = yield from state.tracker.relay(harness_job.PHASE, asking)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
         figures = f"{len(state.result.figures)} figures of lm-eval {harness.installed()}{limit}"
         state.notes.append(f"Beside the score: {figures}, computed by the model and not by its files.")

@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from compression.planning.cut_memory import cut_bytes
 from compression.planning.memory import (
+    HARNESS_BYTES,
     HELD_BYTES,
     KEPT_FREED,
     PROCESS_BYTES,
-    cut_bytes,
+    first_cut,
+    idle_bytes,
     saved_bytes,
     shipped_bytes,
     step_bytes,
@@ -29,12 +32,11 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     """Return the peak bytes of the card, of several the first, and of the host's processes beside them.
 
     On the card are the model in training, its teacher, a step's activations, and what least squares solve. On the host are
-    data, other teachers, what teachers answered, the best weights, and at times a save or a model that becomes an artifact.
+    data, the teacher while nothing asks it, other teachers, what teachers answered, the best weights, and at times a save or a
+    model that becomes an artifact.
     """
     known = list(trainings(job, "cuda"))
-    whole = job.model.parameters.total
-    reading = HELD_BYTES * whole * (1 + job.recipe.has_teacher) + _pass_bytes(job)
-    card = max(reading, cut_bytes(job), *(one.total - one.copies for one in known))
+    card = max(_reading_bytes(job), cut_bytes(job, "cuda"), *(one.total - one.copies for one in known))
     # Of the teachers that the job names the best stays with the model; all do if rows vary. A language model's are in `known`.
     named = [HELD_BYTES * each.parameters.total for each in job.named if not job.is_language]
     card += sum(named) if job.recipe.train.varies else max(named, default=0)
@@ -44,9 +46,28 @@ def card_memory(job: "PlannedJob") -> tuple[int, int]:
     held = (one.devices * one.states + (devices - 1) * one.further for one in known)
     saves = (saved_bytes(job.recipe.train.optimizer, one.parameters) for one in known)
     shipped = shipped_bytes(job) + LIBRARIES_BYTES
-    beside = pixels + teachers_bytes(job) + max([shipped, *map(sum, zip(held, saves, strict=True))])
+    idle = idle_bytes(job, "cpu")  # also while an artifact is made, which takes most
+    beside = pixels + teachers_bytes(job) + idle + max([shipped, *map(sum, zip(held, saves, strict=True))])
     host = devices * LIBRARIES_BYTES + round(KEPT_FREED * (devices * PROCESS_BYTES + beside))
     return CONTEXT_BYTES + round(KEPT_FREED * card), host
+
+
+def harness_bytes(parameters: int) -> int:
+    """Return the bytes of the card while lm-eval's process asks a model there: the engine's are on the host meanwhile, but what
+    CUDA takes is there twice.
+    """
+    return 2 * CONTEXT_BYTES + round(KEPT_FREED * (HELD_BYTES * parameters + HARNESS_BYTES))
+
+
+def _reading_bytes(job: "PlannedJob") -> int:
+    """Return the bytes of a pass without gradients: of the whole model, or of a teacher beside the model that is to learn from
+    it. It answers in float32, and a part of it is rounded to 8 bits later, if at all.
+    """
+    recipe, learns = job.recipe, job.result.parameters.total
+    if recipe.recovers_by_teacher:
+        learns = max(learns, first_cut(job).parameters.total)
+    asked = (learns + job.guide.parameters.total) if recipe.has_teacher else 0
+    return HELD_BYTES * max(job.model.parameters.total, asked) + _pass_bytes(job)
 
 
 def _pass_bytes(job: "PlannedJob") -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from compression.planning.distillation_rules import compares_states
-from compression.planning.table_work import tables_bytes
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.schema.recipe.base import OptimizerName
 from compression.schema.recipe.distill import Distill
@@ -52,13 +51,6 @@ chunk has a gradient of its own."""
 TIED_BYTES = 8
 """Bytes per weight of an output layer that is the table, at the end of a backward pass: the gradient of the table as such, and
 its sum with that of the output layer."""
-SOLVED_TOKENS = 16_384
-"""Maximum tokens that least squares see (compression/modalities/sampling.py)."""
-
-CALIBRATION_BATCH = 32
-"""Rows whose importance is scored at once, fewer of a language model (compression/pruning/scores.py)."""
-TOGETHER = 8192
-"""About the most tokens of these (compression/modalities/text/causal_lm/packed_examples.py)."""
 
 Products = Literal["float32", "bfloat16", "int8"]
 """What the linear layers of a training multiply. int8: simulated integers; what lies between them is float32."""
@@ -119,25 +111,6 @@ class Memory:
         return COPIED_BYTES * self.parameters // self.devices
 
 
-def largest_part(job: "PlannedJob") -> int:
-    """Return the bytes of the part of a job that needs most on a CPU: a training, a cut, or an artifact.
-
-    Of several processes that train, each has its own data and its own teachers' answers, and the first has saves whole, beside
-    what the shards hold.
-    """
-    train, known = job.recipe.train, trainings(job, "cpu")
-    more = train.devices - 1
-    trained = (
-        more * (PROCESS_BYTES + one.further)
-        + one.devices * (one.total + one.states)
-        + (more > 0) * saved_bytes(train.optimizer, one.parameters)
-        for one in known
-    )
-    # The teacher stays while an artifact of another model is written and measured.
-    beside = HELD_BYTES * job.recipe.has_teacher * job.model.parameters.total
-    return max(shipped_bytes(job) + beside, cut_bytes(job), *trained)
-
-
 def sent_bytes(job: "PlannedJob") -> int:
     """Return the bytes of the largest file by which further processes get a training: models, and answers that are kept."""
     if job.recipe.train.devices == 1:
@@ -157,36 +130,9 @@ def teachers_bytes(job: "PlannedJob") -> int:
     return HELD_BYTES * (max(job.originals - 1, 0) * job.model.parameters.total + named) + job.best_bytes
 
 
-def cut_bytes(job: "PlannedJob") -> int:
-    """Return the bytes of a cut: the model before and after it, the teacher, and what least squares solve of one layer."""
-    prune, before, after = job.recipe.prune, job.model, job.result
-    if prune is None:
-        return 0
-    models = HELD_BYTES * (before.parameters.total * (1 + job.recipe.has_teacher) + after.parameters.total)
-    models = max(models, scored_bytes(job))
-    if prune.search is not None:
-        # The matrices as they were, beside the updated ones.
-        models += tables_bytes(before) + HELD_BYTES * before.parameters.other
-    if not prune.reconstructs:
-        return models
-    tokens = min(SOLVED_TOKENS, prune.calibration_rows * job.longest)
-    # The streams of both models, the outputs that the whole layer had, and a layer's inputs and errors in double precision.
-    widths = 4 * before.shape.hidden + 2 * units_of(before.shape) + 4 * (units_of(after.shape) + before.shape.hidden)
-    # The products of a layer's inputs with each other, in double precision: as summed, as solved, and what solving needs.
-    return models + 4 * tokens * widths + 3 * 8 * before.shape.ffn**2
-
-
-def scored_bytes(job: "PlannedJob") -> int:
-    """Return the bytes of a backward pass over calibration rows, which Taylor importance takes, beside the teacher."""
-    prune, model, recipe = job.recipe.prune, job.model, job.recipe
-    if prune is None or prune.importance != "taylor":
-        return 0
-    rows = max(min(CALIBRATION_BATCH, TOGETHER // job.longest), 1) if job.is_language else CALIBRATION_BATCH
-    simulated: Products = "float32" if recipe.quantize is None else "int8"
-    step = step_bytes(model.shape, rows, job.longest, model.network, simulated)
-    passing = LOGITS_BYTES + HEAD_BYTES * model.shape.vocabulary * model.shape.hidden if job.is_language else 0
-    held = HELD_BYTES * (1 + recipe.has_teacher) + GRADIENT_BYTES
-    return held * model.parameters.total + step + passing
+def idle_bytes(job: "PlannedJob", device: str) -> int:
+    """Return the bytes that the teacher takes of a device while nothing asks it: of a card none, since it is on the host."""
+    return HELD_BYTES * job.recipe.has_teacher * job.model.parameters.total if device == "cpu" else 0
 
 
 def units_of(shape: Shape) -> int:
@@ -201,7 +147,7 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
     quantize, prune, distill, asked = recipe.quantize, recipe.prune, recipe.distill, job.objectives
     floats: Products = "bfloat16" if has_half_products(recipe.train, device) else "float32"
     simulated: Products = floats if quantize is None else "int8"
-    teacher = HELD_BYTES * job.guide.parameters.total if recipe.has_teacher else 0
+    teacher, idle = HELD_BYTES * job.guide.parameters.total if recipe.has_teacher else 0, idle_bytes(job, device)
     taught = rounded_bytes(job.guide) if may_hold(recipe) and recipe.train.devices == 1 else teacher
 
     def one(name: str, model: "Counted", products: Products, teachers: int, known: "TeacherCost | None" = None) -> Memory:
@@ -212,19 +158,19 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
 
     if recipe.prepare.trains:
         # Further originals train beside the first, which is the model and its teacher by then.
-        beside = HELD_BYTES * (1 + recipe.has_teacher) * before.parameters.total if job.originals > 1 else 0
+        beside = HELD_BYTES * before.parameters.total + idle if job.originals > 1 else 0
         # Each probe of a rate begins with the same weights, and with the same head, kept beside it.
         kept = 2 * HELD_BYTES * before.parameters.total if recipe.prepare.probes else 0
         yield replace(one("tune", before, floats, beside), states=kept)
     if quantize is not None and quantize.qat is not None:
         # Its first epochs simulate nothing.
-        yield max((one("qat", before, each, teacher) for each in (floats, simulated)), key=lambda each: each.total)
+        yield max((one("qat", before, each, idle) for each in (floats, simulated)), key=lambda each: each.total)
     if prune is not None and prune.recovery is not None:
-        answers = taught if recipe.recovers_by_teacher else teacher
-        yield one("recover", _first_cut(before, after, prune.steps), simulated, answers, asked.recovery)
+        answers = taught if recipe.recovers_by_teacher else idle
+        yield one("recover", first_cut(job), simulated, answers, asked.recovery)
     if distill is not None and distill.general is not None:
-        models = 2 if distill.general.teacher == "base" else 1
-        yield one("general", after, simulated, models * teacher, asked.general)
+        beside = idle if distill.general.teacher == "base" else 0
+        yield one("general", after, simulated, teacher + beside, asked.general)
     if distill is not None:
         # On a card, a language model's other teachers stay where their states are not kept; the host's memory has them anyway.
         others = HELD_BYTES * sum(each.parameters.total for each in job.others) if job.is_language and device == "cuda" else 0
@@ -238,8 +184,9 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         yield training
 
 
-def _first_cut(before: "Counted", after: "Counted", steps: int) -> "Counted":
+def first_cut(job: "PlannedJob") -> "Counted":
     """Return what the first of several cuts leaves: of all of them the most. Its layers count as wide as before."""
+    before, after, steps = job.model, job.result, job.recipe.prune.steps if job.recipe.prune is not None else 1
     if steps == 1:
         return after
     total = round(before.parameters.total * (after.parameters.total / before.parameters.total) ** (1 / steps))

@@ -27,8 +27,9 @@ def _may_train(recipe: Recipe) -> bool:
     """Return whether any stage trains. Of stages that distil or are a package's it is taken for granted."""
     quantize, prune = recipe.quantize, recipe.prune
     trained = not {*wanted(dict(recipe))} <= {BASELINE, QUANTIZED, PRUNED}
-    tuned = quantize is not None and quantize.qat is not None
-    return trained or tuned or recipe.prepare.trains or (prune is not None and prune.recovery is not None)
+    tuned = quantize is not None and quantize.qat is not None and quantize.qat.epochs > 0
+    recovered = prune is not None and prune.recovery is not None and prune.recovery.epochs > 0
+    return trained or tuned or recovered or recipe.prepare.trains
 
 
 def _refused(recipe: Recipe) -> Iterator[tuple[bool, str, str, str]]:

@@ -23,10 +23,19 @@ def release_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def rest(*models: nn.Module) -> None:
+    """Move models from a GPU to the host's memory until something needs them there; on a CPU nothing changes."""
+    there = [model for model in models if any(parameter.device != CPU for parameter in model.parameters())]
+    for model in there:
+        model.cpu()
+    if there:
+        release_device_memory()
+
+
 @contextmanager
 def on_cpu(*models: nn.Module) -> Iterator[None]:
     """Move models to the CPU within this context: artifacts are for it, and are written from and compared with its tensors. A
-    GPU is then free for the process that scores them.
+    GPU is then free for the process that scores them, or asks lm-eval's tasks.
     """
     places = [(model, next(model.parameters()).device) for model in models]
     for model in models:

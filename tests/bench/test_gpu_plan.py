@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu_plan import __main__ as bench, measured
+from bench.gpu_plan import __main__ as bench, cards, measured
+from bench.gpu_plan.cut import cut
 from bench.gpu_plan.dry_run import dry_run
 from bench.gpu_plan.shapes import SHAPES, Published
-from bench.gpu_plan.step import Case
+from bench.gpu_plan.step import Case, made
+from compression.models.adapters.registry import adapter_of
+from compression.planning.card_memory import card_memory
+from compression.planning.cut_memory import cut_bytes
 
 WIDTHS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 TINY = Published("", "llama", 0, {**WIDTHS, "intermediate_size": 192, "vocab_size": 512, "tie_word_embeddings": True})
@@ -46,7 +50,7 @@ def test_records_are_set_beside_forecasts_and_what_has_none_says_so(monkeypatch:
     monkeypatch.setattr(bench, "RECORDS", tmp_path)
     case = Case("tiny", "distill", batch=2, length=32)
     assert "not_measured: there is no record" in bench.line(case, real=False)
-    planned = bench.forecast(case, device="cuda").total
+    planned = bench.forecast(case, device="cuda")
     for total, within in ((planned, True), (2 * planned, False)):
         monkeypatch.setattr("bench.gpu_plan.dry_run.dry_run", lambda _, total=total: {"Total": total})
         bench.keep(case, real=False)
@@ -63,6 +67,29 @@ def test_committed_records_are_of_the_cases_and_within_the_bound() -> None:
             found = json.loads(bench.path_of(case, real=real).read_text())
             assert Case(**found["case"]) == case
             assert bench.line(case, real=real).endswith("| True |")
+
+
+def test_an_8_billion_model_fits_eight_cards_and_one_as_the_documentation_says(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["--cards"])
+    printed = capsys.readouterr().out.strip()
+    assert printed in (measured.ROOT / "docs/gpu.md").read_text("utf-8")
+    sizes = {name: card_memory(cards.job_of(*changes))[0] for name, *changes in cards.CARDS}
+    fits = [name for name, size in sizes.items() if size <= cards.CARD_BYTES]
+    assert fits == ["eight cards", "one card, `optimizer: adamw-8bit`, `prepare.epochs: 0`"]
+    told = [f"{sizes[name] / 1e9:.0f} GB" for name in fits]
+    sentence = f"eight cards of 80 GB ({told[0]} on the first, while it distills), and one card"
+    assert sentence in (measured.ROOT / "docs/benchmarks.md").read_text("utf-8")
+    eight = cards.job_of({"devices": 8}, {})
+    assert cut_bytes(eight, "cpu") > cards.CARD_BYTES > cut_bytes(eight, "cuda"), (
+        "the teacher beside the cut is what was too much"
+    )
+
+
+def test_a_cut_is_the_stage_s_own_and_its_forecast_that_of_a_cut() -> None:
+    case = Case("tiny", "cut", batch=4, length=32)
+    left = cut(case, made(TINY.stock))
+    assert adapter_of(left).shape_of(left.config) == case.cut
+    assert bench.forecast(case, device="cpu") == cut_bytes(case.job, "cpu") > cut_bytes(replace(case, batch=1).job, "cpu")
 
 
 def test_a_real_training_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

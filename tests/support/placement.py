@@ -125,13 +125,15 @@ def run(state: StageContext, scratch: Path) -> Iterator[StageContext]:
 
 
 def misplaced(state: StageContext, device: torch.device) -> list[str]:
-    """Return the names of the tensors of a job's model and of its teacher that are not on its device."""
-    models = {"model": state.model, "teacher": state.teacher}
+    """Return the names of the tensors that are not where they are between two stages: the model's are on the job's device, the
+    teacher's in the host's memory.
+    """
+    models = {"model": (state.model, device.type), "teacher": (state.teacher, "cpu")}
     return [
         f"{of}.{name}"
-        for of, model in models.items()
+        for of, (model, place) in models.items()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        if tensor.device.type != device.type
+        if tensor.device.type != place
     ]
 
 

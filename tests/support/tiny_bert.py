@@ -12,7 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
@@ -96,6 +96,6 @@ def apart(state: StageContext) -> float:
     return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
 
-def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
+def state_of(model: PreTrainedModel, recipe: Recipe) -> StageContext:
     rows = {"train": encoded(sentences(320, 1)), "validation": encoded(sentences(64, 3)), "test": encoded(sentences(64, 2))}
     return StageContext(recipe, rows, model, all_phases(), alone(model, rows))

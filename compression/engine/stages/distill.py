@@ -158,7 +158,8 @@ def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter)
     """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log. Nothing is
     saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
     """
-    work = augmenter.augment(settings, context.recipe.train.seed, context.prepared, context.rows["train"])
+    teacher = context.prepared.to(context.device)
+    work = augmenter.augment(settings, context.recipe.train.seed, teacher, context.rows["train"])
     for done, total in (each := Returning(work)):
         yield from context.tracker.emit(AUGMENT, Step(done, total))
         if done:

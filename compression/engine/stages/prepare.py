@@ -24,6 +24,7 @@ from compression.planning.preparation import bound
 from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
+from compression.system.device import on_cpu
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.work import TrainingHooks
 
@@ -55,7 +56,8 @@ def prepare(context: StageContext) -> Iterator[Event]:
     if done == 0:
         yield from _tuned(context, context.model, 0, {})
     if context.recipe.has_teacher:
-        context.teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
+        with on_cpu(context.model):  # a card has no need of both
+            context.teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
     for number in range(max(done, 1), seeds):
         model = context.models.opened(context.models.base, context.recipe.train.seed + number).to(context.device)
         trained = enumerate([context.model, *context.originals])

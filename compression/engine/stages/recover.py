@@ -72,6 +72,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
             objective.close()
     if objective is not None and is_held:
         restore_teacher(context, objective.teacher.model)
+    context.rest_teacher()  # a next cut does not ask it
     note(context, reason)
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
     if objective is not None:

@@ -92,9 +92,10 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
 
 
 def run_stage(context: StageContext, stage: Stage) -> Iterator[Event]:
-    """Run a stage on a context's model."""
+    """Run a stage on a context's model. After it the teacher is in the host's memory."""
     context.begin(stage)
     yield from runner_of(stage).run(context)
+    context.rest_teacher()
 
 
 def planned(recipe: Recipe) -> tuple[Stage, ...]:

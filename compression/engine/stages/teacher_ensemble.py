@@ -77,7 +77,7 @@ def ensemble_outputs(
     """
     found, half = members(context, settings), asks_in_half(context, settings)
     if len(found) == 1:
-        return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
+        return EnsembleOutputs(found[0].open().to(context.device), rows_of(context, found[0].who, rows, made)[0])
     scores: list[Validation] = []
     later = rows.varies or context.task.packed is not None
     answers: list[Tensor] = []
@@ -95,10 +95,12 @@ def ensemble_outputs(
             precompute = count_rows(context.check_pause, len(own), teacher.precompute())
             yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
             answers.append(teacher.logits)
+        left: PreTrainedModel | None = model
         if guide is None or (member.who.aligned, score) > (guide[0] > float("-inf"), guide[0]):
+            left = guide[2] if guide is not None else None
             guide = (score if member.who.aligned else float("-inf"), number, model, own)
-        elif model is not context.teacher and not rows.varies:  # all run beside the guide if rows vary
-            model.cpu()
+        if left is not None and not rows.varies:  # all run beside the guide if rows vary
+            left.cpu()
     weights = [1.0 if settings.teachers.fusion == "mean" else max(found.score, LEAST_SCORE) for found in scores]
     assert guide is not None, "there is a teacher"  # noqa: S101
     each = zip(found, scores, weights, strict=True)

@@ -54,7 +54,7 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
     assert baseline.parameters == quantized.parameters
     assert quantized.size.bytes < 0.5 * baseline.size.bytes
     assert report.pruning["heads"] == {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}
-    assert set(report.sensitivity) == {"hidden", "ffn", "layers"}
+    assert set(report.sensitivity) == {"hidden", "heads", "ffn", "layers"}
     assert any("solved by least squares" in note for note in pruned.notes)
     assert any("relations of the last layers" in note for note in distilled.notes)
     for row in report.rows:

@@ -15,13 +15,15 @@ from compression.distillation import teacher
 from compression.engine import dataset_run, shipping
 from compression.engine.job import Job
 from compression.engine.shipping import ArtifactRequest
+from compression.evaluation.lm_eval import harness, harness_job
 from compression.modalities.text.augmentation.resources import Resources
 from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.quantization import precision
 from compression.schema.artifact_formats import ArtifactPrecision
+from compression.schema.events import Log
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.recipe.recipe import JobEvaluate, LmEval, Prepare, Recipe, Train
 from compression.system.device import on_cpu
 from compression.system.progress import run_silently
 from tests.compression.training.conftest import Listener, listener  # noqa: F401 (a fixture)
@@ -177,6 +179,31 @@ def test_nothing_of_a_job_is_on_the_device_while_an_artifact_is_scored(
             list(run.ship(model, "baseline", "onnx", lambda _: ()))
         assert (state.model.device, state.teacher.device, other.device) == (device, device, HOST)
     assert seen == [HOST] * 6
+
+
+def test_nothing_of_a_job_is_on_the_device_while_lm_eval_asks(
+    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Job.open(spec_of(encoder, reviews, output=str(tmp_path / "out")), tmp_path).part
+    state, seen = run.state, list[torch.device]()
+    state.teacher = copy.deepcopy(state.model)
+    asked = run.data.spec.model_copy(update={"evaluate": JobEvaluate(lm_eval=LmEval(tasks=("arc_easy",)))})
+    run.data = replace(run.data, spec=asked)
+
+    def answers(model: Any, *_: Any, **__: Any) -> Iterator[Any]:
+        seen.extend(one.device for one in (model, state.model, state.teacher))
+        yield Log(message="lm-eval: figures.")
+        return ()
+
+    monkeypatch.setattr(harness_job, "place_of", lambda *_: tmp_path)
+    monkeypatch.setattr(harness, "installed", lambda: "1.0")
+    monkeypatch.setattr(harness_job, "ask", answers)
+    with second_device() as device:
+        for model in (state.model, state.teacher):
+            model.to(device)
+        assert len(list(run._ask_tasks("baseline"))) == 1
+        assert (state.model.device, state.teacher.device) == (device, device)
+    assert seen == [HOST] * 3
 
 
 @pytest.mark.parametrize(("precision", "rounds"), [("float32", False), ("int8", True), ("bfloat16", True)])

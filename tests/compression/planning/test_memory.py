@@ -7,22 +7,24 @@ import pytest
 
 from compression.planning import teacher_cost
 from compression.planning.card_memory import CONTEXT_BYTES, LIBRARIES_BYTES, card_memory
+from compression.planning.cpu_memory import largest_part
+from compression.planning.cut_memory import cut_bytes
 from compression.planning.estimator import Counted, PlannedJob, estimate
 from compression.planning.memory import (
+    HARNESS_BYTES,
     KEPT_FREED,
     PROCESS_BYTES,
     STEPPED_BYTES,
     UNTRAINED_BYTES,
     Memory,
-    cut_bytes,
-    largest_part,
+    idle_bytes,
     rounded_bytes,
     saved_bytes,
     trainings,
 )
 from compression.planning.preflight import preflight
 from compression.schema.recipe.presets import preset
-from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Recipe
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, LmEval, Recipe
 from compression.schema.report.measurements import Parameters, Shape
 from tests.support.facts import LLAMA3, SMOLLM2, TEXTS, V2_LITE, decoder_facts
 
@@ -121,11 +123,12 @@ def test_what_nobody_trains_needs_no_step() -> None:
     assert estimate(untrained).memory_bytes == round(KEPT_FREED * (PROCESS_BYTES + largest_part(untrained)))
     small = Shape(layers=2, hidden=64, heads=4, ffn=4096, vocabulary=100, groups=4, head_size=16)
     solved = job(small, prepare={"epochs": 0}, distill=None)
-    assert largest_part(solved) == cut_bytes(solved) > UNTRAINED_BYTES * solved.model.parameters.total
-    assert cut_bytes(job(small, prepare={"epochs": 0}, distill=None, prune={"reconstruct": False})) < cut_bytes(solved) / 5
-    searched = (cut_bytes(job(prune={"search": "solver", "reconstruct": each})) for each in (True, False))
+    assert largest_part(solved) == cut_bytes(solved, "cpu") > UNTRAINED_BYTES * solved.model.parameters.total
+    alone = job(small, prepare={"epochs": 0}, distill=None, prune={"reconstruct": False})
+    assert cut_bytes(alone, "cpu") < cut_bytes(solved, "cpu") / 5
+    searched = (cut_bytes(job(prune={"search": "solver", "reconstruct": each}), "cpu") for each in (True, False))
     assert len(set(searched)) == 1, "a search's cut is not solved again"
-    assert cut_bytes(job(small, prune=None)) == 0
+    assert cut_bytes(job(small, prune=None), "cpu") == 0
 
 
 def test_what_teachers_answered_is_in_memory_while_it_is_learned() -> None:
@@ -148,11 +151,32 @@ def test_a_card_holds_what_trains_and_the_host_what_is_read_and_written() -> Non
     card, host = card_memory(large)
     parameters = large.model.parameters.total
     assert card > CONTEXT_BYTES + 16 * parameters  # what AdamW steps with; the best weights are on the host
-    assert LIBRARIES_BYTES + UNTRAINED_BYTES * parameters < host < 1.2 * 30 * parameters
+    assert LIBRARIES_BYTES + (UNTRAINED_BYTES + 4) * parameters < host < 1.1 * (UNTRAINED_BYTES + 4 + 1) * parameters
     assert (card, host) == (estimate(large).card_bytes, estimate(large).host_bytes_with_card)
     assert card_memory(job(LLAMA3, LLAMA3.vocabulary, train={"checkpointing": "on"}))[0] <= card
     untrained = job(LLAMA3, LLAMA3.vocabulary, prepare={"epochs": 0}, distill=None)
     assert 4 * parameters < card_memory(untrained)[0] < 12 * parameters
+
+
+def test_a_teacher_that_nothing_asks_is_on_the_host_beside_a_card() -> None:
+    """A card has room for it where it teaches; a CPU's memory has it always."""
+    held = 4 * job().model.parameters.total
+    assert (idle_bytes(job(), "cpu"), idle_bytes(job(), "cuda"), idle_bytes(job(distill=None), "cpu")) == (held, 0, 0)
+    for importance in ("l1", "taylor"):
+        both = {device: cut_bytes(job(prune={"importance": importance}), device) for device in ("cpu", "cuda")}
+        assert both["cpu"] - both["cuda"] == held
+    taught = cut_bytes(job(prune={"importance": "taylor"}), "cuda")
+    assert taught == cut_bytes(job(prune={"importance": "taylor"}, distill=None), "cuda")
+    for changes in ({"quantize": {"qat": {}}}, {"prune": {"recovery": {"epochs": 2}}}):
+        name = "qat" if "quantize" in changes else "recover"
+        (idle,) = (each.teachers for each in trainings(job(**changes), "cuda") if each.name == name)
+        (there,) = (each.teachers for each in trainings(job(**changes), "cpu") if each.name == name)
+        assert (idle, there) == (0, held)
+    asked = job(prune={"recovery": {"epochs": 2, "by": "teacher"}})
+    assert next(each.teachers for each in trainings(asked, "cuda") if each.name == "recover") > 0
+    (card, host), (alone, without) = (card_memory(job(prepare={"epochs": 0}, distill=each)) for each in ({}, None))
+    assert card > alone
+    assert host - without >= KEPT_FREED * held - 1
 
 
 def test_a_job_from_file_to_file_needs_no_card_if_its_model_is_never_whole() -> None:
@@ -163,6 +187,17 @@ def test_a_job_from_file_to_file_needs_no_card_if_its_model_is_never_whole() -> 
         found = preflight(facts, TEXTS, recipe, Evaluate()).estimate
         assert (found.card_bytes > 0) == whole
         assert found.host_bytes_with_card >= found.memory_bytes
+
+
+def test_a_card_has_room_for_a_model_that_lm_eval_asks() -> None:
+    """In a process of its own, while the engine's models are on the host: of a small model that is more than its training."""
+    recipe, asked = Recipe.model_validate(LANGUAGE), JobEvaluate(lm_eval=LmEval(tasks=("arc_easy",)))
+    tiny = SMOLLM2.model_copy(update={"layers": 2, "vocabulary": 1000})
+    for shape, outputs, adds in ((tiny, 0, True), (LLAMA3, LLAMA3.vocabulary, False)):
+        facts = decoder_facts("llama", shape, outputs)
+        plain, found = (preflight(facts, TEXTS, recipe, each).estimate.card_bytes for each in (JobEvaluate(), asked))
+        assert (found > plain) == adds
+        assert found >= 2 * CONTEXT_BYTES + HARNESS_BYTES + 4 * facts.parameters.total
 
 
 def test_a_teacher_in_8_bits_keeps_tables_and_output_layer_in_float32() -> None:
@@ -186,8 +221,8 @@ def test_devices_share_what_is_sharded_and_each_has_the_rest() -> None:
     (whole, host), (each, hosts) = (card_memory(large[devices]) for devices in (1, 8))
     most = {devices: max(one.total - one.copies for one in trainings(large[devices], "cuda")) for devices in large}
     assert most[8] < 0.6 * most[1]  # the output layer's loss is whole on each
-    assert most[8] < cut_bytes(large[8]) < most[1]
-    assert each == CONTEXT_BYTES + round(KEPT_FREED * cut_bytes(large[8])) < whole
+    assert cut_bytes(large[8], "cuda") < most[8]  # the teacher is on the host while one process cuts
+    assert each == CONTEXT_BYTES + round(KEPT_FREED * most[8]) < whole
     assert hosts > host + 7 * LIBRARIES_BYTES
     # On a CPU all are in one memory: what is not sharded is there as often as there are processes.
     two = job(train={"devices": 2})

@@ -16,6 +16,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("train.optimizer", {"train": {"optimizer": "adamw-8bit"}}),
     ("train.compile", {"train": {"compile": "on"}}),
     ("train.devices", {**UNTRAINED, "prune": {"ratio": 0.5, "recovery": None}}),
+    ("train.devices", {**UNTRAINED, "prune": {"recovery": {"epochs": 0}}}),
+    ("train.devices", {**UNTRAINED, "quantize": {"qat": {"full": 0, "ramp": 0, "quantized": 0}}}),
     ("distill.teachers.precision", {"distill": {"teachers": {"precision": "int8"}}}),
 ]
 

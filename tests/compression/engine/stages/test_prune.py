@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, PreTrainedModel
 
 from compression.engine.context import StageContext, unpredicted
 from compression.engine.stages.prune import _saved, unit_scores
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
-from compression.models.adapters.registry import ENCODER_ADAPTERS
+from compression.models.adapters.registry import ENCODER_ADAPTERS, adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.device_times import ShapeTimes
 from compression.pruning import scores
@@ -20,15 +20,16 @@ from compression.pruning.prune_progress import PruneProgress
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.quantization.precision import gradient_precision
 from compression.schema.events import Event, Log, Progress
-from compression.schema.recipe.base import Precision
+from compression.schema.recipe.base import Axis, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency, NotMeasured
 from tests.client.figures import row
+from tests.support import decoder_models
 from tests.support.device_tables import made_table
 from tests.support.stage_runs import distill, prepare, prune, quantize
-from tests.support.tiny_bert import state_of, tiny_config
+from tests.support.tiny_bert import WORDS, state_of, tiny_config
 
 BERT = ENCODER_ADAPTERS["bert"]
 
@@ -42,7 +43,7 @@ def deep() -> BertForSequenceClassification:
 
 def cut(
     settings: Prune,
-    model: BertForSequenceClassification | None = None,
+    model: PreTrainedModel | None = None,
     *,
     simulated: bool = True,
     timed: Any = None,
@@ -197,6 +198,18 @@ def test_what_the_loss_would_change_is_in_the_recipes_precision(monkeypatch: pyt
     monkeypatch.setattr(noted, lambda *given, **named: found.append(plain(*given, **named)) or found[0])
     list(prune(state))
     assert all(exact[name].equal(score) for name, score in found[0].tensors().items()) == (precision == "float32")
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("llama", "heads"), ("deepseek_v3", "query_rank"), ("deepseek_v3", "kv_rank")])
+def test_a_decoder_s_curves_include_the_axis_that_is_cut(kind: str, axis: Axis) -> None:
+    def made() -> PreTrainedModel:
+        return decoder_models.tiny(kind, "ForSequenceClassification", num_labels=2, vocab_size=len(WORDS), pad_token_id=0)
+
+    state, _ = cut(Prune(ratio=0.5, axes=(axis,), multiple=8, calibration_rows=64, sensitivity=True), made())
+    (half,) = [point for point in state.result.sensitivity[axis] if point.ratio == 0.5]
+    assert half.taken == state.result.pruning[axis]["taken"] > 0
+    assert half.score == state.validate().score
+    assert half.parameters == adapter_of(state.model).parameters_of(state.model).total
 
 
 def test_curves_are_drawn_from_the_scores_that_are_there() -> None:

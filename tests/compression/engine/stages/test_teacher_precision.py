@@ -20,6 +20,7 @@ from compression.models.linear_layers import is_linear
 from compression.planning.estimator import Counted, PlannedJob
 from compression.planning.memory import TRAINED_BYTES, trainings
 from compression.planning.preflight import preflight
+from compression.planning.training_work import asks_in_float32
 from compression.quantization import frozen_int8, precision
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.frozen_int8 import freeze_int8
@@ -111,6 +112,16 @@ def test_attempts_that_had_room_for_the_states_and_had_none_say_so(tmp_path: Pat
     attempt(1, 0, 25)
     (told,) = [note for note in attempt(2, 0, None).notes if "other room" in note]
     assert "the teacher was asked anew in each epoch, for another it was not" in told
+
+
+@pytest.mark.parametrize("train", ["auto", "bfloat16", "float32"])
+@pytest.mark.parametrize("teachers", ["auto", "float32", "int8"])
+def test_a_forecast_knows_how_a_card_asks_teachers(train: Any, teachers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher_precision, "has_bfloat16", lambda _: True)
+    recipe = Recipe(distill=Distill(teachers=Teachers(precision=teachers)), train=Train(precision=train))
+    context: Any = SimpleNamespace(recipe=recipe, device=torch.device("cuda"))
+    assert recipe.distill is not None
+    assert teacher_precision.asks_in_half(context, recipe.distill) != asks_in_float32(recipe)
 
 
 def _resuming(folder: Path, kept: Path) -> TrainingCheckpointer:
