@@ -48,7 +48,9 @@ def kind_of(task: str, work: Sequence[Work], machine: Machine) -> str:
     """
     devices = max((one.devices for one in work if one.steps), default=0)
     trains = {0: ", untrained", 1: ""}.get(devices, f", {devices} devices")
-    return f"{task}{trains}{'' if machine.measured else ', rates not measured'}"
+    # A card's ratios of before its products were told apart are of other forecasts.
+    rates = ", rates not measured" if not machine.measured else ", by products" if machine.rates.simulated is None else ""
+    return f"{task}{trains}{rates}"
 
 
 def corrected(session: Session, found: Estimate, task: str, recipe: Recipe, device: str = ANY) -> Estimate:

@@ -18,6 +18,7 @@ class Counted:
     spoken: int = 0  #: elements of a language model's output layer that is not a table
     network: NetworkFacts | None = None  #: of a network of images, uncut
     recomputes: bool = True  #: whether its layers can be computed again in the backward pass
+    curves: int = 3  #: axes that `prune.sensitivity` cuts one by one: an encoder's
 
     @cached_property
     def multiply_adds(self) -> int | None:

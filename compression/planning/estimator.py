@@ -8,27 +8,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.planning import formats, preparation, table_work
+from compression.planning import formats, preparation, sensitivity, table_work
 from compression.planning.artifact_work import SHIP_SECONDS, artifacts, scored, split_rows
 from compression.planning.augmentation_cost import augment_seconds
 from compression.planning.card_memory import card_memory
 from compression.planning.counted import Counted
-from compression.planning.memory import (
-    HELD_BYTES,
-    KEPT_FREED,
-    PROCESS_BYTES,
-    largest_part,
-    may_hold,
-    saved_bytes,
-    sent_bytes,
-    teachers_bytes,
-)
+from compression.planning.cpu_memory import largest_part
+from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, may_hold, saved_bytes, sent_bytes, teachers_bytes
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.point_work import point_factors, resized
 from compression.planning.rates import REFERENCE
 from compression.planning.size_plan import ShortTraining
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
+from compression.planning.training_work import training_work
 from compression.planning.work import EXPORT, TimeLimits, Work, time_work
 from compression.schema.config import Config
 from compression.schema.recipe.auto import Auto
@@ -49,8 +42,6 @@ ARTIFACT_EXTRAS = 2_000_000
 STEP_BYTES = 28
 """Bytes per parameter that an optimizer step reads and writes: weight, gradient and AdamW's two moments, all but the gradient
 twice, in float32."""
-CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
-"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the validation rows that score it."""
 PROBES = 6
 """Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
 
@@ -182,19 +173,17 @@ class PlannedJob:
         *,
         rows: float = 1.0,
         asked: float = 0.0,
+        read: float = 0.0,
         judged: float | None = None,
     ) -> Work:
         """Return the work of a training. steps: of all epochs; rows: of one, in multiples of train; asked: teachers' FLOPs;
-        judged: how often validation is read, by default after each epoch.
+        read: FLOPs of other passes; judged: how often validation is read, by default after each epoch.
         """
-        flops, train = 3 * self.forward(model) * epochs * rows, self.recipe.train
-        asked += self.validated(model, epochs if judged is None else judged)
-        kind = "simulated_flops" if stage != BASELINE and self.recipe.quantize is not None else "plain_flops"
-        if kind == "plain_flops" and train.precision == "float32":
-            kind = "exact_flops"
+        flops, is_network = 3 * self.forward(model) * epochs * rows, self.model.network is not None
+        read += self.validated(model, epochs if judged is None else judged)
+        found = training_work(stage, self.recipe, flops, asked=asked, read=read, is_network=is_network)
         moved = STEP_BYTES * model.parameters.total * steps
-        found = Work(stage=stage, float32_flops=asked, steps=steps, step_bytes=moved, devices=train.devices)
-        return found.model_copy(update={kind: flops})
+        return found.model_copy(update={"steps": steps, "step_bytes": moved, "devices": self.recipe.train.devices})
 
     @cached_property
     def items(self) -> list[CostItem]:
@@ -253,7 +242,7 @@ def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
     probe = preparation.read_once(prepare, rows) * job.forward(job.model)
     judged = preparation.judged(prepare, rows, job.recipe.train, job.originals)
-    work = job.trained(BASELINE, job.model, passes, passes * job.steps(), asked=probe, judged=judged)
+    work = job.trained(BASELINE, job.model, passes, passes * job.steps(), read=probe, judged=judged)
     epochs = preparation.expected(prepare, job.steps()) if work.steps else 0
     work = work.model_copy(update={"epochs": epochs})
     yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, work=work)
@@ -296,7 +285,7 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     if recipe.auto is not None:
         yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
     if prune.sensitivity:
-        curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
+        curves = sensitivity.ROWS * len(sensitivity.RATIOS) * job.model.curves / max(job.texts.rows["train"], 1)
         yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from compression.planning.rates import Rates
+from compression.planning.rates import Product, Rates
 from compression.planning.scoring_time import most_seconds
 from compression.schema.config import Config
 from compression.schema.recipe.recipe import Recipe
@@ -22,8 +22,13 @@ class Work(Config):
     stage: Annotated[str, Field(description="Or `export`: what follows the last stage.")]
     plain_flops: Annotated[float, Field(description="Of training in full precision, in bfloat16 if there is.")] = 0.0
     exact_flops: Annotated[float, Field(description="Of training with precision float32.")] = 0.0
-    float32_flops: Annotated[float, Field(description="Of teachers' outputs and of validation.")] = 0.0
+    float32_flops: Annotated[float, Field(description="Of validation, and of teachers' outputs in float32.")] = 0.0
+    teacher_flops: Annotated[float, Field(description="Of teachers' outputs that a card computes in bfloat16.")] = 0.0
     simulated_flops: Annotated[float, Field(description="Of training with fake quantization.")] = 0.0
+    products: Annotated[tuple[Product, Product], Field(description="Of its forward and backward pass on a card.")] = (
+        "int8",
+        "bfloat16",
+    )
     steps: Annotated[float, Field(description="Optimizer steps.")] = 0.0
     step_bytes: Annotated[float, Field(description="Of weights, gradients and moments that these read and write.")] = 0.0
     encoder_flops: Annotated[float, Field(description="Of an encoder's or a network's answers to scored rows.")] = 0.0
@@ -39,10 +44,11 @@ class Work(Config):
 
     def training_seconds(self, rates: Rates) -> float:
         """Return the seconds that training takes."""
-        shared = self.plain_flops / rates.bfloat16 + self.exact_flops / rates.float32 + self.simulated_flops / rates.simulated
-        shared += self.step_bytes / rates.bytes
+        shared = self.plain_flops / rates.bfloat16 + self.exact_flops / rates.float32
+        shared += self.simulated_flops / rates.of_simulated(*self.products) + self.step_bytes / rates.bytes
         gain = 1 + rates.further * (self.devices - 1)
-        return shared / gain + self.float32_flops / rates.float32 + self.steps * rates.step_seconds
+        alone = self.float32_flops / rates.float32 + self.teacher_flops / rates.teachers
+        return shared / gain + alone + self.steps * rates.step_seconds
 
     def scoring_seconds(self, rates: Rates) -> float:
         """Return the seconds of scoring all rows of an artifact, on the machine's GPU if that has its format."""
@@ -53,7 +59,8 @@ class Work(Config):
 
     def limited(self, share: float) -> "Work":
         """Return the work with a share of its training, which a limit of steps or its own end leaves. It may be above 1."""
-        names = ("plain_flops", "exact_flops", "float32_flops", "simulated_flops", "steps", "step_bytes", "epochs")
+        flops = ("plain_flops", "exact_flops", "float32_flops", "teacher_flops", "simulated_flops")
+        names = (*flops, "steps", "step_bytes", "epochs")
         return self.model_copy(update={name: share * getattr(self, name) for name in names})
 
 

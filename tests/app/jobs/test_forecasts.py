@@ -83,6 +83,12 @@ def test_epochs_that_were_not_needed_say_nothing_of_the_machine(transaction: Ses
     assert times.stages["baseline"] == pytest.approx((60, 300), rel=0.05)
 
 
+def test_a_card_learns_nothing_from_jobs_of_before_its_products_were_told_apart() -> None:
+    rates = {"float32": 1e13, "bfloat16": 2e14, "bytes": 1e12}
+    found = [forecasts.Machine.of({**FACTS, "device": {"kind": kind, "name": "x", "rates": rates}}) for kind in ("cpu", "cuda")]
+    assert [forecasts.kind_of(TASK, WORK, machine) for machine in found if machine] == [TASK, f"{TASK}, by products"]
+
+
 def test_later_forecasts_are_corrected_and_tell_from_how_many_jobs(transaction: SessionMaker, new_job: NewJob) -> None:
     do(transaction, start_worker)
     assert do(transaction, forecasts.corrected, FOUND, TASK, Recipe()).jobs == 0

@@ -10,8 +10,9 @@ from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.shapes import check_axes
 from compression.planning.artifact_work import SHIP_SECONDS
 from compression.planning.counted import Counted
+from compression.planning.cut_memory import cut_bytes
 from compression.planning.estimator import PlannedJob
-from compression.planning.memory import HELD_BYTES, cut_bytes
+from compression.planning.memory import HELD_BYTES
 from compression.planning.preflight import preflight
 from compression.planning.table_work import (
     calibration_share,
@@ -87,7 +88,7 @@ def test_a_forecast_with_tables_is_longer_and_takes_more_memory() -> None:
     jobs = [
         PlannedJob(COUNTED, COUNTED, DATA, Recipe(prune=each, distill=None), Evaluate()) for each in (Prune(), prune(ratio=0.5))
     ]
-    assert cut_bytes(jobs[1]) - cut_bytes(jobs[0]) == tables_bytes(COUNTED) + HELD_BYTES * PARAMETERS.other
+    assert cut_bytes(jobs[1], "cpu") - cut_bytes(jobs[0], "cpu") == tables_bytes(COUNTED) + HELD_BYTES * PARAMETERS.other
 
 
 def test_a_search_times_no_kinds_of_blocks() -> None:

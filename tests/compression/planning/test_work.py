@@ -1,21 +1,26 @@
 """A job's work becomes time on a machine: its rates, its limits, and what finished jobs took there."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from compression.planning.corrections import FEWEST_FOR_SHARES, MOST_JOBS, Correction, learn
 from compression.planning.preflight import preflight
 from compression.planning.preparation import MOST_PROBES, PROBE_JUDGEMENTS, WARM_UPS, expected
-from compression.planning.rates import CARD_ROWS, FURTHER_CARD, REFERENCE, Rates
+from compression.planning.rates import CARD_ROWS, CARD_SHARES, FURTHER_CARD, REFERENCE, SHARES, Rates
 from compression.planning.scoring_time import FEWEST_SECONDS
+from compression.planning.training_work import simulated_products
 from compression.planning.work import EXPORT, TimeLimits, Work, time_work
+from compression.schema.recipe.distill import Teachers
 from compression.schema.recipe.presets import STANDARD
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.planning.test_planning import DATA, MODEL
 
-SIMPLE = Rates(float32=1e9, bfloat16=2e9, simulated=5e8, step_seconds=0.1, bytes=1e8, encoder=1e9, decoder=1e8, rows=10.0)
+SIMPLE = Rates(
+    float32=1e9, bfloat16=2e9, simulated=5e8, teachers=1e9, step_seconds=0.1, bytes=1e8, encoder=1e9, decoder=1e8, rows=10.0
+)
 TRAINED = Work(stage="baseline", plain_flops=2e11, float32_flops=1e10, steps=50, step_bytes=1e9)  # 100 + 10 + 5 + 10 s
 SHIPPED = Work(stage="baseline", encoder_flops=3e10, scored_rows=200, seconds=12)  # 30 s, more than 200 rows alone, + 12 s
 TAUGHT = Work(stage="distilled", simulated_flops=1e11, seconds=5)  # 200 + 5 s
@@ -99,15 +104,41 @@ def test_a_limit_of_steps_shares_all_training() -> None:
     assert half.training_minutes == pytest.approx(100 / steps[0] * whole.training_minutes, abs=0.06)
 
 
-def test_precision_decides_the_rate_of_the_original_alone() -> None:
-    def flops(**train: str) -> tuple[float, ...]:
-        found = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(**train)}), Evaluate()).estimate.work
-        kinds = ("plain", "exact", "float32", "simulated")
-        return tuple(sum(getattr(one, f"{kind}_flops") for one in found) for kind in kinds)
+def work_of(**changes: Any) -> tuple[Work, ...]:
+    """Return the work of `standard` with such changes."""
+    return preflight(MODEL, DATA, STANDARD.model_copy(update=changes), Evaluate()).estimate.work
 
-    plain, exact, float32, simulated = flops()
-    assert flops(precision="float32") == pytest.approx((0, plain, float32, simulated))
-    assert min(plain, float32, simulated) > exact == 0
+
+def flops(**changes: Any) -> tuple[float, ...]:
+    """Return the operations of `standard` with such changes: plain, exact, in float32, of teachers, and simulated."""
+    kinds = ("plain", "exact", "float32", "teacher", "simulated")
+    return tuple(sum(getattr(one, f"{kind}_flops") for one in work_of(**changes)) for kind in kinds)
+
+
+def test_precision_decides_the_rate_of_the_original_and_of_teachers() -> None:
+    plain, exact, float32, teachers, simulated = flops()
+    assert flops(train=Train(precision="float32")) == pytest.approx((0, plain, float32 + teachers, 0, simulated))
+    asked = STANDARD.distill.model_copy(update={"teachers": Teachers(precision="float32")})
+    assert flops(distill=asked) == pytest.approx((plain, 0, float32 + teachers, 0, simulated))
+    assert min(plain, float32, teachers, simulated) > exact == 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "precision", "products"),
+    [
+        ("dynamic-int8", "auto", ("int8", "bfloat16")),
+        ("static-int8", "bfloat16", ("int8", "bfloat16")),
+        ("static-int8", "float32", ("int8", "float32")),
+        ("weight-only-int4", "auto", ("tf32", "tf32")),
+        ("weight-only-int8", "float32", ("float32", "float32")),
+    ],
+)
+def test_schemes_and_precision_decide_what_a_card_multiplies(scheme: str, precision: Any, products: tuple[str, str]) -> None:
+    found = work_of(quantize=Quantize(scheme=scheme), train=Train(precision=precision))
+    assert {one.products for one in found if one.simulated_flops} == {products}
+    recipe = Recipe(quantize=Quantize(scheme=scheme), train=Train(precision=precision))
+    backward = "float32" if precision == "float32" else "bfloat16"
+    assert simulated_products(recipe, is_network=True) == ("float32", backward)  # convolutions of rounded numbers
 
 
 def test_further_cards_shorten_the_training_alone_and_processes_of_a_cpu_nothing() -> None:
@@ -130,9 +161,45 @@ def test_a_device_that_was_measured_has_rates_of_its_own() -> None:
     assert Rates.measured({**reference, "bfloat16": None}, kind="cpu", cores=2).bfloat16 < one.bfloat16
     card = Rates.measured(reference, kind="cuda", cores=4)
     assert card.encoder == 2 * REFERENCE.encoder  # artifacts are scored by its host's cores
-    assert (card.float32, card.bfloat16, card.simulated, card.bytes) == (one.float32, one.bfloat16, one.simulated, one.bytes)
+    assert (card.float32, card.bfloat16, card.bytes) == (one.float32, one.bfloat16, one.bytes)
     assert Rates.measured({}, kind="cuda", cores=4) is None
     assert Rates.measured({"float32": 4e11, "bytes": None}, kind="cpu", cores=2) is None
+
+
+def test_a_card_s_training_follows_from_the_products_that_it_has() -> None:
+    """Integers forward and bfloat16 backward, which is twice the work; TF32 where weights alone are rounded."""
+    stated = {"float32": 2e13, "tf32": 1e14, "bfloat16": 2e14, "int8": 4e14, "bytes": 1e12}
+
+    def seconds(products: tuple[Any, Any], **less: None) -> float:
+        rates = Rates.measured({**stated, **less}, kind="cuda", cores=4)
+        assert rates is not None
+        return Work(stage="distilled", simulated_flops=3e15, products=products).training_seconds(rates)
+
+    half, rounded, exact = SHARES["bfloat16"] * 2e14, CARD_SHARES["tf32"] * 1e14, SHARES["float32"] * 2e13
+    integers = CARD_SHARES["int8"] * 4e14
+    assert seconds(("int8", "bfloat16")) == pytest.approx(1e15 / integers + 2e15 / half)
+    assert seconds(("int8", "float32")) == pytest.approx(1e15 / integers + 2e15 / exact)
+    assert seconds(("tf32", "tf32")) == pytest.approx(3e15 / rounded)
+    assert seconds(("float32", "bfloat16")) == pytest.approx(1e15 / exact + 2e15 / half)
+    # What a card does not have it does in float32.
+    assert seconds(("int8", "bfloat16"), int8=None) == seconds(("float32", "bfloat16"))
+    assert seconds(("tf32", "tf32"), tf32=None) == seconds(("float32", "float32"), tf32=None)
+    assert seconds(("int8", "bfloat16"), bfloat16=None) == seconds(("int8", "float32"))
+    # No CPU tells them apart.
+    both = Rates.measured(stated, kind="cpu", cores=2)
+    assert both is not None
+    assert both.of_simulated("int8", "bfloat16") == both.of_simulated("tf32", "tf32") == SHARES["simulated"] * 2e13
+
+
+def test_a_card_asks_teachers_in_bfloat16_and_a_cpu_in_float32() -> None:
+    stated = {"float32": 2e13, "bfloat16": 2e14, "bytes": 1e12}
+    asked, exact = Work(stage="distilled", teacher_flops=1e15), Work(stage="distilled", float32_flops=1e15)
+    rates = {kind: Rates.measured({**stated}, kind=kind, cores=4) for kind in ("cpu", "cuda")}
+    assert asked.training_seconds(rates["cuda"]) == pytest.approx(1e15 / (SHARES["bfloat16"] * 2e14))
+    assert exact.training_seconds(rates["cuda"]) == pytest.approx(1e15 / (SHARES["float32"] * 2e13))
+    assert asked.training_seconds(rates["cpu"]) == exact.training_seconds(rates["cpu"]) == exact.training_seconds(rates["cuda"])
+    assert asked.training_seconds(REFERENCE) == exact.training_seconds(REFERENCE)
+    assert asked.limited(0.5).teacher_flops == 5e14
 
 
 def test_a_gpu_scores_the_artifacts_whose_operators_it_has() -> None:
