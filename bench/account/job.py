@@ -57,13 +57,17 @@ def path_of(name: str) -> Path:
 
 
 def keep(name: str, about: dict[str, Any], run: engine.Run, test: Path) -> None:
-    """Write a run's record: its rows with their verdicts, and the answers of both ends to the test rows, at batch 1."""
+    """Write a run's record: its rows with their verdicts, the answers of both ends to the test rows, at batch 1, and what both
+    cost on a card if there was one.
+    """
     rows, target = run.report.rows, run.report.targets
     (before, wanted), (after, _) = (compare.answers(run.artifact(rows[place].artifact), test) for place in (0, -1))
     told = [{**row.model_dump(mode="json", exclude={"ranges"}), "targets": verdicts_of(row, target)} for row in rows]
     answers = {"before": before.tolist(), "after": after.tolist(), "wanted": wanted.tolist()}
     recipe = run.report.recipe.model_dump(mode="json")
-    record_file.write(path_of(name), {**about, "seconds": run.seconds, "recipe": recipe, "rows": told, "answers": answers})
+    card = {} if run.report.card is None else {"card": run.report.card.model_dump(mode="json")}
+    found = {"seconds": run.seconds, "recipe": recipe, "rows": told, "answers": answers, **card}
+    record_file.write(path_of(name), {**about, **found})
 
 
 def verdicts_of(row: Row, targets: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as ARCHITECTURES
 
-from bench.account.published import REDUCTION, TARGETS
+from bench.account.published import TARGETS
 from bench.glue.cells import AUGMENT
 from bench.glue.datasets import Set
 from bench.gpu_plan.shapes import SHAPES, Published
@@ -15,7 +15,7 @@ from compression.planning.work import Work, time_work
 from compression.schema.described_devices import DescribedDevice, described_devices
 from compression.schema.errors import CompressionError
 from compression.schema.recipe.base import Task
-from compression.schema.recipe.presets import preset
+from compression.schema.recipe.presets import PUBLISHED, preset
 from compression.schema.recipe.prune import AxisRatios
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.validation import DataFacts, ModelFacts
@@ -25,8 +25,6 @@ HOST_CORES = 12
 """Cores beside a card, where artifacts are made and scored: those of a host that clouds lend with one A100."""
 CUT = {"ratio": AxisRatios(ffn=0.5), "axes": ("ffn",)}
 PREPARE_RATE, DISTILL_RATE = 3e-5, 1e-4
-MULTIPLE = 8
-"""What feed-forward widths are rounded to: runtimes gain nothing from wider steps, and the cut meets its target closely."""
 LENGTH = 64
 """Tokens of the rows that are timed."""
 
@@ -39,7 +37,7 @@ def recipe_of(name: str, task: Task, *, seed: int = 0) -> Recipe:
     found = preset(name, task)
     assert found.prune is not None, f"{name} prunes"
     assert found.distill is not None, f"{name} distils"
-    cut = {**CUT, "target_params": REDUCTION, "multiple": MULTIPLE, "reconstruct": True}
+    cut = {**CUT, **PUBLISHED, "reconstruct": True}
     distill: dict[str, Any] = {"rate": DISTILL_RATE}
     if found.distill.augment is not None:
         distill["augment"] = AUGMENT
@@ -95,8 +93,8 @@ def machines() -> dict[str, Rates]:
 
 def by_data_sheet(device: DescribedDevice) -> Rates:
     """Return the rates that a worker with a card would have if its probe found the data sheet's figures. None was measured."""
-    stated = {"float32": device.fp32_flops, "bfloat16": device.half_flops, "bytes": device.bandwidth}
-    found = Rates.measured(stated, kind="cuda", cores=HOST_CORES)
+    stated = {"float32": device.fp32_flops, "tf32": device.tf32_flops, "bfloat16": device.half_flops, "int8": device.int8_ops}
+    found = Rates.measured(stated | {"bytes": device.bandwidth}, kind="cuda", cores=HOST_CORES)
     assert found is not None, "a described card states its products and its bandwidth"
     return found
 

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.account.job import kept_over_seeds
-from bench.account.published import FIGURES, LATENCY_DEVICE
+from bench.account.plan import LENGTH
+from bench.account.published import FIGURES, LATENCY_CARD, LATENCY_DEVICE
+from compression.schema.report.card_rows import CardReport
 from compression.schema.report.targets import target_text
+from compression.schema.stages import BASELINE
 
 Record = Mapping[str, Any]
 UNKNOWN = "not_measured"
@@ -89,7 +92,8 @@ def _verdict(name: str, found: Record) -> str:
 def account_table(plans: Sequence[Record], runs: Sequence[Record]) -> str:
     """Return the published figures, each beside what was found here: by plans, or by the last rows of runs."""
     here = dict.fromkeys((one.name for one in FIGURES), UNKNOWN)
-    here["latency on an A100"] = f"{UNKNOWN}: no profile on {LATENCY_DEVICE}"
+    cards = [CardReport.model_validate(one["card"]) for one in runs if "card" in one]
+    here["latency on an A100"] = card_latency(cards[0]) if cards else f"{UNKNOWN}: no profile on {LATENCY_DEVICE}"
     known = [one["preflight"] for one in plans if "preflight" in one]
     if known:
         before, after = (known[0][key]["total"] for key in ("baseline_parameters", "parameters"))
@@ -103,6 +107,28 @@ def account_table(plans: Sequence[Record], runs: Sequence[Record]) -> str:
         here["score"] = f"{runs[0]['set']} {100 * found.before:.1f} → {100 * found.after:.1f}, {found.share:.1%} kept"
     rows = [[one.name, one.target or "–", one.before, one.after, one.change, here[one.name]] for one in FIGURES]
     return table(HEADS["account"], rows)
+
+
+def card_latency(card: CardReport) -> str:
+    """Return what a pass of one row takes on a job's card, in the runtime that is the fastest after the job, and before it in
+    the same one. On another card than the account's the account's own figure stays not measured.
+    """
+    known = {
+        (row.stage, row.runtime): (one.median_ms, row.exclusive)
+        for row in card.rows
+        for one in row.figures
+        if (one.batch, one.length) == (1, LENGTH)
+    }
+    after = {runtime: found for (stage, runtime), found in known.items() if stage != BASELINE}
+    if not after:
+        return f"{UNKNOWN}: {card.device} has no figure of 1 × {LENGTH} tokens"
+    runtime = min(after, key=lambda one: after[one][0])
+    pair = [known[BASELINE, runtime], after[runtime]] if (BASELINE, runtime) in known else [after[runtime]]
+    told = _change(pair[0][0], pair[1][0], "ms") if len(pair) == 2 else f"{pair[0][0]:.1f} ms after"
+    told += f" in {runtime}, 1 × {LENGTH} tokens, {card.device}"
+    if not all(exclusive for _, exclusive in pair):
+        told += ", while another job was perhaps timed"
+    return told if LATENCY_CARD in card.device else f"{UNKNOWN} on an A100: {told}"
 
 
 def _change(before: float, after: float, unit: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench import engine
 from bench.account import __main__ as bench, job, plan, published
@@ -16,6 +17,8 @@ from bench.gpu_plan.shapes import SHAPES, Published
 from compression.engine.commands.validate import validate
 from compression.schema.job_spec import Data, ModelCheck, Spec
 from compression.schema.recipe.recipe import LatencyTarget
+from compression.schema.report.card_rows import CardFigures, CardReport, CardRow, CardState
+from compression.schema.stages import Stage
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import report
 from tests.compression.planning.test_planning import DATA
@@ -118,6 +121,80 @@ def test_runs_are_averaged_over_seeds_and_stand_beside_what_was_published(
     assert "latency_ms on A100-80GB not_measured: unproven" in told
     assert "| latency on an A100 | ≤ 120 ms | 185 ms | 128 ms | −30.8 % | not_measured: no profile on A100-80GB |" in told
     assert "sst2 75.0 → 62.5, 83.3% kept" in told
+
+
+def card_of(device: str, **changes: Any) -> CardReport:
+    """Return figures of a card: of both ends in two runtimes, of which one is faster at batch 1."""
+
+    def row(stage: Stage, runtime: str, *milliseconds: float, length: int = 64) -> CardRow:
+        own = {"length": length, "p95_ms": 9.0, "runs": 50, "rows_per_second": 1.0}
+        figures = [CardFigures(batch=batch, median_ms=ms, **own) for batch, ms in zip((1, 8), milliseconds, strict=True)]
+        return CardRow(stage=stage, runtime=runtime, figures=tuple(figures), **changes)
+
+    rows = (
+        row("baseline", "PyTorch bfloat16", 9.0, 9.5),
+        row("baseline", "ONNX Runtime CUDA", 8.0, 20.0),
+        row("distilled", "PyTorch bfloat16", 8.5, 1.0),
+        row("distilled", "ONNX Runtime CUDA", 6.0, 15.0),
+        row("distilled", "vLLM", 2.0, 3.0, length=32),
+    )
+    return CardReport(device=device, before=CardState(), after=CardState(), rows=rows)
+
+
+def test_a_shape_on_a_card_shows_what_the_card_took(
+    tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job itself and its answers are stand-ins; the model, the data, the record and the tables are as they are."""
+    device, asked = "NVIDIA A100-SXM4-80GB", list[Spec]()
+
+    def run(folder: Path, spec: dict[str, Any], **_: Any) -> engine.Run:
+        asked.append(Spec(**spec, output="out"))
+        return engine.Run(folder, report(card=card_of(device)), {}, 60.0)
+
+    def prepare(_chosen: Any, _source: Any, folder: Path, _most: int | None) -> tuple[Data, str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"text": f"a text {number}", "label": ("bad", "good")[number % 2]}) + "\n" for number in range(100)]
+        for split in ("train", "test"):
+            (folder / f"{split}.jsonl").write_text("".join(lines))
+        splits = {split: (str(folder / f"{split}.jsonl"),) for split in ("train", "test")}
+        return Data.model_validate({"format": "jsonl", "splits": splits}), "digest"
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: device)
+    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(glue, "prepare", prepare)
+    monkeypatch.setattr(job.compare, "answers", lambda *_: (np.ones(4), np.ones(4)))
+    monkeypatch.setitem(SHAPES, "account-2.1b", TINY)
+    monkeypatch.setattr(bench.gpu_plan, "DRY", ())
+    bench.main(["--shape", "2.1b", "--folder", str(tmp_path)])
+    told = capsys.readouterr().out
+    latency = f"8.0 ms → 6.0 ms (-25.0%) in ONNX Runtime CUDA, 1 × 64 tokens, {device}"
+    assert f"| latency on an A100 | ≤ 120 ms | 185 ms | 128 ms | −30.8 % | {latency} |" in told
+    assert f"on {device}; weights are random" in told
+    (spec,) = asked
+    assert (spec.device, spec.recipe.train.max_minutes) == ("cuda", bench.CARD_TRAIN_MINUTES)
+    assert len(Path(spec.data.splits["test"][0]).read_text().splitlines()) == bench.FEW_TEST_ROWS
+    record = json.loads(job.path_of("2.1b-sst2-1600-standard-0").read_text("utf-8"))
+    assert CardReport.model_validate(record["card"]) == card_of(device)
+    bench.main(["--shape", "2.1b", "--folder", str(tmp_path)])  # it has its record
+    assert len(asked) == 1
+
+
+def test_another_card_s_figure_stands_beside_what_is_not_measured() -> None:
+    def told(card: CardReport) -> str:
+        run = run_record(0, [1.0] * 4) | {"card": card.model_dump(mode="json")}
+        (line,) = [line for line in account_table([], [run]).splitlines() if "latency" in line]
+        return line
+
+    figure = "8.0 ms → 6.0 ms (-25.0%) in ONNX Runtime CUDA, 1 × 64 tokens, NVIDIA H100 80GB HBM3"
+    assert told(card_of("NVIDIA H100 80GB HBM3")).endswith(f"| not_measured on an A100: {figure} |")
+    shared = told(card_of("NVIDIA A100-PCIE-40GB", exclusive=False))
+    assert shared.endswith("NVIDIA A100-PCIE-40GB, while another job was perhaps timed |")
+    known = card_of("NVIDIA A100-PCIE-40GB")
+    after = known.model_copy(update={"rows": known.rows[2:]})
+    assert "| 6.0 ms after in ONNX Runtime CUDA, 1 × 64 tokens" in told(after)
+    none = known.model_copy(update={"rows": (*known.rows[:2], known.rows[4])})
+    assert told(none).endswith("| not_measured: NVIDIA A100-PCIE-40GB has no figure of 1 × 64 tokens |")
 
 
 def test_a_shape_without_a_card_has_no_score(records: Path) -> None:

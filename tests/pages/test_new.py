@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from client.transfers.folders import model_files
 from compression.schema.job_spec import Columns
@@ -62,22 +62,8 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(forecast).to_contain_text("Yes")
     ask_for_devices(window, world)
 
-    formats = page.get_by_role("group", name="artifacts", exact=True)
-    formats.get_by_label("default").uncheck()
-    expect(page.locator("#request")).to_contain_text('"artifacts": []')
-    formats.get_by_label("onnx", exact=True).check()
-    expect(page.locator("#request")).to_contain_text('"onnx"')
-    formats.get_by_label("default").check()  # the usual ones
-    expect(formats.get_by_label("onnx", exact=True)).not_to_be_checked()
-    expect(page.locator("#request")).not_to_contain_text('"artifacts": [')
-
-    metric = page.locator("[data-path='evaluate.metric']")
-    page.locator("summary", has_text="Evaluation").click()
-    expect(metric).to_have_value("auto")
-    metric.fill('["f1", "auto"]')
-    expect(metric).to_have_attribute("aria-invalid", "true")  # there is one dataset
-    metric.fill('["accuracy_f1"]')
-    expect(metric).not_to_have_attribute("aria-invalid", "true")
+    choose_artifacts(page)
+    choose_metrics(page)
 
     page.locator("#name").fill("sent from the page")
     page.get_by_label("Labels").fill("from: page, kind: test")
@@ -91,6 +77,29 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
         assert (job["recipe"]["prune"]["ratio"], job["recipe"]["prune"]["multiple"]) == (0.5, 8)
         assert (job["evaluate"]["metric"], job["evaluate"]["positive"]) == (["accuracy_f1"], None)
         http.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def choose_artifacts(page: Page) -> None:
+    """Ask for no artifact, for one, and for the usual ones again."""
+    formats = page.get_by_role("group", name="artifacts", exact=True)
+    formats.get_by_label("default").uncheck()
+    expect(page.locator("#request")).to_contain_text('"artifacts": []')
+    formats.get_by_label("onnx", exact=True).check()
+    expect(page.locator("#request")).to_contain_text('"onnx"')
+    formats.get_by_label("default").check()  # the usual ones
+    expect(formats.get_by_label("onnx", exact=True)).not_to_be_checked()
+    expect(page.locator("#request")).not_to_contain_text('"artifacts": [')
+
+
+def choose_metrics(page: Page) -> None:
+    """Ask for more metrics than there are datasets, then for one."""
+    metric = page.locator("[data-path='evaluate.metric']")
+    page.locator("summary", has_text="Evaluation").click()
+    expect(metric).to_have_value("auto")
+    metric.fill('["f1", "auto"]')
+    expect(metric).to_have_attribute("aria-invalid", "true")  # there is one dataset
+    metric.fill('["accuracy_f1"]')
+    expect(metric).not_to_have_attribute("aria-invalid", "true")
 
 
 def ask_for_devices(window: Window, world: World) -> None:

@@ -108,7 +108,8 @@ def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body:
 
 def test_reference_lists(http: httpx.Client) -> None:
     recipes = http.get("/v1/recipes").json()
-    assert [item["name"] for item in recipes["items"]] == ["standard", "auto", "article", "smallest", "quick", "language"]
+    names = ["standard", "auto", "article", "published", "smallest", "quick", "language"]
+    assert [item["name"] for item in recipes["items"]] == names
     of_images = {item["name"]: item["of_modalities"].get("image") for item in recipes["items"]}
     assert of_images["standard"]["quantize"]["scheme"] == "static-int8"
     assert of_images["language"] is None
