@@ -6,19 +6,26 @@ job's distillation did, with weights and logits in float32 and its layers' produ
 integers. It ends with its last step where the job keeps its best epoch, so compare at one epoch where that matters. Both are
 scored on the same windows of test. The job's own figures are those of its report, so of the file that is shipped; its loss
 without integers is that of the float32 checkpoint that the job keeps of its last stage, opened by stock transformers.
+
+With --recipe article the job is the account's, every part of it on, cut by the account's share of the parameters; no script is
+trained beside it. Its rows stay in bench/language/records, and a job that has a record is not run again.
 """
 
 import argparse
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from bench import engine
-from bench.language import minitron, shaped, wikitext
+from bench import engine, record_file
+from bench.account.job import digest_of
+from bench.language import article, minitron, shaped, wikitext
 from bench.language.windows import document_losses
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.text.causal_lm import documents
@@ -37,7 +44,6 @@ from compression.schema.job_spec import Data
 from compression.schema.recipe.presets import preset
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
-from compression.schema.report.report import Report
 from compression.system import durable_files
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a Llama: folder, or one of a GGUF"
     )
+    parser.add_argument("--recipe", default="language", choices=["language", "article"])
+    parser.add_argument("--articles", type=int, help="of each split, the shortest, at least 2; by default all")
     parser.add_argument(
         "--shaped",
         choices=list(shaped.SHAPES),
@@ -63,8 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     folder, model = asked.folder.resolve(), asked.model.resolve()
     # Runs are found again by what they are of: another text or seed is another folder.
-    place = folder / f"data-{hashlib.sha256(asked.text.read_bytes()).hexdigest()[:12]}"
-    counts = wikitext.write(asked.text, place)
+    few = f"-{asked.articles}" if asked.articles else ""
+    place = folder / f"data-{hashlib.sha256(asked.text.read_bytes()).hexdigest()[:12]}{few}"
+    counts = wikitext.write(asked.text, place, asked.articles)
+    if asked.recipe == "article":
+        if asked.shaped or asked.epochs or asked.scheme:
+            parser.error("--recipe article takes no --shaped, --epochs or --scheme: all of it is the account's")
+        by_article(asked, place, counts)
+        return
     recipe = recipe_of(asked.epochs, asked.scheme, asked.seed)
     if asked.shaped:
         model = folder / f"{asked.shaped}-{asked.seed}"
@@ -72,25 +86,41 @@ def main(arguments: list[str] | None = None) -> None:
             with durable_files.folder(model) as unfinished:
                 shaped.write(asked.shaped, _texts(place / "train.jsonl"), unfinished, asked.seed)
         recipe = shaped.recipe(asked.shaped, recipe)
-    splits = {name: (str(place / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
-    spec = {
-        "task": "causal-lm",
-        "model": str(model),
-        "data": Data(format="jsonl", splits=splits),
-        "recipe": recipe,
-        "evaluate": Evaluate(tokens=10**9),
-        "threads": asked.threads,
-    }
+    spec = _spec_of(model, place, recipe, asked.threads)
     name = f"{asked.shaped or 'job'}-{recipe.quantize.scheme if recipe.quantize else 'float'}-{asked.seed}"
     run = engine.run(folder / name, spec)
     print(f"articles: {counts}; job: {run.seconds / 60:.1f} min")
-    print("\n".join(_rows(run.report)), flush=True)
+    print("\n".join(_rows(run.report.rows)), flush=True)
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     if asked.shaped:
         lines = reopened(run, place)
     else:
         lines = compared(run, sanitized_folder.sanitized_folder(model, run.folder / "stock"), place, asked.seed)
     print("\n".join(lines), flush=True)
+
+
+def by_article(asked: argparse.Namespace, place: Path, counts: dict[str, int]) -> None:
+    """Run the account's own recipe if it has no record, and print its rows."""
+    model = asked.model.resolve()
+    about = {"model": model.name, "model_digest": digest_of(model), "data": place.name, "articles": counts, "seed": asked.seed}
+    name = f"{model.name}-{asked.articles or 'all'}-article-{asked.seed}"
+    if (kept := record_file.read(article.path_of(name))) is None:
+        spec = _spec_of(model, place, article.recipe_of(asked.seed), asked.threads)
+        article.keep(name, about, engine.run(asked.folder.resolve() / name, spec, keep=set()))
+        kept = record_file.read(article.path_of(name))
+    assert kept is not None, "it was just written"
+    if any(kept[key] != found for key, found in about.items()):
+        raise SystemExit(f"{article.path_of(name)} is of another model or text; remove it to run this one")
+    print(f"articles: {counts}; job: {kept['seconds'] / 60:.1f} min")
+    print("\n".join(_rows(TypeAdapter(list[Row]).validate_python(kept["rows"]))), flush=True)
+
+
+def _spec_of(model: Path, place: Path, recipe: Recipe, threads: int | None) -> dict[str, Any]:
+    """Return what the engine is asked for."""
+    splits = {name: (str(place / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
+    data = Data(format="jsonl", splits=splits)
+    evaluate = Evaluate(tokens=10**9)
+    return {"task": "causal-lm", "model": str(model), "data": data, "recipe": recipe, "evaluate": evaluate, "threads": threads}
 
 
 def recipe_of(epochs: int | None, scheme: str | None, seed: int) -> Recipe:
@@ -104,10 +134,10 @@ def recipe_of(epochs: int | None, scheme: str | None, seed: int) -> Recipe:
     return recipe.model_copy(update={"prepare": Prepare(epochs=0), "distill": distill, "quantize": quantize, "train": train})
 
 
-def _rows(report: Report) -> list[str]:
+def _rows(rows: Sequence[Row]) -> list[str]:
     head = ["row", "parameters", "bytes", "of the file sent", "decode", "prefill", "loss, nats a token", "perplexity"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return lines + [_row(row) for row in report.rows]
+    return lines + [_row(row) for row in rows]
 
 
 def _row(row: Row) -> str:

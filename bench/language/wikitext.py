@@ -20,12 +20,13 @@ def articles(path: Path) -> list[str]:
     return ["\n".join(lines).strip() + "\n" for lines in found]
 
 
-def write(path: Path, folder: Path) -> dict[str, int]:
-    """Write a JSONL file per split, {"text": article} a line. -> split → articles."""
+def write(path: Path, folder: Path, most: int | None = None) -> dict[str, int]:
+    """Write a JSONL file per split, {"text": article} a line. most: articles of each, the shortest. -> split → articles."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[str]] = {name: [] for name in ("train", *SPLITS)}
     for number, article in enumerate(articles(path)):
         found[dict(enumerate(SPLITS)).get(number % 10, "train")].append(article)
+    found = {name: sorted(texts, key=len)[:most] if most else texts for name, texts in found.items()}
     for name, texts in found.items():
         lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.language import __main__ as language, minitron, shaped, wikitext
+from bench.account.published import REDUCTION
+from bench.language import __main__ as language, article, minitron, shaped, wikitext
 from tests.support import tiny_language as tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
@@ -83,13 +84,18 @@ def test_the_rate_rises_and_falls_to_a_tenth() -> None:
     assert rates[-1] == pytest.approx(minitron.LAST, rel=0.01)
 
 
-def test_a_job_and_the_plain_script_are_told_of_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """A text of few articles, a tiny Llama with room for the account's cut, and where its runs go."""
     source, model = tmp_path / "text", tmp_path / "model"
     source.write_text("".join(f" \n = Part {n} = \n \n" + " The cat sat on the mat .\n" * 8 for n in range(20)), "utf-8")
     tiny.model("llama", intermediate_size=256, max_position_embeddings=1024).save_pretrained(model)
     tiny.tokenizer().save_pretrained(model)
-    asked = ["--model", str(model), "--text", str(source), "--folder", str(tmp_path / "out"), "--epochs", "1", "--threads", "1"]
-    language.main(asked)
+    return ["--model", str(model), "--text", str(source), "--folder", str(tmp_path / "out"), "--threads", "1"]
+
+
+def test_a_job_and_the_plain_script_are_told_of_the_same(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    language.main([*asked, "--epochs", "1"])
     said = capsys.readouterr().out
     rows = ("| baseline", "| quantized", "| pruned", "| dis")
     stages = [line.split(" | ") for line in said.splitlines() if line.startswith(rows)]
@@ -104,6 +110,32 @@ def test_a_job_and_the_plain_script_are_told_of_the_same(tmp_path: Path, capsys:
     assert float(against.split(": ")[1].split()[0]) == pytest.approx(losses[3] - losses[2], abs=2e-4)
     assert float(integers.split()[2]) == pytest.approx(shipped - losses[3], abs=2e-4)
     assert float(integers.split("±")[1].split()[0]) < 0.01
+
+
+def test_the_accounts_recipe_runs_whole_and_is_kept(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(article, "RECORDS", tmp_path / "records")
+    language.main([*asked, "--recipe", "article", "--articles", "2"])
+    record = json.loads((tmp_path / "records" / "model-2-article-0.json").read_text("utf-8"))
+    baseline, *_, distilled = record["rows"]
+    assert distilled["ratios"]["parameter_reduction"] >= REDUCTION > distilled["ratios"]["parameter_reduction"] - 0.05
+    recipe = record["recipe"]
+    assert all((recipe["quantize"]["qat"], recipe["prune"]["recovery"], recipe["distill"]["general"])), "no part is left out"
+    assert recipe["distill"]["teachers"]["seeds"] == 3
+    said = capsys.readouterr().out
+    language.main([*asked, "--recipe", "article", "--articles", "2"])
+    assert capsys.readouterr().out == said, "what has a record is not run again"
+    assert baseline["stage"] in said
+    with pytest.raises(SystemExit, match="another model or text"):
+        Path(asked[3]).write_text(" \n = Other = \n \n Words .\n" * 20, "utf-8")
+        language.main([*asked, "--recipe", "article", "--articles", "2"])
+
+
+def test_the_accounts_recipe_takes_no_options_of_the_other(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        language.main([*asked, "--recipe", "article", "--scheme", "weight-only-int4"])
+    assert "takes no --shaped, --epochs or --scheme" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list(shaped.SHAPES))
