@@ -1,5 +1,6 @@
 """Whose turn it is: priority within a team, shares between teams, and what a claim looks at to know."""
 
+import datetime as dt
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,10 @@ def test_a_team_that_had_the_worker_lately_goes_second(transaction: SessionMaker
 
 @pytest.mark.parametrize("last", ["finished", "failed", "cancelled in the queue"])
 def test_hours_are_those_of_attempts_and_not_of_the_waits_between_them(
-    last: str, transaction: SessionMaker, new_job: NewJob
+    last: str, transaction: SessionMaker, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = dt.timedelta(days=15)
+    monkeypatch.setattr(quotas, "_month", lambda moment: (moment - whole, moment + whole))  # no new one begins in between
     job = new_job("a")
 
     def used() -> tuple[float, float]:
