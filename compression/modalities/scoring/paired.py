@@ -20,6 +20,7 @@ from compression.schema.report.gate import PairedDrop
 
 FEWEST_DRAWS, IN_TAIL = 4000, 40  #: samples of the rows, and the fewest of them that lie beyond a bound
 AT_ONCE = 1 << 22  #: numbers of samples that are drawn together
+FEWEST_CLUSTERS = 10  #: of equal size, as which all clusters of a ratio count at least
 LARGEST_DF = 10_000  #: degrees of freedom above which Student's quantiles are the normal ones
 Weighted = Callable[[Numbers], tuple[Numbers, Numbers]]
 """A metric of both models, the original's first, by weights of kinds of rows: (draws, kinds) -> (draws,) of each."""
@@ -80,11 +81,13 @@ def drop_of_mean(differences: Numbers, confidence: float, seed: int) -> PairedDr
 def drop_of_ratio(differences: Numbers, sizes: Numbers, confidence: float) -> PairedDrop:
     """Bound Σ differences / Σ sizes over independent clusters: Student's interval, linearised (Cochran 1977, section 6.3).
 
-    differences, sizes: (clusters,), sizes positive. Raises UnpairedRows for a single cluster, whose variation is unknown.
+    differences, sizes: (clusters,), sizes positive. Raises UnpairedRows for fewer than FEWEST_CLUSTERS, by Kish's effective
+    number (1965): a ratio that is one cluster's own leaves it no residual, and the interval knows nothing of how clusters vary.
     """
-    clusters = len(differences)
-    if clusters < 2:
-        raise UnpairedRows("a single text does not tell how texts vary")
+    clusters, alike = len(differences), float(sizes.sum() ** 2 / (sizes**2).sum())
+    if alike < FEWEST_CLUSTERS:
+        cause = f"{clusters} texts, which by their lengths count as {alike:.1f} equal ones, are too few to tell how texts vary"
+        raise UnpairedRows(f"{cause}: it takes {FEWEST_CLUSTERS}")
     drop = float(differences.sum() / sizes.sum())
     parts = (differences - drop * sizes) / sizes.mean()
     spread = _deviation(parts)

@@ -57,6 +57,15 @@ def test_both_bounds_of_a_mean_and_of_a_loss_keep_their_confidence(rows: int) ->
         assert np.mean([one.upper >= truth for one in found]) >= least
 
 
+def test_a_text_with_most_of_the_tokens_leaves_no_bounds() -> None:
+    losses = 0.02 * np.ones(21)
+    with pytest.raises(UnpairedRows, match=r"21 texts, .* count as 1\.2 equal ones"):
+        drop_of_ratio(losses, np.array([50_000.0, *[200.0] * 20]), 0.95)
+    with pytest.raises(UnpairedRows, match="it takes 10"):
+        drop_of_ratio(losses[:9], np.ones(9), 0.95)
+    assert drop_of_ratio(losses[:10], np.ones(10), 0.95).rows == 10
+
+
 def test_where_no_row_differs_the_drop_is_not_surely_zero() -> None:
     found = drop_of_mean(answered(0, 0, 50), 0.95, seed=0)
     assert (found.drop, found.spread) == (0, 0)
@@ -175,11 +184,11 @@ def test_weighted_correlations_are_the_plain_ones_of_repeated_rows() -> None:
 
 def test_only_the_same_rows_make_pairs() -> None:
     scorer = LanguageScorer(64, 32)
-    before = np.array([[10.0, 5], [30, 12], [20, 9]])
-    found = scorer.drop(before, before + np.array([[1, 0], [2, 0], [0, 0]]), 0.95, 0)
+    before = np.array([[10.0, 5], [30, 12], [20, 9]] * 6)
+    found = scorer.drop(before, before + np.array([[1, 0], [2, 0], [0, 0]] * 6), 0.95, 0)
     assert (found.drop, found.unit, found.method, found.seed) == (pytest.approx(3 / 26), "nats a token", "student", None)
     with pytest.raises(UnpairedRows, match="other tokens"):
-        scorer.drop(before, before + np.array([[0, 1], [0, 0], [0, 0]]), 0.95, 0)
+        scorer.drop(before, before + np.array([[0, 1], [0, 0], [0, 0]] * 6), 0.95, 0)
     with pytest.raises(UnpairedRows):
         scorer.drop(before[:1], before[:1], 0.95, 0)
     labelled = ClassScorer("accuracy", 2, None)
