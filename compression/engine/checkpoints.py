@@ -63,6 +63,7 @@ class StageCheckpoint(Config):
     points: tuple[PointCut, ...] = ()
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     ship_seconds: Annotated[float | None, Field(description="What the stage's export with its measurements took.")] = None
+    asked_seconds: Annotated[float | None, Field(description="What lm-eval's tasks took after the stage.")] = None
     draws: dict[Stage, SplitDraws] = Field(default_factory=dict, description="Of each stage so far; none in old checkpoints.")
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 

@@ -195,7 +195,8 @@ class DatasetRun:
         self.state.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.result = result
-        self.state.budget.spent, self.state.clock.shipped = done.spent, done.ship_seconds
+        clock, self.state.budget.spent = self.state.clock, done.spent
+        clock.shipped, clock.asked = done.ship_seconds, done.asked_seconds
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
     def restore(self) -> Iterator[Event]:
@@ -251,13 +252,13 @@ class DatasetRun:
         spec, base, state = self.data.spec, self.data.base, self.state
         if (asked := spec.evaluate.lm_eval) is None:
             return
+        began, reading = state.clock.now(), self.reader(stage).reading
         place, cache = harness_job.place_of(spec, base), harness_job.cache_of(spec, base)
-        reading, seed, parts = self.reader(stage).reading, state.recipe.train.seed, state.parts
-        asking = harness_job.ask(
-            state.model, reading, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
-        )
+        seed, parts, check = state.recipe.train.seed, state.parts, state.check_pause
+        asking = harness_job.ask(state.model, reading, asked, place, cache, seed=seed, parts=parts, check_pause=check)
         with on_cpu(*state.placed):
             state.result.figures = yield from state.tracker.relay(harness_job.PHASE, asking)
+        state.clock.asked = state.clock.now() - began
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
         figures = f"{len(state.result.figures)} figures of lm-eval {harness.installed()}{limit}"
         state.notes.append(f"Beside the score: {figures}, computed by the model and not by its files.")

@@ -232,6 +232,7 @@ class Job:
             points=part.result.points,
             spent=part.budget.spent,
             ship_seconds=part.clock.shipped,
+            asked_seconds=part.clock.asked,
             draws=part.draws,
         )
         return facts, (yield from part.save(self.checkpointer.folder, facts))

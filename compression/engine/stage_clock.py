@@ -12,6 +12,7 @@ class StageClock:
     earlier: float = 0.0  #: of the finished stages
     now: Callable[[], float] = time.monotonic
     shipped: float | None = None  #: of the last export with its measurement, also of an earlier attempt; None: of none
+    asked: float | None = None  #: of lm-eval's tasks after the last stage, as `shipped`; None: of none
     _began: float | None = None
     carried: float = field(default=0.0, init=False)  #: what earlier attempts had taken of the current stage
 

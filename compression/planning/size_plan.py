@@ -1,16 +1,26 @@
 """Fits the trainings of a size search into the minutes that are left. Torch-free, pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from compression.schema.artifact_formats import further_formats
 from compression.schema.recipe.distill import Distill
 
 LEAST_EPOCHS = 2
 """Of a short distillation: one says nothing of how losses fall."""
-SHIPS_AFTER_CUT = 5
-"""The time of so many exports with their measurements follows the search: for the cut, the distilled model, its further forms
-and the gate.
+FEWEST_EXPORTS = 4
+"""Exports with their measurements for which time is left, at least: of the distilled model, its checkpoint, and what the gate
+and a slower form take more.
 """
+
+
+def exports_after(asked: Sequence[str] | None, *, generates: bool) -> int:
+    """Return for how many exports after distillation time is left: of the model, and of each further form, which a language
+    model has in two sizes. asked: the recipe's `artifacts`; None: its own library's checkpoint, of a language model two.
+    """
+    forms = (2 if generates else 1) if asked is None else len(further_formats(asked))
+    return max(2 + forms * (2 if generates else 1), FEWEST_EXPORTS)
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,22 @@ class FullTraining:
         """Return as much of it as seconds that are left allow, one epoch of each phase at least. step_seconds: None is not
         known, since there was no time to train any size: that least.
         """
-        whole = self.seconds(step_seconds or 0.0)
-        if step_seconds is not None and whole <= left:
+        if step_seconds is None or left <= 0:
+            return self.least
+        if (whole := self.seconds(step_seconds)) <= left:
             return self
-        share = max(left, 0.0) / whole if whole else 0.0
-        general = max(int(share * self.general_epochs), 1) if self.general_epochs else 0
-        return replace(self, epochs=max(int(share * self.epochs), 1), general_epochs=general)
+        share = left / whole
+        epochs = max(int(share * self.epochs), 1)
+        if not self.general_epochs:
+            return replace(self, epochs=epochs)
+        room = max(left / step_seconds - epochs * self.epoch_steps, 0.0)
+        general = min(int(share * self.general_epochs), int(room / max(self.general_steps, 1)))
+        return replace(self, epochs=epochs, general_epochs=max(general, 1))
+
+    @property
+    def least(self) -> "FullTraining":
+        """Return one epoch of each phase."""
+        return replace(self, epochs=1, general_epochs=min(self.general_epochs, 1))
 
 
 @dataclass(frozen=True)

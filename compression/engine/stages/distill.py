@@ -69,6 +69,7 @@ def distilled(
     if settings.augment is not None and context.augmenter is not None:
         augmented = yield from augment_rows(context, settings.augment, context.augmenter)
         rows, made = augmented.rows, augmented.made
+    training.rows = len(rows)
     yield from context.tracker.emit_boundary(ASK, done=False)
     outputs = yield from ensemble_outputs(context, settings, rows, made)
     guide = outputs.guide.to(context.device).eval().requires_grad_(False)

@@ -58,6 +58,7 @@ def general(context: StageContext, settings: Distill, training: NamedTraining | 
     validate = partial(_validate, context, objective, judge)
     ticks = context.train(phase, plan, objective, hooks, rows=student_rows, judge=validate, beside=training.beside)
     outcome = yield from context.tracker.relay(phase, log_terms(ticks, objective, context.processes.size))
+    training.general_epochs = len(outcome.curve)
     teacher.close()
     judge.close()
     texts = f"{len(student_rows)} unlabelled texts"

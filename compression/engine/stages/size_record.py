@@ -12,7 +12,7 @@ from compression.evaluation.standard_error import kept_error
 from compression.evaluation.validate import Validation, validate
 from compression.models.tensors import Tensors
 from compression.planning.preparation import steps_an_epoch
-from compression.planning.size_plan import FullTraining
+from compression.planning.size_plan import FullTraining, exports_after
 from compression.schema.events import Event
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -82,29 +82,40 @@ def remembering(training: Generator[Event, None, Found], remember: Callable[[], 
     return each.result
 
 
-def seconds_left(context: StageContext, record: SizeSearch, ships: int) -> float:
-    """Return what is left of the budget beside so many exports."""
-    return 60 * record.budget_minutes - context.clock.seconds - ships * record.ship_seconds
+def seconds_left(context: StageContext, record: SizeSearch, *, cut: bool = True) -> float:
+    """Return what is left of the budget beside what follows: exports, and lm-eval's tasks. cut: whether the cut has shipped."""
+    ships = exports_after(context.recipe.artifacts, generates=context.task.packed is not None) + (not cut)
+    after = ships * record.ship_seconds + (2 - cut) * (context.clock.asked or 0.0)
+    return 60 * record.budget_minutes - context.clock.seconds - after
 
 
-def asked_training(context: StageContext, distill: Distill) -> FullTraining:
-    """Return the full distillation that the recipe asks for."""
+def asked_training(context: StageContext, distill: Distill, record: SizeSearch) -> FullTraining:
+    """Return the full distillation that the recipe asks for. Of augmentation's rows those count that a training has had, before
+    the first one all that it may make.
+    """
     rows = len(context.rows["train"])
     texts = rows if context.unlabelled is None else len(context.unlabelled)
     if distill.augment is not None:
         rows *= 1 + distill.augment.rows  # the general phase is on train's own
     steps, general = (steps_an_epoch(each, context.recipe.train) for each in (rows, texts))
-    return FullTraining.of(distill, steps, general)
+    had = [one.steps // one.epochs for one in record.tried if one.kind == "full" and one.kept is not None and one.epochs]
+    return FullTraining.of(distill, had[-1] if had else steps, general)
 
 
 def trained(
-    context: StageContext, size: SizeTried, outcome: TrainingOutcome, original: Validation, timing: RunningTime
+    context: StageContext,
+    size: SizeTried,
+    outcome: TrainingOutcome,
+    original: Validation,
+    timing: RunningTime,
+    rows: int | None = None,
 ) -> SizeTried:
     """Return a size with what came of its training: of the context's model. original: of the uncompressed model; timing: of the
-    training, to which judging it belongs. Epochs and steps are those that were trained: patience may have ended it.
+    training, to which judging it belongs; rows: that it had, if augmentation may have made fewer than were planned. Epochs and
+    steps are those that were trained: patience may have ended it.
     """
     best, epochs = outcome.best, len(outcome.curve)
-    steps = size.steps // max(size.epochs, 1)
+    steps = size.steps // max(size.epochs, 1) if rows is None else steps_an_epoch(rows, context.recipe.train)
     curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
     found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
     teacher = context.prepared.to(context.device)

@@ -47,7 +47,7 @@ from compression.planning.search.problem import OutOfTime
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found
 from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share
-from compression.planning.size_plan import SHIPS_AFTER_CUT, ShortTraining
+from compression.planning.size_plan import ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
@@ -245,7 +245,8 @@ class SizeRounds:
 
     def _full_steps(self, cost: float) -> int:
         """Return the steps of the full distillation that the time still allows. cost: of the size."""
-        left, asked = seconds_left(self.context, self.record, SHIPS_AFTER_CUT), asked_training(self.context, self.distill)
+        left = seconds_left(self.context, self.record, cut=False)
+        asked = asked_training(self.context, self.distill, self.record)
         return asked.fitted(step_seconds(self.record, asked, cost), left).steps
 
     @property
@@ -271,9 +272,9 @@ class SizeRounds:
 
     def _is_time_for(self, fully: int, cost: float, others: float = 0.0) -> bool:
         """Return whether there is time for so many full distillations of a size. others: seconds that are needed beside."""
-        asked = asked_training(self.context, self.distill)
+        asked = asked_training(self.context, self.distill, self.record)
         whole = asked.seconds(step_seconds(self.record, asked, cost) or 0.0)
-        return seconds_left(self.context, self.record, SHIPS_AFTER_CUT) >= fully * whole + others
+        return seconds_left(self.context, self.record, cut=False) >= fully * whole + others
 
     def _why_over(self, share: float) -> str | None:
         """Return why no further round is done, or None. share: of the next size."""

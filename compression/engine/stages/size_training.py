@@ -49,8 +49,6 @@ from compression.training.config import TrainingOutcome
 
 MOST_OTHERS = 5
 """Other sizes that are distilled after the first. It is the time that limits them: a save names as many trainings."""
-SHIPS_AFTER = 4
-"""The time of so many exports with their measurements is left: for the distilled model, its further forms and the gate."""
 LEAST_FITTED = 0.75
 """Of a full distillation, for which time must be left: it is then fitted into that."""
 BEST = "best."  #: prefix of the names of the best model's weights in a save
@@ -126,9 +124,14 @@ class SizedTraining:
             phases = [PHASE + suffix, general_distillation.PHASE + suffix]
             self._saved = next(filter(None, map(self.context.saved, phases)), {})
             if (record := saved_record(self.context, phases)) is not None:
-                return number, record
+                return number, self._with_export(record)
         assert self.context.result.sizes is not None, "the cut has left it"  # noqa: S101
-        return 0, self.context.result.sizes
+        return 0, self._with_export(self.context.result.sizes)
+
+    def _with_export(self, record: SizeSearch) -> SizeSearch:
+        """Return the record with what the cut model's export took: the search began with what the one before took."""
+        shipped = self.context.clock.shipped
+        return record if shipped is None else record.model_copy(update={"ship_seconds": shipped})
 
     def _begin(self) -> Generator[Event, None, tuple[int, SizeSearch, str | None]]:
         """Return the number of the training to go on with, the record, and why no other size is trained, or None. If the sizes
@@ -162,7 +165,7 @@ class SizedTraining:
         """Distill the last size of the record; return the record with what came of it."""
         context, size = self.context, record.tried[-1]
         if not size.epochs:
-            left, asked = seconds_left(context, record, SHIPS_AFTER), asked_training(context, self.settings)
+            left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
             full = asked.fitted(step_seconds(record, asked, size.cost), left)
             own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
             size = size.model_copy(update=own)
@@ -175,13 +178,16 @@ class SizedTraining:
         if self.best is not None:
             training.beside = {f"{BEST}{at}": own.detach() for at, own in enumerate(weights_of(self.best[1]))}
 
+        def so_far() -> SizeTried:
+            done = size.general_epochs if training.general_epochs is None else training.general_epochs
+            return size.model_copy(update={"seconds": timing.seconds, "general_epochs": done})
+
         def remember() -> None:
-            running = size.model_copy(update={"seconds": timing.seconds})
-            write_record(context, with_last(record, running), training.beside)
+            write_record(context, with_last(record, so_far()), training.beside)
 
         there = replace(context, originals=list(context.originals), saves_ends=True)
         outcome = yield from remembering(self.distilled(there, fitted, training), remember)
-        return with_last(record, trained(context, size, outcome, self.original, timing))
+        return with_last(record, trained(context, so_far(), outcome, self.original, timing, training.rows))
 
     def _take_best(self, record: SizeSearch) -> None:
         """Keep the model that has just been trained, if it is preferred to the best one before."""
@@ -199,12 +205,14 @@ class SizedTraining:
         tried, gain = expect(record.tried, last.steps, [original_curve(context)])
         record = record.model_copy(update={"tried": tuple(tried), "gain": gain})
         solver, *_ = yield from stored_solver(context)
-        left, took = seconds_left(context, record, SHIPS_AFTER), last.seconds or 0.0
+        left, took = seconds_left(context, record), last.seconds or 0.0
         share, why = another_share(record, solver, last=left < (1 + LEAST_FITTED) * took)
         if why is not None:
             return record, why
         size = solver.size(share, kind="full", steps=0, epochs=0)
-        needed = LEAST_FITTED * took * max(size.cost / max(last.cost, 1e-9), 1.0)
+        asked, larger = asked_training(context, self.settings, record), max(size.cost / max(last.cost, 1e-9), 1.0)
+        least = asked.least.seconds(step_seconds(record, asked, size.cost) or 0.0)
+        needed = max(LEAST_FITTED * took * larger, least)
         if left < needed:
             more = (needed - left) / 60
             return record, f"for {size.cost:.1%}, the next size, the budget is {more:.1f} minutes too short"
@@ -256,7 +264,7 @@ class SizedTraining:
         size, full = record.tried[place], fully(record)
         kept, target = size.kept or 0.0, record.retention
         which = f"Of {len(full)} sizes that were distilled fully, number {full.index(place) + 1} goes on. " if full[1:] else ""
-        scored = f"{size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation"
+        scored = f"{size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation, by the engine's own model"
         told = f"{which}Distilled for {size.epochs} epochs, {scored}."
         if kept >= target:
             return f"{told} That meets the target."
@@ -264,7 +272,7 @@ class SizedTraining:
         if isinf(steps):
             more = "more steps are not expected to change that: it takes more rows of train, or a lower target"
         else:
-            asked = asked_training(self.context, self.settings)
+            asked = asked_training(self.context, self.settings, record)
             minutes = (steps - size.steps) * (step_seconds(record, asked, size.cost) or 0.0) / 60
             more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
         return f"{told} That misses the target; {more}."

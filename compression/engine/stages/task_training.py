@@ -27,6 +27,8 @@ class NamedTraining:
     suffix: str = ""  #: of the names of its phases
     beside: Tensors = field(default_factory=dict)  #: extra tensors of its saves, with their values then
     again: bool = False  #: whether the teacher runs again after it
+    rows: int | None = None  #: of train and augmentation, once they are known
+    general_epochs: int | None = None  #: of the general phase, once it is done: patience may end it
 
     def told(self, note: str) -> str:
         """Return a note of this training, which says of which one it is."""

@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path
 
 
 def test_sizes_are_tried_and_the_smallest_that_keeps_the_target_is_distilled(whole: tuple[Path, Report]) -> None:
-    _, report = whole
+    place, report = whole
     assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned", "distilled"]
     found = report.sizes
     assert found is not None
@@ -67,6 +67,8 @@ def test_sizes_are_tried_and_the_smallest_that_keeps_the_target_is_distilled(who
     assert "That meets the target" in found.why
     assert found.why in last.notes
     assert report.pruning["ffn"]["after"] == last.shape.ffn
+    cut = StageCheckpoint.model_validate_json(unseal(place / "out" / "checkpoints" / "pruned" / STATE))
+    assert found.ship_seconds == cut.ship_seconds  # not what the whole model's export took, by which the search began
 
 
 def test_the_gate_of_a_job_without_one_is_what_the_target_leaves(whole: tuple[Path, Report]) -> None:

@@ -125,3 +125,10 @@ def test_a_short_distillation_takes_a_part_of_many_rows_and_several_passes_over_
     assert ShortTraining.of(200, 100_000, 32, all_rows=False) == ShortTraining(3200, 2, 200)
     assert ShortTraining.of(200, 640, 32, all_rows=False) == ShortTraining(640, 10, 200)
     assert ShortTraining.of(200, 100_000, 32, all_rows=True) == ShortTraining(100_000, 1, 3125)
+
+
+@pytest.mark.parametrize("left", [31, 40, 57, 90, 120])
+def test_what_is_fitted_takes_no_longer_than_is_left(left: int) -> None:
+    asked = FullTraining.of(Distill(epochs=3, general=General(epochs=10)), 10, 20)
+    assert asked.fitted(1.0, left).seconds(1.0) <= left
+    assert asked.least.seconds(1.0) == 30

@@ -11,6 +11,7 @@ from compression.distillation.objective import FeatureLosses
 from compression.engine.context import StageContext
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.objectives import log_terms
+from compression.engine.stages.task_training import NamedTraining
 from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.quantization.precision import gradient_dtype
 from compression.schema.events import Log, Progress
@@ -64,6 +65,17 @@ def told(**weights: float) -> tuple[dict[str, float], float]:
     terms = [part.split(" × ") for part in line.split(": ", 1)[1].rstrip(".").split(", ")]
     (loss,) = [-event.score for event in events if isinstance(event, Progress) and event.score is not None]
     return {term.split()[0]: float(weight) for term, weight in terms}, loss
+
+
+def test_a_phase_that_patience_ended_says_how_many_epochs_it_had() -> None:
+    phase = General.model_validate({**STILL, "epochs": 5, "patience": 1})
+    recipe = Recipe(prune=None, distill=Distill(general=phase), train=TRAIN)
+    torch.manual_seed(0)
+    state, training = state_of(deep(), recipe), NamedTraining()
+    disturbed(state)
+    state.begin("distilled")
+    list(general(state, recipe.distill, training))
+    assert training.general_epochs == 1
 
 
 def test_each_weight_of_the_general_phase_counts() -> None:

@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression.engine.stages.size_record import RunningTime, asked_training, remembering, step_seconds, trained
+from compression.engine.stage_clock import StageClock
+from compression.engine.stages.size_record import RunningTime, asked_training, remembering, seconds_left, step_seconds, trained
 from compression.engine.stages.size_rounds import SizeRounds, best_share
 from compression.evaluation.validate import Validation
-from compression.planning.size_plan import FullTraining
+from compression.planning.size_plan import FullTraining, exports_after
 from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.augment import Augment
@@ -88,10 +89,25 @@ def test_steps_of_the_general_phase_are_those_of_its_own_texts() -> None:
 
 def test_new_rows_count_in_a_full_distillation_and_not_in_its_general_phase(model: BertForSequenceClassification) -> None:
     state = state_of(model, Recipe(train=Train(batch=16)))
-    plain = asked_training(state, Distill(epochs=2, general=General(epochs=3)))
-    more = asked_training(state, Distill(epochs=2, general=General(epochs=3), augment=Augment(splices=2)))
+    plain = asked_training(state, Distill(epochs=2, general=General(epochs=3)), record())
+    augmented = Distill(epochs=2, general=General(epochs=3), augment=Augment(splices=2))
+    more = asked_training(state, augmented, record(size()))
     assert (plain.steps, plain.general_steps) == (40, 20)
     assert (more.steps, more.general_steps) == (120, 20)
+    had = size(kind="full", steps=80, epochs=2)  # what augmentation made, once a training has had it
+    assert asked_training(state, augmented, record(size(), had)).steps == 80
+
+
+def test_time_is_left_for_the_exports_that_the_recipe_asks_for_and_for_lm_eval(model: BertForSequenceClassification) -> None:
+    forms = ("transformers", "onnx-f16", "triton", "openvino-int8", "openvino-f16")
+    state, other = state_of(model, Recipe()), state_of(model, Recipe(artifacts=forms))
+    for each in (state, other):
+        each.clock = StageClock(now=lambda: 0.0, asked=30.0)
+    budget = record().model_copy(update={"budget_minutes": 10.0, "ship_seconds": 20.0})
+    assert seconds_left(state, budget) == 600 - 4 * 20 - 30
+    assert seconds_left(state, budget, cut=False) == 600 - 5 * 20 - 60
+    assert seconds_left(other, budget) == 600 - 7 * 20 - 30
+    assert exports_after(None, generates=True) == 6
 
 
 def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model: BertForSequenceClassification) -> None:
@@ -102,6 +118,8 @@ def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model:
     planned = size(kind="full", steps=80, epochs=8, kept=None, seconds=None)
     clock = SimpleNamespace(seconds=15.0)
     found = trained(state, planned, outcome, Validation(1.0, -1.0), RunningTime(clock, 15.0))
+    fewer = trained(state, planned, outcome, Validation(1.0, -1.0), RunningTime(clock, 15.0), rows=96)
+    assert [one.steps for one in fewer.curve] == [6, 12, 18]  # of rows that augmentation made fewer
     assert (found.epochs, found.steps, found.kept) == (3, 30, 0.9)
     assert [(one.steps, one.kept) for one in found.curve] == [(10, 0.6), (20, 0.9), (30, 0.8)]
     assert step_seconds(record(found), ASKED, 0.5) == pytest.approx(15 / 30)
