@@ -66,6 +66,7 @@ class Compared(Out):
     shipped: Point
     ratios: Ratios
     asked: Annotated[dict[str, Any], Field(description="The request, key by key: `recipe.prune.ratio` → 0.3.")]
+    drawn: Annotated[bool, Field(description="Whether validation or test is drawn from train, by `recipe.train.seed`.")] = False
     best_by: Annotated[
         tuple[str, ...],
         Field(
@@ -139,11 +140,18 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     for found in session.execute(select(*columns, *cells).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
     shown = {job.id: job for job in job_list.show_jobs(session, rows, brief=True)}
+    whole = _whole(session, {one for job in shown.values() for one in job.datasets})
     return [
-        item
+        item.model_copy(update={"drawn": not whole.issuperset(item.datasets)})
         for job in rows
         if figures[job.id] and (item := _item(job, shown[job.id], *heads[job.id], figures[job.id])) is not None
     ]
+
+
+def _whole(session: Session, datasets: set[str]) -> set[str]:
+    """Return which datasets have a validation and a test split of their own."""
+    found = session.execute(select(Dataset.id, Dataset.data["splits"]).where(Dataset.id.in_(datasets)))
+    return {one for one, splits in found if {"validation", "test"} <= {*(splits or {})}}
 
 
 def _item(
@@ -231,7 +239,8 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
 
 def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
     """Return what two jobs must share for their scores, and their costs, to be comparable."""
-    judged = (one.datasets, one.metric, one.ratios.judged_on, _judging_metrics(one), _scored_texts(one))
+    seed = one.asked.get("recipe.train.seed") if one.drawn else None
+    judged = (one.datasets, one.metric, one.ratios.judged_on, _judging_metrics(one), _scored_texts(one), seed)
     if cost != "latency_ms":
         return judged
     at = one.shipped.latency_at or {}

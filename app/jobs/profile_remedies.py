@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from typing import Any
 
 from sqlalchemy import select
@@ -14,6 +15,7 @@ from app.store.models import Artifact, Dataset, Job, Model, Profile
 from compression.planning.advisor import needed
 from compression.planning.on_disk import untrained
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.job_spec import Resolved
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import ProfileFigures
@@ -96,7 +98,10 @@ def _form(artifact: Artifact, figures: ProfileFigures | None) -> Form:
     same = {name: artifact.facts[name] for name in ("name", "kind", "stage", "precision")}
     scored = artifact.facts.get("validation")
     score = Score.model_validate(scored) if scored and "value" in scored else None
-    return Form(id=artifact.id, bytes=sum(file.size for file in artifact.files), figures=figures, score=score, **same)
+    known = ARTIFACT_FORMATS.get(same["kind"])
+    patterns = known.weights if known is not None and known.weights else ("*",)
+    read = sum(file.size for file in artifact.files if any(fnmatch(file.path, each) for each in patterns))
+    return Form(id=artifact.id, bytes=read, figures=figures, score=score, **same)
 
 
 def list_changes(session: Session, team: str, job_id: str, profile_id: str) -> list[Remedy]:

@@ -31,7 +31,7 @@ def figures(profile: Profile) -> tuple[str | None, ...]:
     if found is None:
         return (None,) * 6
     memory = render.size(found.memory.max_bytes) if isinstance(found.memory, MemoryRange) else None
-    energy = f"{1000 * found.energy.joules_per_row:.3g} mJ" if isinstance(found.energy, Energy) else None
+    energy = f"{plain(1000 * found.energy.joules_per_row)} mJ" if isinstance(found.energy, Energy) else None
     token = f", a token {plain(found.decode_ms)} ms" if found.decode_ms else ""
     passed = f"{plain(found.median_ms)} ms (p95 {plain(found.p95_ms)}){token}"
     return passed, plain(found.rows_per_second, 4), f"{plain(found.load.first_ms)} ms", memory, energy, found.runtime

@@ -27,7 +27,7 @@ ELSEWHERE = "evaluate.device"
 WINDOW = ("evaluate.window", "recipe.train.max_length")
 """For causal-lm: the window of a perplexity, and its default."""
 SEED = "recipe.train.seed"
-"""For causal-lm: draws the test texts that are scored."""
+"""Draws the rows of validation and test from train where the data lacks them, and for causal-lm the texts that are scored."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ class Compared:
         if self.report:
             return next((row for row in self.report.rows if row.artifact == self.report.headline), self.report.rows[-1])
         return self.job.rows[-1] if self.job.rows else None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether rows of validation or test were drawn from train, as far as its report knows."""
+        splits = [part.splits for part in self.report.parts] or [self.report.splits] if self.report else []
+        return any(facts.carved_from_train for each in splits for facts in each.values())
 
     @property
     def processor(self) -> str | None:
@@ -146,7 +152,7 @@ def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
             return len(windows) > 1
         if key.startswith(ELSEWHERE):
             return False
-        return key.startswith(ALIKE) or (key == SEED and bool(texts))
+        return key.startswith(ALIKE) or (key == SEED and (bool(texts) or any(one.drawn for one in jobs)))
 
     apart, timed = [key for key in found if matters(key)], {one.processor for one in jobs} - {None}
     parts = [f"Not the same in all jobs, so the figures are not of the same thing: {', '.join(apart)}."] if apart else []

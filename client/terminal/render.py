@@ -18,7 +18,7 @@ from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
 from compression.schema.report.targets import bound_text, in_order, spoken, target_text
-from compression.schema.report.written import MINUS, change
+from compression.schema.report.written import MINUS, change, scaled
 from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
@@ -37,18 +37,12 @@ def percent(share: float, digits: int = 1) -> str:
 
 def count(number: int) -> str:
     """22713984 → 22.71 M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return str(number)
+    return scaled(number, (1e9, "G"), (1e6, "M"), (1e3, "k")) or str(number)
 
 
 def size(number: int) -> str:
     """90868376 → 90.87 MB (10⁶ bytes)."""
-    for unit_size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit_size:
-            return f"{number / unit_size:.2f} {unit}"
-    return f"{number} B"
+    return scaled(number, (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) or f"{number} B"
 
 
 def duration(seconds: float) -> str:
@@ -182,7 +176,7 @@ def verdict_text(name: str, verdict: Verdict) -> str:
     def figure(value: float) -> str:
         return target_text(name, value, verdict.metric)
 
-    found = "not measured" if verdict.value is None else figure(verdict.value)
+    found = verdict.figure_text(name)
     if (place := verdict.device or (verdict.split if verdict.value is not None else None)) is not None:
         found += f" on {place}"
     if verdict.interval is not None:

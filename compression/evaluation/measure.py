@@ -23,7 +23,7 @@ from compression.evaluation.card_check import CardCheck, hastened
 from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
 from compression.evaluation.turns import Timer, Turns, settle
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer, SplitScoring
+from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scored, Scorer, SplitScoring
 from compression.modalities.scoring.paired import packed
 from compression.modalities.scoring.row_sample import ScoringLimit
 from compression.modalities.text.decoding import Decoder
@@ -189,12 +189,29 @@ def scored(
         if number:
             tell(known)
         found = one.answer(more)
+        if not is_finite(found):
+            none = NotMeasured(not_measured=f"Answers of this artifact to {split} rows are no finite numbers.")
+            known = known.model_copy(update={FIGURE_OF[split]: none})
+            continue
         figures = found.by_row() if spec.by_row else None
         own = found.draws if figures is None else found.draws.model_copy(update={"by_row": packed(figures)})
         draws = known.draws.model_copy(update={split: own})
         score = found.score.model_copy(update={"runtime": runner.name, "device": device, "not_on_card": why})
         known = known.model_copy(update={FIGURE_OF[split]: score, "draws": draws})
     return known
+
+
+def is_finite(found: Scored) -> bool:
+    """Return whether a score and the samples of its rows are finite numbers: JSON has no others."""
+    score = found.score
+    values = (
+        score.value,
+        score.standard_error,
+        score.value_at_batch_32,
+        *score.metrics.values(),
+        *score.standard_errors.values(),
+    )
+    return all(map(math.isfinite, (*values, *found.draws.values)))
 
 
 def paths_of(spec: MeasureSpec) -> dict[Split, Path]:

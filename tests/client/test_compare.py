@@ -12,6 +12,7 @@ import pytest
 from app.jobs import jobs, stage_results
 from client.terminal.compare import Compared, differences, warning
 from client.types import Job
+from compression.schema.report.report import SplitFacts
 from tests.client.conftest import Command, Live, document
 from tests.client.figures import report
 from tests.client.test_cli import succeed
@@ -99,6 +100,19 @@ def test_of_language_models_the_window_and_the_drawn_texts_must_be_alike() -> No
     assert said(({}, {}), ({}, {"devices": ["pi"], "device_seconds": 60})) == ""  # the figures are the worker's
     assert said(({}, {}), ({"max_length": 512}, {"window": 128})) == ""
     assert said(({}, {}), ({"max_length": 512, "seed": 1}, {}), task="text-classification") == ""
+
+
+def test_rows_that_were_drawn_from_train_by_other_seeds_are_warned_of() -> None:
+    jobs = [
+        Job(
+            id=f"job_{seed}", name="a", state="succeeded", task="text-classification", created_at=dt.datetime.now(dt.UTC), **own
+        )
+        for seed, own in ((seed, {"recipe": {"train": {"seed": seed}}}) for seed in (0, 1))
+    ]
+    for carved in (True, False):
+        found = report(splits={"test": SplitFacts(rows=1000, carved_from_train=carved, labels={})})
+        both = [Compared(job, found) for job in jobs]
+        assert ("recipe.train.seed" in warning(both, differences(both))) is carved
 
 
 def test_there_must_be_two_jobs_that_exist(live: Live, job: str, command: Command) -> None:

@@ -12,6 +12,7 @@ from client.terminal.predictions import answers
 from client.types import Preflight
 from compression.planning.verdicts import choose, judged
 from compression.schema.prediction import Answer, Answered
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
@@ -113,6 +114,20 @@ def test_retention_has_its_interval_on_both_splits_and_the_verdict_names_its_own
     assert render.ratios_text(found.ratios, 0.992).endswith("99.4 % kept, 97.1 to 101.5 %")
 
 
+def test_a_figure_that_misses_does_not_read_as_its_target() -> None:
+    kept, exact = (
+        verdicts(row("distilled", 13_000_000, 14_000_000, 6.4, 0.8 * share, validation=0.8 * share), Targets())["retention"]
+        for share in (0.9916, 0.992)
+    )
+    assert render.verdict_text("retention", kept).startswith("missed: retention 99.16 % on validation (target 99.2 %")
+    assert render.verdict_text("retention", exact).startswith("met: retention 99.2 % on validation (target 99.2 %")
+
+
+def test_a_number_is_shown_in_the_unit_that_it_is_rounded_to() -> None:
+    assert [render.count(number) for number in (999, 999_996, 22_713_984)] == ["999", "1.00 M", "22.71 M"]
+    assert [render.size(number) for number in (999, 999_999_999)] == ["999 B", "1.00 GB"]
+
+
 def test_a_baseline_that_has_not_converged_is_flagged_wherever_something_is_kept_of_it() -> None:
     found = validated(is_converged=False)
     assert render.cells(found.rows[0])[0] == "baseline, not converged"
@@ -168,6 +183,9 @@ def test_the_sizes_that_were_tried_are_listed_with_the_reason_for_one() -> None:
         says(text, "keeps 97.00 ± 0.40 % after 200 steps, 98.50 % expected of a full one", "after 900 steps, chosen")
         says(text, "not distilled", "It met the target.")
     assert "Sizes tried" not in shown(render.report_table(report()))
+    fastest = found.model_copy(update={"sizes": found.sizes.model_copy(update={"objective": "latency"})})
+    text = " ".join(shown(render.report_table(fastest)).split())
+    says(text, "8,000,000 parameters, 40.0 % of the original's predicted milliseconds")
 
 
 def test_several_sizes_are_listed_with_what_each_keeps_and_which_is_the_best() -> None:

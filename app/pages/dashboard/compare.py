@@ -17,18 +17,41 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST, MOST_PICKED = 200, 12
 
 
-def data_of(session: Session, team: str, items: list[Compared], wanted: str | None) -> tuple[list[Compared], dict[str, str]]:
-    """Return the jobs of one set of datasets, whose scores are comparable, and the names of all sets.
-
-    A set's key is its ids, joined. Without a valid key, the set of the first item is used.
+def keys_of(items: list[Compared]) -> dict[str, str]:
+    """Return, for each job, the key of those whose scores are of the same data and metric: the ids of its datasets, joined,
+    with the metric where jobs on these have several. A job without a score counts to the first metric.
     """
-    sets = dict.fromkeys("+".join(item.datasets) for item in items)
+    metrics: dict[str, dict[str, None]] = {}
+    for item in items:
+        found = metrics.setdefault("+".join(item.datasets), {})
+        if item.metric is not None:
+            found[item.metric] = None
+    return {
+        item.id: f"{ids}:{item.metric or next(iter(metrics[ids]))}" if len(metrics[ids]) > 1 else ids
+        for item in items
+        for ids in ["+".join(item.datasets)]
+    }
+
+
+def data_of(
+    session: Session, team: str, items: list[Compared], keys: dict[str, str], wanted: str | None
+) -> tuple[list[Compared], dict[str, str]]:
+    """Return the jobs of one key, whose scores are comparable, and the names of all keys. keys: of `keys_of`.
+
+    Without a valid key, that of the first item is used.
+    """
     names = domain.dataset_names(session, team, [one for item in items for one in item.datasets])
-    called = {key: " + ".join(names.get(one, one) for one in key.split("+")) for key in sets}
+    called = {}
+    for key in dict.fromkeys(keys[item.id] for item in items):
+        ids, _, metric = key.partition(":")
+        called[key] = " + ".join(names.get(one, one) for one in ids.split("+")) + (f", {metric}" if metric else "")
     # Two sets may have the same name.
-    called = {key: f"{name} ({key[-6:]})" if list(called.values()).count(name) > 1 else name for key, name in called.items()}
+    called = {
+        key: f"{name} ({key.partition(':')[0][-6:]})" if list(called.values()).count(name) > 1 else name
+        for key, name in called.items()
+    }
     taken = wanted if wanted in called else next(iter(called), None)
-    return [item for item in items if "+".join(item.datasets) == taken], called
+    return [item for item in items if keys[item.id] == taken], called
 
 
 def _older(session: Session, team: str, base: str | None, named: list[str], found: domain.Comparison) -> list[Compared]:
@@ -58,8 +81,9 @@ def compare(
     named = list(job or ())
     every = [*found.items, *_older(session, visitor.team, base, named, found)]
     # The data of the first job that is named, unless the address has some: a job's own page names it alone.
-    first = next(("+".join(item.datasets) for one in named for item in every if item.id == one), None)
-    items, sets = data_of(session, visitor.team, every, data or first)
+    keys = keys_of(every)
+    first = next((keys[one] for one in named if one in keys), None)
+    items, sets = data_of(session, visitor.team, every, keys, data or first)
     picked = [item for item in items if item.id in named][:MOST_PICKED]
     context: dict[str, Any] = {
         "here": "compare",
@@ -78,7 +102,7 @@ def compare(
         bases=bases,
         base=base,
         sets=sets,
-        data="+".join(items[0].datasets) if items else None,
+        data=keys[items[0].id] if items else None,
         items=items,
         more=found.next_page_token is not None,
         metric=next((item.metric for item in items if item.metric is not None), None),

@@ -94,9 +94,18 @@ def figures(report: Report, base: Row, best: Row) -> list[Figure]:
     }
     changes = {"parameters": parameters, "size": size, "latency": _latencies(best.latency), "score": score}
     return [
-        Figure(*(shown.get(name) or _absolute(name, verdict, changes)), bound(name, verdict), verdict)
+        Figure(*_apart(name, verdict, shown.get(name) or _absolute(name, verdict, changes)), bound(name, verdict), verdict)
         for name, verdict in in_order(report.verdicts)
     ]
+
+
+def _apart(
+    name: str, verdict: Verdict, told: tuple[str, str, str, str, tuple[str, ...]]
+) -> tuple[str, str, str, str, tuple[str, ...]]:
+    """Return what is shown with a figure that does not read as the target that it misses."""
+    title, value, word, change, more = told
+    reads_alike = not verdict.met and value == target_text(name, verdict.target, verdict.metric)
+    return title, verdict.figure_text(name) if reads_alike else value, word, change, more
 
 
 def _absolute(name: str, verdict: Verdict, changes: Mapping[str, str]) -> tuple[str, str, str, str, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
 from compression.schema.report.report import Verdict
 from compression.schema.report.targets import bound_text, target_text
-from compression.schema.report.written import MINUS
+from compression.schema.report.written import MINUS, scaled
 
 TIMES = "×"
 STAGES = {name: spec.title or name.capitalize() for name, spec in schema.STAGE_SPECS.items()}
@@ -13,19 +13,12 @@ STAGES = {name: spec.title or name.capitalize() for name, spec in schema.STAGE_S
 
 def count(number: float) -> str:
     """22713984 → 22.71 M."""
-    return _scaled(number, (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return scaled(number, (1e9, "G"), (1e6, "M"), (1e3, "k")) or f"{number:g}"
 
 
 def size(number: float) -> str:
     """90868376 → 90.87 MB (10⁶ bytes)."""
-    return _scaled(number, (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) + ("" if number >= 1e3 else " B")
-
-
-def _scaled(number: float, *units: tuple[float, str]) -> str:
-    for unit, name in units:
-        if number >= unit:
-            return f"{number / unit:.2f} {name}"
-    return f"{number:g}"
+    return scaled(number, (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) or f"{number:g} B"
 
 
 def milliseconds(value: float) -> str:
@@ -70,7 +63,7 @@ def reached(name: str, verdict: Verdict) -> str:
     if verdict.interval is not None:
         low, high = (target_text(name, end, verdict.metric) for end in verdict.interval)
         ends = f" (95 % interval {low.removesuffix(' %')} to {high})"
-    return target_text(name, verdict.value, verdict.metric) + where + ends
+    return verdict.figure_text(name) + where + ends
 
 
 def target(name: str, verdict: Verdict) -> str:

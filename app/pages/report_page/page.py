@@ -129,7 +129,8 @@ def front_picture(rows: Sequence[Row]) -> svg.Picture | None:
 
 
 def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> list[svg.Picture]:
-    """Draw loss and validation score of each stage by step, for phases with at least two points.
+    """Draw loss and validation score of each stage by step, for phases with at least two points. Steps that a later attempt
+    repeated replace the earlier ones.
 
     metric: name of the validation metric.
     """
@@ -140,7 +141,10 @@ def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> li
             if event.get(figure) is not None and event.get("stage") in formatting.STAGES:
                 phase = " ".join(str(event[key]) for key in ("part", "phase") if event.get(key))
                 stage = lines.setdefault(formatting.STAGES[event["stage"]], {})
-                stage.setdefault(phase, []).append((float(event["step"]), float(event[figure])))
+                points = stage.setdefault(phase, [])
+                while points and points[-1][0] >= event["step"]:
+                    points.pop()
+                points.append((float(event["step"]), float(event[figure])))
         for stage_name, phases in lines.items():
             whole = {phase: points for phase, points in phases.items() if len(points) > 1}
             if whole:

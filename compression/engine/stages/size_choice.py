@@ -6,6 +6,7 @@ from dataclasses import replace
 from compression.engine.stages.size_solver import SizeSolver
 from compression.planning.size_fit import SizeFit, fit_sizes, smallest_share
 from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.report.targets import reaches
 
 APART = 0.04
 """Share of the whole model that lies between two sizes at least, where the fit chooses them."""
@@ -70,7 +71,7 @@ def _below(solver: SizeSolver, missed: Sequence[SizeTried], met: Sequence[SizeTr
 
 
 def _keeps(record: SizeSearch, one: SizeTried) -> bool:
-    return (one.kept or 0.0) >= record.retention
+    return reaches(one.kept or 0.0, record.retention)
 
 
 def _above(missed: Sequence[SizeTried]) -> float:

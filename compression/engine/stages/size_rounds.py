@@ -56,7 +56,7 @@ from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
-from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.report.size_search import UNITS, SizeSearch, SizeTried
 from compression.schema.solved_search import CutOutcome, ParameterFacts, SolvedSearch
 from compression.system.device import on_cpu, rest
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -68,7 +68,6 @@ TWICE = 2
 """Full distillations that time is left for, if there is: the second corrects the first."""
 DEEPEST = 0.02
 """Share of the whole model that is asked for at least."""
-UNITS = {"parameters": "parameters", "latency": "predicted milliseconds"}
 
 
 def phase_of(number: int) -> str:

@@ -42,6 +42,7 @@ from compression.schema.errors import MissingResource, TargetOutOfReach, Unsuppo
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
+from compression.schema.report.targets import reaches
 from compression.schema.stages import PRUNED
 from compression.system.device import rest
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -266,7 +267,7 @@ class SizedTraining:
         which = f"Of {len(full)} sizes that were distilled fully, number {full.index(place) + 1} goes on. " if full[1:] else ""
         scored = f"{size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation, by the engine's own model"
         told = f"{which}Distilled for {size.epochs} epochs, {scored}."
-        if kept >= target:
+        if reaches(kept, target):
             return f"{told} That meets the target."
         steps = steps_needed(kept, size.steps, target, record.gain)
         if isinf(steps):

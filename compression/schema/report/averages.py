@@ -107,7 +107,8 @@ def _latency(parts: Mapping[str, Row]) -> Latency | NotMeasured:
     means = {time: mean([getattr(one, time) for one in found.values()]) for time in times}
     first = next(iter(found.values()))
     disturbed = [one.interrupted for one in found.values() if one.interrupted is not None]
-    changes = {"runs": min(one.runs for one in found.values()), "speed_up_interval": None}
+    alone = all(one.exclusive for one in found.values())
+    changes = {"runs": min(one.runs for one in found.values()), "speed_up_interval": None, "exclusive": alone}
     return first.model_copy(update={**means, **changes, "interrupted": max(disturbed, default=None)})
 
 

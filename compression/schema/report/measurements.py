@@ -178,9 +178,9 @@ UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a by
 """Metrics that are not shares, and the units shown after them."""
 
 
-def shown(metric: str, value: float) -> str:
-    """Return a metric's value as text: shares in percent, the others as they are."""
-    return f"{value:.4g}{UNITS[metric]}" if metric in UNITS else f"{value:.2%}"
+def shown(metric: str, value: float, more: int = 0) -> str:
+    """Return a metric's value as text: shares in percent, the others as they are. more: digits than usual."""
+    return f"{value:.{4 + more}g}{UNITS[metric]}" if metric in UNITS else f"{value:.{2 + more}%}"
 
 
 def in_unit(metric: str, value: float) -> float:

@@ -22,7 +22,7 @@ from compression.schema.report.points import Front, PointCut
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
 from compression.schema.report.sensitivity import Sensitivity
 from compression.schema.report.size_search import SizeSearch
-from compression.schema.report.targets import Target, asked
+from compression.schema.report.targets import Target, asked, reaches, target_text
 from compression.schema.stages import Stage
 
 
@@ -92,6 +92,10 @@ Status = Literal["met", "missed", "unproven"]
 Code = Literal["baseline_not_converged", "not_measured"]
 
 
+MOST_DIGITS = 6
+"""Further digits at most that tell a figure from a target."""
+
+
 class Verdict(Config):
     """One target, and whether the headline artifact meets it. Values are in the unit of their target."""
 
@@ -124,9 +128,19 @@ class Verdict(Config):
 
     def measured(self, value: float) -> "Verdict":
         """Return the verdict on a value that was measured later."""
-        met = value <= self.target if self.at_most else value >= self.target
+        met = reaches(value, self.target, at_most=self.at_most)
         changes = {"value": value, "met": met, "status": "met" if met else "missed", "code": None, "reason": None}
         return self.model_copy(update=changes)
+
+    def figure_text(self, name: str) -> str:
+        """Return its figure as it is shown, with further digits where it misses a target that would read the same. name: of the
+        target.
+        """
+        if self.value is None:
+            return "not measured"
+        texts = [target_text(name, self.value, self.metric, more=more) for more in range(MOST_DIGITS)]
+        bound = target_text(name, self.target, self.metric)
+        return texts[0] if self.met else next((text for text in texts if text != bound), texts[-1])
 
 
 _NOT_MEASURED = {

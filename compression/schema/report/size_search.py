@@ -7,6 +7,9 @@ from pydantic import Field
 from compression.schema.config import Config
 from compression.schema.report.measurements import Shape
 
+UNITS = {"parameters": "parameters", "latency": "predicted milliseconds"}
+"""What a size's cost is a share of, by the search's objective."""
+
 
 class KeptAfter(Config):
     """What a training had kept after so many steps."""
@@ -37,11 +40,10 @@ class SizeTried(Config):
     seconds: Annotated[float | None, Field(description="Of its training, with the teacher's answers.")] = None
     chosen: Annotated[bool, Field(description="Whether this is the model that the job goes on with.")] = False
 
-    @property
-    def text(self) -> str:
-        """Return the size and what came of it as one line."""
+    def text(self, of_what: str) -> str:
+        """Return the size and what came of it as one line. of_what: what its cost is a share of."""
         how = "short" if self.kind == "short" else "full"
-        size = f"{self.parameters:,} parameters, {100 * self.cost:.1f} % of the original"
+        size = f"{self.parameters:,} parameters, {100 * self.cost:.1f} % {of_what}"
         what = f"{size} ({self.shape.short}), error {self.error:.3g}"
         if self.kept is None:
             return f"{how}: {what}: not distilled"
@@ -69,4 +71,9 @@ class SizeSearch(Config):
     @property
     def lines(self) -> tuple[str, ...]:
         """Return the sizes, and why one was chosen, as lines."""
-        return (*(one.text for one in self.tried), self.why)
+        return (*(one.text(self.of_what) for one in self.tried), self.why)
+
+    @property
+    def of_what(self) -> str:
+        """Return what the sizes' costs are shares of, for people."""
+        return "of the original" if self.objective == "parameters" else f"of the original's {UNITS[self.objective]}"

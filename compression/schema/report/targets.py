@@ -24,6 +24,16 @@ def _nowhere(_: Any) -> None:
     return None
 
 
+NEAR = 1e-9
+"""Share of a bound by which a figure may be beyond it: 58 of 100 rows in percent are 57.99999999999999."""
+
+
+def reaches(value: float, bound: float, *, at_most: bool = False) -> bool:
+    """Return whether a figure reaches a bound, whatever its last bits are."""
+    near = NEAR * abs(bound)
+    return value <= bound + near if at_most else value >= bound - near
+
+
 @dataclass(frozen=True)
 class Target:
     """One kind of target. Its name is a field of `Targets`."""
@@ -51,8 +61,8 @@ class Target:
 
     def is_reached(self, row: Row, targets: Targets) -> bool:
         """Return whether a row's figure reaches the bound, proven or not."""
-        value, bound = self.value(row), self.bound(targets)
-        return value is not None and (value <= bound if self.at_most(row) else value >= bound)
+        value = self.value(row)
+        return value is not None and reaches(value, self.bound(targets), at_most=self.at_most(row))
 
     def figure_text(self, row: Row) -> str:
         """Return a row's figure for sentences."""
@@ -137,19 +147,21 @@ def spoken(name: str) -> str:
     return (kind.spoken if kind is not None else "") or name.replace("_", " ")
 
 
-def target_text(name: str, value: float, metric: str | None = None) -> str:
-    """Return a target, or the figure that it is compared with, as it is shown. metric: of a score, where it was measured."""
+def target_text(name: str, value: float, metric: str | None = None, *, more: int = 0) -> str:
+    """Return a target, or the figure that it is compared with, as it is shown. metric: of a score, where it was measured; more:
+    digits than usual.
+    """
     match TARGETS[name].unit:
         case "share":
-            return f"{100 * value:.1f} %".replace("-", "−")
+            return f"{100 * value:.{1 + more}f} %".replace("-", "−")
         case "times":
-            return f"{value:.2f}×"
+            return f"{value:.{2 + more}f}×"
         case "count":
             return f"{value:,.0f}"
         case "ms":
-            return f"{plain(value)} ms"
+            return f"{plain(value, 3 + more)} ms"
         case "metric":
-            return f"{value:g}" if metric is None else shown(metric, of_unit(metric, value)).replace("%", " %")
+            return f"{value:g}" if metric is None else shown(metric, of_unit(metric, value), more).replace("%", " %")
 
 
 def bound_text(name: str, value: float, metric: str | None = None, *, at_most: bool = False) -> str:

@@ -137,6 +137,37 @@ def test_jobs_of_other_data_are_unranked(finish: Finish, service: Service, http:
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
 
 
+def test_jobs_that_drew_other_rows_from_train_are_unranked(
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    def pair(**changes: Any) -> list[str]:
+        seeds = ({"preset": "quick", "train": {"seed": seed}} for seed in (0, 1))
+        each = zip(((20, 9.0, 0.60), (10, 8.0, 0.99)), seeds, strict=True)
+        return [finish(shipped(*figures), recipe=recipe, **changes) for figures, recipe in each]
+
+    drawn = pair()
+    sent = ready_dataset(service, http)
+    splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
+    data = {"format": "jsonl", "splits": splits}
+    sql(service, "UPDATE datasets SET data = %s WHERE id = %s", json.dumps(data), sent)
+    first, better = pair(datasets=[sent])
+    found = {item["id"]: item for item in compared(http)["items"]}
+    assert [found[job]["best_by"] for job in drawn] == [BOTH, BOTH]
+    assert [found[job]["best_by"] for job in (first, better)] == [[], BOTH]
+    assert [found[job]["drawn"] for job in (*drawn, first, better)] == [True, True, False, False]
+
+
+def test_the_page_shows_the_jobs_of_one_metric_at_a_time(finish: Finish, browser: httpx.Client) -> None:
+    plain = finish(shipped(20, 9.0, 0.60))
+    other = finish(tuple(changed(one, "score", metric="matthews") for one in shipped(10, 8.0, 0.5)))
+    text = browser.get("/compare").text
+    says(text, "Size against Matthews", ", matthews</option>", ", accuracy</option>")
+    assert re.findall(r'data-point="(job_\w+)"', text) == [other]
+    text = browser.get("/compare", params={"job": plain}).text
+    says(text, "Size against Accuracy")
+    assert re.findall(r'data-point="(job_\w+)"', text) == [plain]
+
+
 def test_a_job_s_own_page_leads_to_a_comparison_that_has_it(
     finish: Finish,
     service: Service,

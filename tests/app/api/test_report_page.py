@@ -13,7 +13,7 @@ import pytest
 from app.pages.dashboard.figures import figures
 from app.pages.report_page import svg
 from app.pages.report_page.formatting import reached
-from app.pages.report_page.page import About, pictures, render
+from app.pages.report_page.page import About, pictures, render, training
 from client.terminal.render import report_markdown
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.folding import Folding
@@ -114,6 +114,8 @@ def test_the_sizes_that_were_tried_have_a_table_with_the_reason_for_one(shown: S
     says(text, "Sizes tried It met the target.", "Sizes tried to keep 99.0 % of the original's score on validation")
     says(text, "8.00 M", "97.00 ± 0.40 %", "98.50 %", "not distilled")
     assert "Sizes tried" not in shown(validated()).text
+    fastest = searched().model_copy(update={"sizes": searched().sizes.model_copy(update={"objective": "latency"})})
+    says(shown(fastest).text, "of the original's predicted milliseconds")
 
 
 def test_several_sizes_have_a_picture_and_a_table_that_says_which_is_the_best(shown: Shown) -> None:
@@ -271,6 +273,15 @@ def test_it_draws_how_training_went_where_that_was_told(service: Service, http: 
     says(page.text, "Loss: Baseline", "Score on validation: Baseline")
     assert "Loss: Distilled" not in page.text
     assert "b" not in page.tags
+
+
+def test_steps_that_a_later_attempt_repeated_are_drawn_once() -> None:
+    told = [{"stage": "baseline", "phase": "tune", "step": step, "loss": 1 / step} for step in (1, 10, 20, 30, 15, 25, 35)]
+    (picture,) = training(told)
+    (line,) = re.findall(r'<polyline[^>]*points="([^"]+)"', picture.svg)
+    across = [float(point.split(",")[0]) for point in line.split()]
+    assert across == sorted(across)
+    assert len(across) == 5
 
 
 def test_validation_by_a_perplexity_is_called_so(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.evaluation.turns import settle
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import Floats as Logits, Runner
+from compression.modalities.scoring.base import Floats as Logits, RowScorer, Runner, Scored
 from compression.modalities.text.inputs import Batch, full_batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.schema.artifact_formats import Kind
@@ -310,6 +310,22 @@ def test_validation_outlives_a_test_split_that_failed(
     late = run_silently(measure_artifact(asked))
     assert (late.validation, late.draws.validation, late.draws.test) == (score, alone.draws, None)
     assert "ended with 3" in late.score.not_measured
+
+
+def test_answers_that_are_no_numbers_leave_no_score_of_their_split(
+    tiny_shipment: Shipment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = RowScorer._scored
+
+    def spoiled(*given: Any) -> Scored:
+        found = plain(*given)
+        return replace(found, score=found.score.model_copy(update={"value_at_batch_32": math.nan}))
+
+    monkeypatch.setattr(RowScorer, "_scored", spoiled)
+    found = measure(spec(tiny_shipment, seconds=0.1))
+    assert found.score == NotMeasured(not_measured="Answers of this artifact to test rows are no finite numbers.")
+    assert found.draws.test is None
+    assert isinstance(Measured.model_validate_json(found.model_dump_json()).latency, Latency)
 
 
 def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_path: Path) -> None:

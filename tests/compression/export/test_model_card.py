@@ -39,6 +39,8 @@ def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_conv
         assert "| accuracy on 500 validation rows, by which the job chooses | 79.50% ± 1.00% |" in text
         assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
         assert ("**baseline_not_converged**" in text) == (known is False)
+        says = "has not settled. A test says so. The share of its score that is kept is unproven."
+        assert (says in text) == (known is False)
 
 
 def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:

@@ -8,7 +8,7 @@ from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
 from compression.schema.report.report import Report, verdicts
 from tests.client import figures
-from tests.client.figures import converged, row
+from tests.client.figures import changed, converged, row
 from tests.support.verdict_rows import BASELINE, QUANTIZED, RECIPE, TARGETS, distilled, pruned, verdict
 
 
@@ -141,6 +141,16 @@ def test_what_is_kept_of_a_baseline_at_chance_is_unproven_wherever_it_was_tuned(
         ("retention",),
     )
     assert "unproven" in choose([first, found], TARGETS)[1]
+
+
+def test_a_target_that_is_reached_exactly_is_met_whatever_the_last_bits_are() -> None:
+    first = row("baseline", 20_000_000, 80_000_000, 16.0, 625 / 872, 625 / 872)
+    last = judged(row("distilled", 12_000_000, 10_000_000, 8.0, 0.58, 0.58), [first], RECIPE, TARGETS)
+    assert verdicts(last, TARGETS.model_copy(update={"score": 58.0}))["score"].status == "met"
+    assert verdicts(last, TARGETS.model_copy(update={"score": 58.01}))["score"].status == "missed"
+    kept = changed(last, "ratios", retention_on_validation=(620 / 872) / (625 / 872), retention=None)
+    assert kept.ratios.retention_on_validation < 0.992, "otherwise this shows nothing"
+    assert verdicts(kept, TARGETS.model_copy(update={"retention": 0.992}))["retention"].status == "met"
 
 
 def test_a_row_whose_score_is_lost_is_not_shipped_for_its_size() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Row, Score
-from tests.client.figures import row
+from tests.client.figures import changed, row
 
 
 def stages() -> tuple[Row, Row]:
@@ -33,6 +33,13 @@ def test_sizes_times_and_scores_are_means_and_ratios_are_those_of_the_means() ->
     # Not the mean of 99.5 % and 96.7 %: the mean score after, held against the mean score before.
     assert then.ratios.retention == pytest.approx((0.796 + 0.58) / (0.8 + 0.6))
     assert then.ratios.retention_above_chance == pytest.approx((0.296 + 0.08) / (0.3 + 0.1))
+
+
+def test_a_mean_is_timed_alone_only_if_each_part_was() -> None:
+    first, then = stages()
+    assert then.latency.exclusive
+    beside = changed(then.parts["b"], "latency", exclusive=False)
+    assert not mean_row({**then.parts, "b": beside}, first).latency.exclusive
 
 
 def test_what_one_part_lacks_the_mean_lacks() -> None:
