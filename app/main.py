@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> DocumentedApi:
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # such an address would repeat the sender's Host header
         generate_unique_id_function=operation_id,
         dependencies=[Depends(refuse_unknown_parameters)],
     )

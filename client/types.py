@@ -1,7 +1,7 @@
 """The service's answers as typed objects. Unknown keys are ignored, so that a newer service breaks no client."""
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urljoin
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,8 +31,8 @@ class Manifest(Answer):
     """A file in a manifest: its relative path, size and hash."""
 
     path: str
-    size: int
-    sha256: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class File(Manifest):

@@ -21,14 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import venvs
 
 PIN = re.compile(r"^([\w.-]+)==([^\s\\;]+)", re.MULTILINE)
+IMAGE_PIN = re.compile(r"(?<=\s)([a-z][\w.-]*)==([^\s\\;]+)")
 CANARY = ("django", "1.8")
 FINE, FOUND, NOT_CHECKED = 0, 1, 3
 Pins = dict[str, str]
 
 
 def pins() -> Pins:
-    """Return the locked versions, and those of the installed torch and torchvision without their builds."""
-    found = dict(PIN.findall((venvs.ROOT / "constraints.txt").read_text(encoding="utf-8")))
+    """Return the locked versions, with what builds and images add, and those of the installed torch and torchvision without
+    their builds.
+    """
+    files = [*sorted((venvs.ROOT / "requirements").glob("*.txt")), venvs.ROOT / "constraints.txt"]
+    found = {name: version for file in files for name, version in PIN.findall(file.read_text(encoding="utf-8"))}
+    found |= dict(IMAGE_PIN.findall((venvs.ROOT / "Dockerfile").read_text(encoding="utf-8")))
     for name in ("torch", "torchvision"):
         for installed in importlib.metadata.distributions(name=name):
             found[name] = installed.version.split("+")[0]

@@ -17,7 +17,7 @@ from app.store.models import Dataset, Model
 from app.store.storage import Storage
 from compression.schema.errors import OutOfMemory
 from compression.schema.job_spec import Data, DataCheck, ModelCheck
-from compression.schema.validation import Rejected, parse_finding
+from compression.schema.validation import ModelFacts, Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
 from workers.job_inputs import fetch_files
@@ -28,6 +28,8 @@ from workers.task_lease import TakenOver, TaskLease
 log = structlog.get_logger()
 PATIENCE, LONGEST_WAIT = 24 * 3600.0, 300.0
 """Seconds of an upload's age from which outages count as failed checks, and most seconds between two tries until then."""
+MOST_LAYERS = 10_000
+"""Of a model whose facts are taken; configs may have far fewer."""
 SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."
 
 
@@ -120,6 +122,10 @@ def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: 
         hold.renew()
         found = engine.run_query("validate", spec, folder, settings, settings.validation_seconds)
     try:
-        return parse_finding.validate_json(found)
+        finding = parse_finding.validate_json(found)
     except ValidationError as error:
         raise RuntimeError(f"validate wrote no finding: {error}") from error
+    # The API computes forecasts with these. A child that a file has taken over may say anything.
+    if isinstance(finding, ModelFacts) and not (0 <= finding.shape.layers <= MOST_LAYERS):
+        raise RuntimeError(f"validate found {finding.shape.layers} layers")
+    return finding

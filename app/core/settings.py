@@ -154,6 +154,7 @@ class Settings(BaseSettings):
         int, Field(ge=0, description="Bytes of a team's models, datasets and artifacts, with what its manifests promise.")
     ] = 4 * 2**40
     quota_bytes_arriving: Annotated[int, Field(ge=0, description="Bytes of a team's uploads that are under way.")] = 2**40
+    quota_files: Annotated[int, Field(ge=0, description="Files that a team's models and datasets have together.")] = 1_000_000
     quota_streams: Annotated[int, Field(ge=0, description="Event streams of a team that are open, in one API process.")] = 400
     quota_profiles_waiting: Annotated[int, Field(ge=0, description="Profiles of a team that wait for their devices.")] = 200
     streams_per_key: Annotated[int, Field(ge=0, description="Event streams of a key that are open, in one API process.")] = 100

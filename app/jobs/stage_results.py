@@ -204,5 +204,5 @@ def add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[Arti
             session.delete(old)
         session.flush()
         files = [File(path=file.path, size=file.size, sha256=file.sha256, key=keys[file.path]) for file in facts.files]
-        summary = facts.model_dump(mode="json", exclude={"files"})
+        summary = facts.model_dump(mode="json", exclude={"files", "answers"})  # rows of the data are with the job's samples
         session.add(Artifact(job_id=claim.job.id, fence=claim.fence, name=facts.name, facts=summary, files=files))

@@ -19,7 +19,9 @@ from app.store.models import QUEUED, RUNNING, Artifact, Checkpoint, Dataset, Fil
 from app.store.reservations import reserved_bytes
 from compression.schema.tables_files import TABLES
 
-Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams", "profiles_waiting"]
+Name = Literal[
+    "jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "files", "streams", "profiles_waiting"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 WEIGHT = "weight"
 
@@ -47,6 +49,7 @@ FREES: dict[Name, str] = {
     "worker_hours": "hours restart each month (UTC); those of an attempt at a job count in the month in which it ends",
     "bytes_stored": "delete models, datasets or jobs",
     "bytes_arriving": "uploads free theirs when they end or receive nothing for a minute",
+    "files": "delete models or datasets",
     "streams": "close a stream",
     "profiles_waiting": "a place becomes free when a device begins one; removing a device fails those that wait for it",
 }
@@ -111,7 +114,7 @@ def _stored(session: Session, team: str) -> int:
 
 
 def admit_job(session: Session, team_id: str) -> None:
-    """Admit one more job of a team. Raises QuotaExceeded."""
+    """Admit a job of a team. What jobs under way store may exceed its bytes. Raises QuotaExceeded, BytesQuotaExceeded."""
     team, moment = _row(session, team_id)
     most = _limit(team, "jobs_waiting")
     if team.queued >= most:
@@ -121,6 +124,10 @@ def admit_job(session: Session, team_id: str) -> None:
     if hours >= most:
         used = f"the team used {hours:.1f} worker hours this month"
         raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
+    kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
+    if kept >= most:
+        used = f"{kept} bytes are stored or declared, and a job stores more"
+        raise _refusal(BytesQuotaExceeded, used, "bytes_stored", most, kept)
 
 
 def _profiles(session: Session, team: str) -> int:
@@ -136,9 +143,20 @@ def admit_profile(session: Session, team_id: str) -> None:
         raise _refusal(QuotaExceeded, f"{waiting} profiles of the team wait", "profiles_waiting", most, waiting)
 
 
-def admit_bytes(session: Session, team_id: str, promised: int) -> None:
-    """Admit so many more declared bytes of a team. Raises BytesQuotaExceeded."""
+def _files(session: Session, team: str) -> int:
+    counts = (
+        select(func.sum(kind.file_count)).where(kind.team_id == team, kind.deleted_at.is_(None)) for kind in (Model, Dataset)
+    )
+    return sum(int(session.scalar(query) or 0) for query in counts)
+
+
+def admit_upload(session: Session, team_id: str, files: int, promised: int) -> None:
+    """Admit so many more declared files and bytes of a team. Raises QuotaExceeded, BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
+    named, most = _files(session, team_id), _limit(team, "files")
+    if named + files > most:
+        used = f"models and datasets have {named} files, and {files} more are requested"
+        raise _refusal(QuotaExceeded, used, "files", most, named)
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
         used = f"{kept} bytes are stored or declared, and {promised} more are requested"
@@ -177,6 +195,7 @@ def list_quotas(session: Session, team_id: str) -> QuotasOut:
         "worker_hours": round(_hours(session, team, begun), 2),
         "bytes_stored": _stored(session, team_id),
         "bytes_arriving": reserved_bytes(session, team_id),
+        "files": _files(session, team_id),
         "streams": count_streams(team_id),
         "profiles_waiting": _profiles(session, team_id),
     }

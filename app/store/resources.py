@@ -49,7 +49,7 @@ def _owner(kind: type[Model] | type[Dataset]) -> InstrumentedAttribute[str | Non
 def create(session: Session, row: R, manifest: Sequence[Any], rest: Any = None) -> R:
     """Store the row of a model or dataset with the files that its manifest lists. `rest`: the files and bytes of later pages.
 
-    Raises InvalidRequest, CompressionError, BytesQuotaExceeded.
+    Raises InvalidRequest, CompressionError, QuotaExceeded, BytesQuotaExceeded.
     """
     if isinstance(row, Dataset) and "train" not in row.data["splits"]:
         raise InvalidRequest("splits has no train", param="splits")
@@ -62,7 +62,7 @@ def create(session: Session, row: R, manifest: Sequence[Any], rest: Any = None) 
     _check_page(row, paths)
     if rest is None:
         _check_splits(row, paths)
-    quotas.admit_bytes(session, row.team_id, row.bytes)
+    quotas.admit_upload(session, row.team_id, row.file_count, row.bytes)
     session.add(row)
     session.flush()
     _insert(session, row, manifest)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote, urljoin
 
 import httpx
@@ -28,6 +28,7 @@ from client.errors import BadFolder, BrokenTransfer, Problem, WrongHash
 from client.transfers.folders import PARALLEL, Moved, sha256_of
 from client.transfers.parallel import run_all
 from client.types import Artifact, Manifest
+from compression.schema.file_names import portable
 from compression.schema.manifest import MANIFEST
 
 SEGMENT = 16 << 20
@@ -95,13 +96,14 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def local_path(folder: Path, path: str) -> Path:
-    """Return the place of a manifest's path in the folder. Raises BadFolder if it leads out of the folder."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in path or "\0" in path:
-        raise BadFolder(
-            f"the service names a file that would lie outside the folder: {path!r}", remedy="Do not trust this service."
-        )
-    target = folder.joinpath(*pure.parts)
+    """Return the place of a manifest's path in the folder. Raises BadFolder if it leads out of the folder, or has a name that
+    other programs act on (`.git`, `-rf`): no service gives files such names.
+    """
+    try:
+        target = folder.joinpath(*portable(path).split("/"))
+    except ValueError as problem:
+        cause = f"the service names a file that it must not, {path!r}: {problem}"
+        raise BadFolder(cause, remedy="Do not trust this service.") from None
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise BadFolder(f"a link in {folder} leads out of it: {path!r}", remedy="Download into an empty folder.")
     return target

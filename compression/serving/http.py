@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import ipaddress
 import math
 import time
 from collections.abc import AsyncIterator
@@ -120,6 +121,9 @@ class Server:
 
     def _check_key(self, request: Request) -> None:
         if self.limits.key is None:
+            if not _is_here(host := request.url.hostname or ""):
+                cause = f"a server without a key answers to 127.0.0.1 and localhost, not to {host[:200]!r}"
+                raise Problem(problems.UNAUTHORIZED, f"{cause}; LATHE_SERVE_KEY sets a key")
             return
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), self.limits.key.encode()):
@@ -173,6 +177,16 @@ class Server:
         """Say whether requests are taken."""
         alive = self.batcher.alive
         return Response("ready\n" if alive else "not ready\n", 200 if alive else 503, media_type="text/plain")
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a Host header names an address or this machine: a page of another site can have its own name resolve to
+    127.0.0.1, and would read what is answered to that name.
+    """
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _busy(seconds: float) -> Problem:

@@ -199,7 +199,9 @@ def test_a_file_that_is_gone_is_a_problem_at_once(file_server: FileServer, lathe
     assert error.value.status == 404
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "", "a\0b"])
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "", "a\0b", ".git/config", "-rf/x", "C:/x", "con"]
+)
 def test_no_manifest_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
     with pytest.raises(BadFolder):
         local_path(tmp_path, path)

@@ -17,6 +17,7 @@ from app.api.openapi import EVENT_STREAM, problems
 from app.api.paging import PageSize, PageToken, answer_page
 from app.api.schemas import ArtifactOut, EventOut, JobOut, JobRetry, artifact_out
 from app.core.errors import (
+    BytesQuotaExceeded,
     InvalidRecipe,
     NoRemedy,
     NotFound,
@@ -44,8 +45,8 @@ from compression.schema.report.report import Report
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Headers of a stream: caches do not store it, and nginx does not buffer it."""
-SUBMITTING = problems(NotFound, NotReady, QuotaExceeded, InvalidRecipe, CompressionError)
-RETRYING = problems(NotReady, WrongState, NoRemedy, QuotaExceeded, InvalidRecipe, CompressionError)
+SUBMITTING = problems(NotFound, NotReady, QuotaExceeded, BytesQuotaExceeded, InvalidRecipe, CompressionError)
+RETRYING = problems(NotReady, WrongState, NoRemedy, QuotaExceeded, BytesQuotaExceeded, InvalidRecipe, CompressionError)
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **problems(TooManyStreams)}
 
 

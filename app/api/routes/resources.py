@@ -21,6 +21,7 @@ from app.core.errors import (
     IncompleteUpload,
     InUse,
     OffsetMismatch,
+    QuotaExceeded,
     SizeMismatch,
     TooManyParts,
 )
@@ -113,7 +114,7 @@ def _new_dataset(team: str, body: DatasetCreate) -> Dataset:
     return Dataset(team_id=team, name=body.name, task=body.task, data=data)
 
 
-CREATING = problems(BytesQuotaExceeded, CompressionError)
+CREATING = problems(QuotaExceeded, BytesQuotaExceeded, CompressionError)
 SENDING = problems(AlreadySealed, SizeMismatch, ChecksumMismatch, BytesQuotaExceeded)
 EXTENDING = problems(AlreadySealed, OffsetMismatch, SizeMismatch, ChecksumMismatch, TooManyParts, BytesQuotaExceeded)
 LISTING = problems(AlreadySealed, CompressionError)

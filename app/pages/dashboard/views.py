@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from app.accounts import audit, keys, sessions
 from app.accounts.sessions import Visitor
-from app.core.errors import InternalError, Problem, Unavailable, invalid_request
+from app.core.errors import InternalError, InvalidRequest, Problem, TooLarge, Unavailable, invalid_request
 from app.pages.dashboard import assets, formatting
 from app.store.db import reading
 from app.store.models import ADMIN, WRITE
@@ -82,9 +82,19 @@ def get_visitor(request: Request) -> Visitor:
 VisitorDep = Annotated[Visitor, Depends(get_visitor)]
 
 
+MOST_FIELDS, FORM_BYTES = 16, 1 << 14
+"""Of a form. Whoever has no key may send one, and the event loop reads it: a mebibyte of fields would hold all else up."""
+
+
 async def get_form(request: Request) -> dict[str, str]:
-    """Return the fields of a urlencoded form, the last of each name. BodyLimit bounds its size."""
-    return dict(parse_qsl((await request.body()).decode("utf-8", errors="replace"), keep_blank_values=True))
+    """Return the fields of a urlencoded form, the last of each name. Raises TooLarge, InvalidRequest."""
+    body = await request.body()
+    if len(body) > FORM_BYTES:
+        raise TooLarge(f"the form has {len(body)} bytes; the limit is {FORM_BYTES}")
+    try:
+        return dict(parse_qsl(body.decode("utf-8", errors="replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise InvalidRequest(f"the form has more than {MOST_FIELDS} fields") from None
 
 
 FormDep = Annotated[dict[str, str], Depends(get_form)]

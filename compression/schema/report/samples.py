@@ -48,14 +48,21 @@ class SampleAnswer(Config):
         return cls(text=cut(" ".join(answer["tags"]) if "tags" in answer else answer["text"] or NO_ANSWER))
 
 
-def split_samples(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Split a report, as JSON, from the rows of the data that it shows.
+ANSWERS = "/answers"
+"""Beside the names of datasets, which have no slash: the answers of each artifact. They may be stretches of the rows."""
 
-    -> the report without them, and the rows by the name of their dataset; None if there are none.
+
+def split_samples(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Split a report, as JSON, from the rows of the data that it shows, and from the answers to them.
+
+    -> the report without them, and the rows by the name of their dataset, with the answers; None if there are none.
     """
-    parts = report.get("parts", [])
+    parts, artifacts = report.get("parts", []), report.get("artifacts", [])
     rows = {"": report.get("samples", []), **{part["name"]: part.get("samples", []) for part in parts}}
+    rows[ANSWERS] = {one["name"]: one["answers"] for one in artifacts if one.get("answers")}
     kept = _without(report) | ({"parts": [_without(part) for part in parts]} if parts else {})
+    if rows[ANSWERS]:
+        kept["artifacts"] = [{**one, "answers": []} if one.get("answers") else one for one in artifacts]
     return kept, {name: some for name, some in rows.items() if some} or None
 
 
@@ -68,4 +75,9 @@ def with_samples(report: dict[str, Any], rows: Mapping[str, Any] | None) -> dict
     if not rows:
         return report
     parts = [{**part, "samples": rows.get(part["name"], [])} for part in report.get("parts", [])]
-    return {**report, "samples": rows.get("", [])} | ({"parts": parts} if parts else {})
+    whole = {**report, "samples": rows.get("", [])} | ({"parts": parts} if parts else {})
+    if answers := rows.get(ANSWERS):
+        whole["artifacts"] = [
+            {**one, "answers": answers[one["name"]]} if one["name"] in answers else one for one in report["artifacts"]
+        ]
+    return whole

@@ -125,6 +125,9 @@ def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Cl
         made = http.post(f"/v1/jobs/{job}/share", json={}, headers={"Host": host}).json()["url"]
         return made, http.get("/v1/models?page_size=1", headers={"Host": host}).headers["link"]
 
+    for path in ("/v1/jobs/", "/sign-in/"):
+        answer = http.get(path, headers={"Host": "evil.example"})
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
     url, link = told("evil.example")
     assert url.startswith("/share/")
     assert link.startswith("</v1/models?page_size=1&page_token=")

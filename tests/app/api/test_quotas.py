@@ -45,6 +45,24 @@ def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx
     refused(http.post(f"/v1/jobs/{made[0]}/retry"), 403, "quota_exceeded", "jobs_waiting", 2, 2)
 
 
+def test_a_team_that_stores_all_it_may_gets_no_more_jobs(service: Service, http: httpx.Client, request_body: Json) -> None:
+    kept = told(http)["bytes_stored"]["used"]
+    limit(service, bytes_stored=int(kept))
+    refused(http.post("/v1/jobs", json=request_body), 507, "bytes_quota_exceeded", "bytes_stored", int(kept), kept)
+    limit(service, bytes_stored=int(kept) + 1)
+    assert http.post("/v1/jobs", json=request_body).status_code == 202
+
+
+def test_files_without_bytes_are_counted(service: Service, http: httpx.Client) -> None:
+    before = int(told(http)["files"]["used"])
+    limit(service, files=before + 5)
+    files = [entry(f"{number}.txt", b"") for number in range(6)]
+    body = {"name": "d", "format": "text", "splits": {"train": ["0.txt"]}, "task": "causal-lm", "files": files}
+    refused(http.post("/v1/datasets", json=body), 403, "quota_exceeded", "files", before + 5, before)
+    assert http.post("/v1/datasets", json={**body, "files": files[:5]}).status_code == 201
+    assert told(http)["files"]["used"] == before + 5
+
+
 def test_a_limit_of_none_is_the_operators_to_raise(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, jobs_waiting=0, worker_hours=1)
     found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")

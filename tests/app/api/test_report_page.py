@@ -343,6 +343,7 @@ def test_samples_are_shown_to_the_team_until_their_dataset_is_deleted(
     assert http.delete(f"/v1/datasets/{request_body['datasets'][0]}").status_code == 204
     left = http.get(f"/v1/jobs/{job}/report").json()
     assert left == whole
+    assert [one["answers"] for one in left["artifacts"]] == [[], []]  # of questions they are stretches of the rows
     assert "img" not in page_of(http, job).tags
 
 

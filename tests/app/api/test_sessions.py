@@ -53,6 +53,12 @@ def test_a_key_becomes_a_cookie_and_the_cookie_ends(service: Service, browser: h
         assert old.status_code == (401 if path.startswith("/v1") else 303)
 
 
+@pytest.mark.parametrize(("form", "status"), [("a&" * 500_000, 413), ("a=1&" * 20, 422), ("key=" + "%41" * 9000, 413)])
+def test_a_form_of_many_fields_is_refused_before_it_is_read(browser: httpx.Client, form: str, status: int) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert browser.post("/sign-in", content=form, headers=headers).status_code == status
+
+
 def test_over_tls_the_cookie_stays_there(service: Service, browser: httpx.Client) -> None:
     behind_a_proxy = browser.post("/sign-in", data={"key": service.database.key}, headers={"X-Forwarded-Proto": "https"})
     assert "secure" in behind_a_proxy.headers["set-cookie"].lower()

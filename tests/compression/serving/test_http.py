@@ -33,7 +33,7 @@ async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     app = server.app()
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://serve", timeout=60) as asking:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as asking:
             yield asking
 
 
@@ -135,6 +135,19 @@ def test_a_key_is_asked_for_where_there_is_one_but_of_health(model: ServedModel)
     assert [one.status_code for one in found] == [401, 401, 401, 401, 200, 401, 200, 200]
     assert found[0].headers["www-authenticate"] == "Bearer"
     assert found[0].json()["code"] == "unauthorized"
+
+
+def test_without_a_key_no_page_reads_answers_by_a_name_of_its_own(model: ServedModel) -> None:
+    request = {"json": {"text": "good"}}
+    hosts = ("evil.example", "localhost:8000", "[::1]", "127.0.0.1")
+    found = asked(model, *({**request, "headers": {"host": host}} for host in hosts))
+    assert [one.status_code for one in found] == [401, 200, 200, 200]
+    assert "evil.example" in found[0].json()["cause"]
+    key = "k" * 20
+    (known,) = asked(
+        model, {**request, "headers": {"host": "api.example", "authorization": f"Bearer {key}"}}, limits=Limits(8, 2000, key)
+    )
+    assert known.status_code == 200
 
 
 def test_more_than_may_wait_is_turned_away(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
