@@ -192,9 +192,14 @@ def test_states_beyond_memory_are_written_to_disk_unasked(tmp_path: Path, monkey
     for scratch in (None, tmp_path):
         torch.manual_seed(1)
         state = opened(max_length=32)
+        begun = [value.detach().clone() for value in state.model.parameters()]
         state.recipe = state.recipe.model_copy(update={"distill": Distill(epochs=1)})
         state.teacher, state.scratch = copy.deepcopy(state.model).requires_grad_(False), scratch
         said = [event.message for event in distill(state) if isinstance(event, Log)]
         assert any("kept on disk" in message for message in said) == (scratch is not None)
         weights.append([value.detach().clone() for value in state.model.parameters()])
-    assert all(torch.allclose(one, other, atol=2e-3) for one, other in zip(*weights, strict=True))
+    apart, moved = (
+        torch.stack([(one - other).norm() for one, other in zip(weights[0], those, strict=True)]).norm()
+        for those in (weights[1], begun)
+    )
+    assert apart < moved / 4  # states on disk are rounded to half precision, and AdamW's steps follow small gradients' signs
