@@ -4,7 +4,8 @@ from typing import Any
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.decoder_widths import Experts, Latent
+from compression.schema.report.measurements import Shape
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.support.decoder_models import STEMS
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.base import Axis
-from compression.schema.report.measurements import Experts, Shape
+from compression.schema.report.decoder_widths import Experts
+from compression.schema.report.measurements import Shape
 
 Biases = tuple[Literal["attention", "mlp"], ...]
 """Parts of a layer whose linear layers have biases because the config enables them."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.decoder_tensor_names import FAMILIES, Numbers
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.decoder_widths import Experts, Latent
+from compression.schema.report.measurements import Shape
 
 
 def numbers_of(kind: str, config: Mapping[str, Any]) -> Numbers:

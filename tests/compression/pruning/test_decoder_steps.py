@@ -12,7 +12,8 @@ from compression.planning.warnings import _too_deep
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.decoder_widths import Experts, Latent
+from compression.schema.report.measurements import Shape
 from tests.compression.planning.test_planning import DATA
 from tests.support.facts import SMOLLM2, decoder_facts
 

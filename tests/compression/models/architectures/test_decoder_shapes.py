@@ -6,7 +6,8 @@ import pytest
 
 from compression.models.architectures.decoder_configs import check_decoder, decoder_shape
 from compression.schema.errors import UnsupportedShape
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.decoder_widths import Experts, Latent
+from compression.schema.report.measurements import Shape
 from tests.support.facts import LLAMA3, SMOLLM2, V3
 
 GPT2 = Shape(layers=12, hidden=768, heads=12, ffn=3072, vocabulary=50257, groups=12, head_size=64)

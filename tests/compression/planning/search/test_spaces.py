@@ -23,7 +23,8 @@ from compression.schema.error_tables import ErrorTables, GroupErrors, LayerError
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.decoder_widths import Experts, Latent
+from compression.schema.report.measurements import Shape
 from tests.support.device_tables import made_table
 from tests.support.network_graphs import resnet
 
