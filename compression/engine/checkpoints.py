@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.registry import planned, runner_of
+from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
@@ -188,9 +189,9 @@ def write(
     job's own. result: the stage's, for its tensors; None has none.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
-        model.save_pretrained(place)
+        adapter_of(model).save(model, place)
         for number, teacher in enumerate(teachers, start=1):
-            teacher.save_pretrained(place / TEACHERS / str(number))
+            adapter_of(teacher).save(teacher, place / TEACHERS / str(number))
         for path in preprocessor.iterdir() if preprocessor is not None else ():
             shutil.copyfile(path, place / path.name)
         for name, key in BESIDE.items():
@@ -253,7 +254,8 @@ def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
 
 def _opened(place: Path, facts: StageCheckpoint) -> PreTrainedModel:
     try:
-        return open_stock(place, of_task(facts.task))[0]
+        model = open_stock(place, of_task(facts.task), sent=False)[0]
+        return adapter_of(model).reopened(model)
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame
     except CompressionError as problem:

@@ -220,7 +220,8 @@ def ship(
     model: a stock model for the run's task, with simulated quantization if the precision is an integer one. Raises
     ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
-    exporter, precision, trained = exporter_of(request.kind), request.precision, model
+    exporter, precision = exporter_of(request.kind), request.precision
+    trained = exporter.stated(model)
     model = exporter.prepared(trained, request.calibrate)
     # If nothing is simulated, weights are quantized as dynamic-int8.
     simulation = (simulation_of(model) or DYNAMIC) if precision in INTEGERS else None

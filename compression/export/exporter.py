@@ -58,8 +58,12 @@ class Exporter(ABC):
         """Return why a model cannot have this format, or None if it can."""
         return None
 
+    def stated(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return a model that nothing `hinders` as the format can state it, with the same answers: it, or a changed copy."""
+        return model
+
     def prepared(self, model: PreTrainedModel, calibrate: Calibrate) -> PreTrainedModel:
-        """Return the model that is written and verified in the place of one that nothing `hinders`: it, or a changed copy.
+        """Return the model that is written and verified in the place of a `stated` one: it, or a copy with other numbers.
 
         calibrate: sets the ranges of a scheme on a model, from rows of train.
         """

@@ -320,8 +320,9 @@ def initialise_head(head: nn.Module, deviation: float) -> None:
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
 
-def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Open a folder with the stock class of a head: safetensors only, no code, no network.
+def open_stock(folder: Path, head: heads.Head, *, sent: bool = True, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Open a folder with the stock class of a head: safetensors only, no code, no network. sent: whether its files are those
+    of an upload or an artifact, and not a checkpoint of the engine's own.
 
     Returns the model in evaluation mode and transformers' loading report of missing and unexpected keys. Raises ConfigMismatch
     and DamagedCheckpoint.
@@ -344,4 +345,6 @@ def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrai
         raise typed(problem) or ConfigMismatch(
             f"the weights do not fit config.json: {problem}", param="config.json"
         ) from problem
+    if sent and family is not None:
+        family.as_sent(model.config)
     return model.eval(), report

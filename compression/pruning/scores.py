@@ -21,7 +21,7 @@ from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import DecoderLayer, PruningPlan, Tap, view_of
-from compression.models.architectures.pruning_groups import WITHIN, axis_and_layer, key_of, units_at
+from compression.models.architectures.pruning_groups import WITHIN, axis_and_layer, key_of, units_at, units_left
 from compression.models.tensors import Tensors
 from compression.pruning import importance
 from compression.schema.recipe.prune import Prune
@@ -54,7 +54,7 @@ class ImportanceScores:
             axis, layer = axis_and_layer(key)
             if axis in family.shared_axes or not (layer is None or layer in layers):
                 continue
-            units = units_at(to, axis)
+            units = units_left(to, key, layers)
             if axis in WITHIN:
                 of_each = _at(scores, plan.of(WITHIN[axis], layer))
                 if units < scores.shape[1]:

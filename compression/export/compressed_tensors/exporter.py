@@ -67,7 +67,8 @@ class CompressedTensorsExporter(TransformersExporter):
 
     def hinders(self, model: nn.Module) -> str | None:
         """Return why there is no such form of the model, or why its files cannot be reopened here."""
-        if (reason := self.lacks(model)) is not None:
+        stated = self.stated(model) if isinstance(model, PreTrainedModel) else model
+        if (reason := self.lacks(stated)) is not None:
             return reason
         if not is_compressed_tensors_available():
             return "The worker lacks the package compressed-tensors, with which transformers reopens the files."
@@ -85,6 +86,7 @@ class CompressedTensorsExporter(TransformersExporter):
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:  # noqa: ARG002
         """Write config.json and model.safetensors. Raises TypeError for a model that `lacks` names a reason for."""
+        model = self.stated(model)
         if (reason := self.lacks(model)) is not None:
             raise TypeError(reason)
         twin = copy.deepcopy(model).to("cpu", torch.bfloat16).eval()

@@ -63,7 +63,12 @@ class TransformersExporter(Exporter):
         found = adapter_of(model).stock(model)
         if isinstance(found, str):
             return found
-        return None if found is model or simulation_of(model) is None else "It has no form of a network's integers."
+        lost = simulation_of(model) is not None and simulation_of(found) is None
+        return "It has no form of a network's integers." if lost else None
+
+    def stated(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model with layers of one width. A network becomes one of transformers' own as it is written."""
+        return adapter_of(model).evened(model)
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
         """Write config.json and model.safetensors. Raises TypeError for a model that `hinders` names a reason for."""

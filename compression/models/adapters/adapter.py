@@ -7,6 +7,7 @@ An adapter defines what its family's config and modules mean (`shape_of`, `layer
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,11 +162,30 @@ class ArchitectureAdapter(ABC):
 
     def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
         """Return the model as one of transformers' own classes, or why there is none; itself if it is of one."""
+        return self.evened(model)
+
+    def evened(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model with layers as wide as its stock config says, and the same answers; itself if it has them."""
         return model
 
     def lacks_form(self, config: PretrainedConfig) -> str | None:  # noqa: ARG002 (networks' own)
         """Return why the library that a model was sent from has no model of its shape; None if it has one."""
         return None
+
+    def made(self, kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+        """Build a stock model of a config, with new weights."""
+        return kind(config)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write a model as a checkpoint that stock code opens and `reopened` takes back."""
+        model.save_pretrained(folder)
+
+    def reopened(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return what stock code opened of a checkpoint by `save` as the model that was saved. Raises ConfigMismatch."""
+        return model
+
+    def as_sent(self, config: PretrainedConfig) -> None:  # noqa: B027 (some families' own)
+        """Remove from the config of an uploaded model what only `save` writes."""
 
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
@@ -238,14 +258,14 @@ class ArchitectureAdapter(ABC):
 
     def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
         """Build the stock model that a plan leaves, with the weights of `model`. Raises what `cut` raises."""
-        return built(model, self.cut(model, plan))
+        return self._built(model, self.cut(model, plan))
 
     def drawn(self, model: PreTrainedModel, shape: Shape, layers: Sequence[int] | None = None) -> PreTrainedModel:
         """Build a stock model like `model` at another shape, with new weights. layers: the number in `model` of each layer;
         None is the first ones. Raises UnsupportedShape or ValueError.
         """
         config = self.config_at(model.config, shape, range(shape.layers) if layers is None else layers)
-        return type(model)(config).to(next(model.parameters()).dtype).train(model.training)
+        return self.made(type(model), config).to(next(model.parameters()).dtype).train(model.training)
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
         """Build the stock model that has only the given tokens; its predictions for them do not change.
@@ -265,9 +285,12 @@ class ArchitectureAdapter(ABC):
         config = copy.deepcopy(old)
         config.vocab_size = len(kept_token_ids)
         _renumber(config, new_ids)
-        small = built(model, self._cut(model, PruningPlan({"vocabulary": torch.tensor(kept_token_ids)}), config))
+        small = self._built(model, self._cut(model, PruningPlan({"vocabulary": torch.tensor(kept_token_ids)}), config))
         _renumber(getattr(small, "generation_config", None), new_ids)
         return small
+
+    def _built(self, model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+        return filled(self.made(type(model), cut.config), model, cut)
 
     def _cut(self, model: PreTrainedModel, plan: PruningPlan, config: PretrainedConfig) -> Cut:
         if hasattr(config, "num_mtp_layers"):
@@ -279,9 +302,8 @@ class ArchitectureAdapter(ABC):
 
 
 @torch.no_grad()
-def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
-    """Build the stock model of a cut's config and fill it from `model`, which does not change. Raises ValueError."""
-    small = type(model)(cut.config)
+def filled(small: PreTrainedModel, model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+    """Give a model of a cut's config the weights of `model`, which does not change, and return it. Raises ValueError."""
     own = dict(stored(model))
     for name, target in stored(small):
         value = cut.of(name, own[cut.source(name)].detach())

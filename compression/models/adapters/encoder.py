@@ -6,8 +6,11 @@ a pooler or dense layer are a separate space. A cut equals masking the same unit
 channels: LayerNorm then takes its mean and variance over fewer channels.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,9 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.cutting import Cut, scaled
-from compression.models.adapters.structure import Attention, EncoderLayer, Feed, Head, Tap
+from compression.models.adapters.layer_widths import check_filled, fill, layer_widths, narrow, set_layer_widths
+from compression.models.adapters.structure import Attention, EncoderLayer, Feed, Head, PruningPlan, Tap
 from compression.models.architectures import heads
-from compression.models.architectures.pruning_groups import Tensors
+from compression.models.architectures.pruning_groups import Tensors, axis_and_layer, units_at
 from compression.models.architectures.tensor_names import (
     NAMES,
     TABLES,
@@ -46,8 +50,10 @@ class PostNormEncoder(ArchitectureAdapter):
         self.shared_axes = frozenset({"heads"} if "relative_attention_num_buckets" in self.names.fixed else ())
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
-        """Read the widths from a stock config."""
-        return encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
+        """Read the widths from a stock config, and those of single layers where they have some of their own."""
+        stated = encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
+        own = layer_widths(config)
+        return stated if own is None else stated.with_ffns(own)
 
     def max_positions(self, config: PretrainedConfig) -> int:
         """Return the maximum number of tokens in a text. Rows of the position table before the first token's row are unused."""
@@ -122,6 +128,44 @@ class PostNormEncoder(ArchitectureAdapter):
             found.append((self.stream_norms(model)[-1], (reader,)))
         return found
 
+    def made(self, kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+        """Build a model of a config, with new weights; its layers are as wide as the config says of each."""
+        model = super().made(kind, config)
+        return narrow(model, self.layers(model))
+
+    def evened(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model with layers of one width: itself, or a copy filled with zeros, simulated integers included."""
+        if layer_widths(model.config) is None:
+            return model
+        twin = copy.deepcopy(model)
+        fill(twin, self.layers(twin), self.shape_of(model.config).ffn)
+        return twin
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write a checkpoint whose config says how wide each layer is, if they differ; its tensors have one width."""
+        stock = self.evened(model)
+        set_layer_widths(stock.config, layer_widths(model.config))
+        stock.save_pretrained(folder)
+
+    def reopened(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Make the layers of a saved model as wide as its config says. Raises ConfigMismatch if that loses weights."""
+        if layer_widths(model.config) is not None:
+            check_filled(model, self.layers(model))
+            narrow(model, self.layers(model))
+        return model
+
+    def as_sent(self, config: PretrainedConfig) -> None:
+        """Remove the widths of single layers: an uploaded checkpoint has one width, which its tensors have, too."""
+        set_layer_widths(config, None)
+
+    def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
+        """Return the shape that a plan leads to; each layer keeps feed-forward units of its own. Raises ValueError."""
+        others = {key: units for key, units in plan.kept.items() if axis_and_layer(key)[0] != "ffn"}
+        found = super().shape_after(shape, replace(plan, kept=others))
+        layers = plan.layers if plan.layers is not None else range(shape.layers)
+        kept = [(number, plan.of("ffn", number)) for number in layers]
+        return found.with_ffns([units_at(shape, "ffn", number) if own is None else len(own) for number, own in kept])
+
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
         """Return the tensors of a model with their widths."""
         shape, head = self.shape_of(config), heads.of_architecture(architecture)
@@ -141,6 +185,7 @@ class PostNormEncoder(ArchitectureAdapter):
             raise ValueError(f"{shape.hidden} channels, as many as the tables have: the projection cannot be expressed")
         config.hidden_size, config.num_attention_heads = shape.hidden, shape.heads
         setattr(config, self.names.keys["ffn"][0], shape.ffn)
+        set_layer_widths(config, shape.ffns)
         if "embedding" in self.names.keys:
             config.embedding_size = shape.embedding or shape.hidden
 

@@ -95,10 +95,13 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
 def units_at(shape: Shape, axis: str, layer: int | None = None) -> int:
     """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group.
 
-    layer: of the group; only in networks of images each layer has its own number.
+    layer: of the group, as this model numbers it. Layers of a network of images have their own numbers of units, and of a
+    transformer at most their feed-forward units; without a layer those of the widest are returned.
     """
     if shape.widths is not None and axis != "layers":
         return shape.widths.get(key_of(axis, layer), 0)
+    if shape.ffns is not None and axis == "ffn" and layer is not None:
+        return shape.ffns[layer]
     experts, latent, size = shape.experts, shape.latent, shape.hidden // (shape.heads or 1)
     counts = {"heads": shape.groups or shape.heads, "pooled": shape.hidden, "compared": size, "values": size}
     if experts is not None:
@@ -106,6 +109,16 @@ def units_at(shape: Shape, axis: str, layer: int | None = None) -> int:
     if latent is not None:
         counts |= {"query_rank": latent.query or 0, "kv_rank": latent.kv}
     return counts[axis] if axis in counts else int(getattr(shape, axis, None) or 0)
+
+
+def units_left(shape: Shape, key: str, layers: Sequence[int] | None = None) -> int:
+    """Return the units that a cut leaves of a group. shape: after the cut; key: the group's before it; layers: the old numbers
+    of those that stay, the group's own among them; None: all.
+    """
+    axis, layer = axis_and_layer(key)
+    if shape.ffns is not None and layers is not None and layer is not None:
+        layer = layers.index(layer)
+    return units_at(shape, axis, layer)
 
 
 def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:
@@ -126,9 +139,11 @@ def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) ->
 
 
 def width_of(shape: Shape, axis: str) -> int:
-    """Return the width of an axis for reports: of a network the units of all its groups; the query heads for heads, else as
-    `units_at`.
+    """Return the width of an axis for reports: of a network the units of all its groups; the query heads for heads; of layers
+    with feed-forward widths of their own the mean, rounded; else as `units_at`.
     """
     if shape.widths is not None and axis != "layers":
         return sum(units for key, units in shape.widths.items() if axis_and_layer(key)[0] == axis)
+    if shape.ffns is not None and axis == "ffn":
+        return round(sum(shape.ffns) / len(shape.ffns))
     return shape.heads if axis == "heads" else units_at(shape, axis)

@@ -168,7 +168,7 @@ def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tens
     if buckets := known.fixed.get("relative_attention_num_buckets"):
         out["encoder.relative_attention_bias.weight"] = (buckets, Width(shape.heads, "heads"))
     for layer in range(shape.layers):
-        ffn, size = Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
+        ffn, size = Width(shape.each_ffn[layer], "ffn", layer), shape.hidden // shape.heads
         compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
         values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
         parts: Tensors = {

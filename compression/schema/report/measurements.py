@@ -1,6 +1,7 @@
 """The figures of a row, their definitions, and the comparison of one row with another."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -43,17 +44,30 @@ class Shape(Config):
     widths: dict[str, int] | None = None
     """Of a network of images: units of each group of indices that shrink together, by axis and number (channels.3); else
     null."""
+    ffns: tuple[int, ...] | None = None
+    """Feed-forward units of each layer, shallow first, where they differ: `ffn` is the widest then. Else null."""
 
     @property
     def short(self) -> str:
-        """Return the shape as text."""
+        """Return the shape as text; of layers with widths of their own, the narrowest and the widest."""
         if self.widths is None:
-            return f"{self.layers} layers of {self.hidden}/{self.heads}/{self.ffn}"
+            units = f"{min(self.ffns)}–{self.ffn}" if self.ffns is not None else str(self.ffn)
+            return f"{self.layers} layers of {self.hidden}/{self.heads}/{units}"
         return f"{sum(self.widths.values()):,} units in {len(self.widths)} groups"
 
     def __hash__(self) -> int:
         """Return a hash by all widths."""
         return hash(self.model_dump_json())
+
+    @property
+    def each_ffn(self) -> tuple[int, ...]:
+        """Return the feed-forward units of each layer, shallow first; of a layer with experts those of a dense one."""
+        return self.ffns if self.ffns is not None else (self.ffn,) * self.layers
+
+    def with_ffns(self, units: Sequence[int]) -> "Shape":
+        """Return the shape with so many feed-forward units in each of its layers: one width if all have as many."""
+        differ = len({*units}) > 1
+        return self.model_copy(update={"ffn": max(units), "ffns": tuple(units) if differ else None})
 
     @property
     def attended(self) -> int:
