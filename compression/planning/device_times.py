@@ -7,6 +7,7 @@ once for the model. Lookups of embeddings and outputs of one row are not in the 
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,17 +224,21 @@ class ShapeTimes:
 
 def encoder_layers(shape: Shape, tokens: int) -> list[LayerWork]:
     """Return the layers of an encoder of text that take its time, for rows of so many tokens."""
-    n, hidden, ffn, inner = shape.layers, shape.hidden, shape.ffn, shape.attended
-    return [
+    n, hidden, inner = shape.layers, shape.hidden, shape.attended
+    found = [
         # Queries, keys and values are one product of three widths: they share the quantization of their input.
         LayerWork("linear", hidden, 3 * inner, tokens, n, rounded=True),
         LayerWork("attention", inner, shape.heads, tokens, n),
         LayerWork("linear", inner, hidden, tokens, n, rounded=True),
-        LayerWork("linear", hidden, ffn, tokens, n, rounded=True),
-        LayerWork("activation", ffn, ffn, tokens, n),
-        LayerWork("linear", ffn, hidden, tokens, n, rounded=True),
         LayerWork("normalization", hidden, hidden, tokens, 2 * n + 1),
     ]
+    for ffn, count in Counter(shape.each_ffn).items():
+        found += [
+            LayerWork("linear", hidden, ffn, tokens, count, rounded=True),
+            LayerWork("activation", ffn, ffn, tokens, count),
+            LayerWork("linear", ffn, hidden, tokens, count, rounded=True),
+        ]
+    return found
 
 
 def network_layers(network: NetworkFacts, shape: Shape, without: Iterable[str] = ()) -> list[LayerWork]:

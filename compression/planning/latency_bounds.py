@@ -35,7 +35,7 @@ def pass_work(job: PlannedJob) -> PassWork:
         weights, products = float(result.parameters.other), float(evaluate.batch * result.multiply_adds)
     else:
         shape = result.shape
-        once = shape.hidden * (shape.hidden + len(job.data.labels)) + shape.layers * (10 * shape.hidden + 2 * shape.ffn)
+        once = shape.hidden * (shape.hidden + len(job.data.labels)) + 10 * shape.layers * shape.hidden + 2 * sum(shape.each_ffn)
         weights = float(max(result.active - once, 0))
         tokens = evaluate.length if TASKS[job.data.task].sequences and not job.is_language else 1
         products = evaluate.batch * tokens * weights

@@ -136,7 +136,7 @@ def idle_bytes(job: "PlannedJob", device: str) -> int:
 
 
 def units_of(shape: Shape) -> int:
-    """Return the feed-forward units that a token passes: of experts the chosen and the shared ones."""
+    """Return the feed-forward units that a token passes, in the widest layer: of experts the chosen and the shared ones."""
     experts = shape.experts
     return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
@@ -336,7 +336,8 @@ def step_bytes(
         return round(4 * network.values * rows)
     kept, experts = kept_by(shape)[products], shape.experts
     stream = kept.hidden * shape.hidden + kept.attended * shape.attended + kept.scores * shape.heads * longest
-    layers = [stream + kept.units * shape.ffn] * (shape.layers if experts is None else experts.dense_layers)
+    dense = shape.layers if experts is None else experts.dense_layers
+    layers = [stream + kept.units * units for units in shape.each_ffn[:dense]]
     if experts is not None:  # of them the chosen and the shared ones; each reads and writes the stream
         units = kept.units * (experts.chosen * experts.ffn + experts.shared) + 8 * experts.chosen * shape.hidden
         layers += [stream + units] * (shape.layers - experts.dense_layers)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compression.models.architectures.pruning_groups import key_of
 from compression.planning.formats import PlannedModel, lacking
 from compression.planning.on_disk import untrained
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, GENAI, GGUF, INTEGERS, ONNX, further_formats
@@ -275,7 +276,8 @@ def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]
     if prune is None or shape is None or share < GAIN or case.form.stage not in (PRUNED, DISTILLED, *POINTS):
         return
     kind = "unit" if shape.widths is None else "channel"
-    widths = {"ffn": shape.ffn} if shape.widths is None else shape.widths
+    own = {key_of("ffn", number): units for number, units in enumerate(shape.ffns or ())}
+    widths = shape.widths or own or {"ffn": shape.ffn}
     odd = {name: width for name, width in widths.items() if width % VECTOR[kind]}
     if not odd or prune.multiple == VECTOR["unit"]:
         return

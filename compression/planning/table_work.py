@@ -65,7 +65,7 @@ def columns_of(model: Counted) -> Iterator[tuple[str, int]]:
         yield f"heads.{number}", shape.attended if shape.latent is None else shape.heads * shape.latent.value
         yield "hidden", shape.hidden
         if number < dense:
-            yield f"ffn.{number}", shape.ffn
+            yield f"ffn.{number}", shape.each_ffn[number]
     if not model.tied:
         yield "hidden", shape.hidden
 
