@@ -59,7 +59,7 @@ def stage_row(
         seconds=seconds,
         gate=shipped.artifact.gate,
         ranges=result.ranges,
-        notes=tuple(result.notes),
+        notes=(*result.notes, *family.form_notes(model)),
         folding=family.folding(model.config) if shipped.artifact.kind == ONNX.name else None,
         lm_eval=result.figures,
         search=result.search,

@@ -1,10 +1,10 @@
 """What a cut has removed, as the report tells it: by axis, by group and by layer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compression.models.adapters.structure import PruningPlan
-from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
+from compression.models.architectures.pruning_groups import axis_and_layer, units_left, width_of
 from compression.models.architectures.shapes import Ratios
 from compression.pruning.scores import ImportanceScores
 from compression.schema.recipe.prune import Prune
@@ -40,11 +40,15 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
     return found
 
 
-def with_errors(told: dict[str, Any], before: Shape, after: Shape, errors: Mapping[str, float]) -> dict[str, Any]:
-    """Return what `taken` tells, with each group's width and predicted error where error tables have chosen."""
+def with_errors(
+    told: dict[str, Any], before: Shape, after: Shape, errors: Mapping[str, float], layers: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Return what `taken` tells, with each group's width and predicted error where error tables have chosen. layers: the
+    numbers of those that stay; None: all.
+    """
     for key, error in errors.items():
-        axis, layer = axis_and_layer(key)
-        had, has = units_at(before, axis, layer), units_at(after, axis, layer)
+        axis = axis_and_layer(key)[0]
+        had, has = units_left(before, key), units_left(after, key, layers)
         group = {"before": had, "after": has, "taken": (had - has) / had, "error": error}
         told[axis]["groups"] = {**told[axis].get("groups", {}), key: group}
     return told

@@ -103,7 +103,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
             yield from recover(context, settings.recovery, step, phase, epochs, beside)
-    result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors)
+    result.pruning = with_errors(taken(before, after, settings, ratios), start, after, errors, plan.layers)
     if "layers" in settings.axes and names:
         result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
     if chosen.points:

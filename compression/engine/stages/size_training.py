@@ -252,7 +252,7 @@ class SizedTraining:
         ratios, errors = axes_and_errors(found, tables, settings, facts.whole)
         each = (context.result.pruning or {}).get("layers", {}).get("each")
         told = taken(facts.before, found.shape, settings, ratios)
-        context.result.pruning = with_errors(told, facts.whole, found.shape, errors)
+        context.result.pruning = with_errors(told, facts.whole, found.shape, errors, found.layers)
         if each is not None:
             kept = {*found.layers}
             again = {name: {**one, "removed": at not in kept} for at, (name, one) in enumerate(each.items())}

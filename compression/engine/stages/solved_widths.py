@@ -16,7 +16,7 @@ from compression.engine.stages.signs_of_life import beat_of, solver_of
 from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
-from compression.models.architectures.pruning_groups import axis_and_layer, units_at, width_of
+from compression.models.architectures.pruning_groups import axis_and_layer, units_left, width_of
 from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
@@ -128,7 +128,7 @@ def point_cut(
         shape=found.shape,
         layers=found.layers,
         error=found.error,
-        pruning=with_errors(taken(before, found.shape, settings, ratios), whole, found.shape, errors),
+        pruning=with_errors(taken(before, found.shape, settings, ratios), whole, found.shape, errors, found.layers),
     )
 
 
@@ -151,14 +151,12 @@ def _sizes(
 
 def axes_and_errors(chosen: Found, tables: ErrorTables, settings: Prune, whole: Shape) -> tuple[Ratios, dict[str, float]]:
     """Return what each axis loses by a solution, and the predicted error of each group. whole: before the cut of widths."""
+    gone = {key for number, layer in enumerate(tables.layers) if number not in chosen.layers for key in layer.groups}
     errors = {
-        group.key: group.at(units_at(chosen.shape, *axis_and_layer(group.key)))
+        group.key: group.at(units_left(chosen.shape, group.key, chosen.layers))
         for group in tables.groups
-        if axis_and_layer(group.key)[0] in settings.axes
+        if axis_and_layer(group.key)[0] in settings.axes and group.key not in gone
     }
-    for number in {*range(len(tables.layers))} - {*chosen.layers}:
-        for key in tables.layers[number].groups:
-            errors.pop(key, None)
     ratios = {axis: 1 - _left(chosen.shape, whole, axis) for axis in settings.ratios}
     return ratios, errors
 

@@ -172,6 +172,10 @@ class ArchitectureAdapter(ABC):
         """Return why the library that a model was sent from has no model of its shape; None if it has one."""
         return None
 
+    def form_notes(self, model: PreTrainedModel) -> list[str]:  # noqa: ARG002 (some families' own)
+        """Return what a stage's row says of forms in which its model is not as it is in memory. Reads no weights."""
+        return []
+
     def made(self, kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
         """Build a stock model of a config, with new weights."""
         return kind(config)

@@ -141,6 +141,19 @@ class PostNormEncoder(ArchitectureAdapter):
         fill(twin, self.layers(twin), self.shape_of(model.config).ffn)
         return twin
 
+    def form_notes(self, model: PreTrainedModel) -> list[str]:
+        """Return how checkpoints state layers with widths of their own, with both counts of parameters."""
+        shape, own = self.shape_of(model.config), self.parameters_of(model).total
+        if shape.ffns is None:
+            return []
+        # A unit has a row and a bias in the one layer, and a column in the other.
+        zeros = sum(shape.ffn - units for units in shape.ffns) * (2 * shape.hidden + 1)
+        return [
+            f"Its layers have {', '.join(map(str, shape.ffns))} feed-forward units, and so have ONNX and OpenVINO files: "
+            f"{own:,} parameters. A stock config states one width, so checkpoints that transformers opens have {shape.ffn} in "
+            f"each layer, narrower ones filled with zeros: {own + zeros:,} parameters, and the same answers."
+        ]
+
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write a checkpoint whose config says how wide each layer is, if they differ; its tensors have one width."""
         stock = self.evened(model)

@@ -45,6 +45,8 @@ class ArchitectureSpec(Config):
     recomputes: Annotated[
         bool, Field(description="Whether training can compute its layers again in the backward pass, and compile them.")
     ] = True
+    free_axes: tuple[Axis, ...] = ()
+    """Axes of which each layer may have a width of its own (`prune.free_widths`), though a stock config states one."""
     usual_axes: tuple[Axis, ...] = USUAL_AXES
     """Axes that are cut if a recipe names none; of a network those that it has."""
 
@@ -63,7 +65,10 @@ OF_DECODERS = (heads.CLASSIFIER, heads.LANGUAGE)
 OF_NETWORKS: tuple[Axis, ...] = ("channels", "heads", "ffn", "hidden", "layers")
 TASKS_OF_NETWORKS: tuple[Task, ...] = tuple(name for name, task in ALL_TASKS.items() if task.head == IMAGE_CLASSIFIER)
 SAME_WIDTHS = "every layer has the same widths."
-COUPLED = f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS}"
+COUPLED = (
+    f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS} "
+    "With prune.free_widths each layer has its own feed-forward width."
+)
 COUPLED_DECODER = f"hidden = heads × head size, so both shrink together, at one ratio; {SAME_WIDTHS}"
 GROUPED = f"heads go in whole groups, a KV head with the query heads that read it, and keep their size; {SAME_WIDTHS}"
 MULTIPLE = "hidden size is a multiple of the number of heads"
@@ -85,7 +90,7 @@ def _encoder(
 ) -> ArchitectureSpec:
     names, suffixes = NAMES[kind], ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
     architectures, buckets = [names.stem + suffix for suffix in suffixes], names.fixed.get("relative_attention_num_buckets", 0)
-    own = {"axes": EVERYWHERE, "tasks": TASKS, "distance_buckets": buckets, "recomputes": recomputes}
+    own = {"axes": EVERYWHERE, "tasks": TASKS, "distance_buckets": buckets, "recomputes": recomputes, "free_axes": ("ffn",)}
     return _spec(kind, architectures, limits, **own)
 
 

@@ -81,6 +81,10 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
     if prune.search is not None and prune.target_latency is not None and (family.decodes or family.name in INSTALLED):
         cause = f"no latency of the family {family.name} is predicted, by which a solver could choose"
         raise UnsupportedShape(cause, param="recipe.prune.search", remedy="Aim at target_params, or set search to null.")
+    if prune.free_widths and "ffn" not in family.free_axes:
+        why = "have widths of their own in any case" if network is not None else "have one feed-forward width in all files"
+        cause = f"layers of the family {family.name} {why}"
+        raise InvalidSpec(cause, param="recipe.prune.free_widths", remedy="Leave prune.free_widths out.")
     if network is not None:
         check_network_cut(shape, prune, network)
         return

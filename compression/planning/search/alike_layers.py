@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compression.planning.search.pivot import solve_by_pivot
 from compression.planning.search.problem import Limit, OutOfTime, Picks, Problem, Solution, Term
 from compression.planning.search.solver import TIGHTER, out_of_reach, solve
 
@@ -28,7 +29,7 @@ LAST_DIGITS = 1e-12
 
 
 def solve_alike(problem: Problem, layers: Sequence[str], until: float | None = None) -> Solution:
-    """Return what errs least within all limits, as `solver.solve` does, with what it raises; it solves what this cannot.
+    """Return what errs least within all limits, as `solver.solve` does, with what it raises; programs solve what this cannot.
 
     layers: names of the choices whether a layer stays (0) or goes (1).
     """
@@ -36,11 +37,11 @@ def solve_alike(problem: Problem, layers: Sequence[str], until: float | None = N
         raise OutOfTime
     widths = [choice.name for choice in problem.choices if choice.name not in {*layers}]
     if prod(problem.options[name] for name in widths) * (len(layers) + 1) > MOST_COMBINATIONS:
-        return solve(problem, until)
+        return solve_by_pivot(problem, until)
     limits = tuple(limit for limit in problem.limits if limit.excludes is None)
     sums = [_sum(terms, layers, problem.options) for terms in (problem.error, *(limit.terms for limit in limits))]
     if not all(one is not None and (one.may_stay if at == 0 else one.is_alike) for at, one in enumerate(sums)):
-        return solve(problem, until)
+        return solve_by_pivot(problem, until)
     excluded = [limit.excludes for limit in problem.limits if limit.excludes is not None]
     rows = _Rows(widths, tuple(layers), problem.options, [one for one in sums if one is not None], excluded)
     nearest = None

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from compression.models.architectures.pruning_groups import axis_and_layer, units_at
-from compression.planning.search.problem import NoCombination, Problem, Solution, Solve, Term, exclusion
-from compression.planning.search.space import Cost, SearchSpace
+from compression.models.architectures.pruning_groups import units_left
+from compression.planning.search.problem import Limit, NoCombination, Picks, Problem, Solution, Solve, Term, exclusion
+from compression.planning.search.space import GOES, Cost, SearchSpace, choice_of
 from compression.planning.search.within import Found, solve_within
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
@@ -28,6 +28,7 @@ def nested_sizes(
     Where no size lies within such a step, the next one is the cheapest that is larger; if there is none before the uncut model,
     one between two sizes that are there. Raises UnsupportedShape if there is none either, and what `solve` raises.
     """
+    smallest = replace(smallest, picks=_settled(space, tables, smallest.picks))
     picks = {choice.name: WHOLE for choice in space.choices}
     spent = {cost.name: space.cost_of(cost, picks) for cost in costs}
     whole = Found(space.shape(picks), space.layers(picks), 0.0, spent, picks)
@@ -66,7 +67,8 @@ def _between(
     None if there is nothing beside these two.
     """
     terms = tuple(_terms(space, tables, outer, inner))
-    ends = [exclusion(name, space.choices, one.picks) for name, one in (("outer", outer), ("inner", inner))]
+    ends = _ties(space, tables)
+    ends += [exclusion(name, space.choices, one.picks) for name, one in (("outer", outer), ("inner", inner))]
 
     def solved(problem: Problem) -> Solution:
         return solve(replace(problem, error=(*problem.error, *terms), limits=(*ends, *problem.limits)))
@@ -81,14 +83,34 @@ def _between(
         return problem.nearest
 
 
+def _of_layers(space: SearchSpace, tables: ErrorTables) -> Iterator[tuple[str, str, int]]:
+    """Yield the choices that are of a layer which may go, each with the layer's choice and how many options it has."""
+    options = {choice.name: choice.options for choice in space.choices}
+    for layer in tables.layers:
+        if choice_of(layer) in options:
+            yield from ((key, choice_of(layer), options[key]) for key in layer.groups if key in options)
+
+
+def _settled(space: SearchSpace, tables: ErrorTables, picks: Picks) -> Picks:
+    """Return picks with the first option of what is of layers that go: their widths are none, so all options are one size."""
+    return {**picks, **{key: WHOLE for key, layer, _ in _of_layers(space, tables) if picks[layer] == GOES}}
+
+
+def _ties(space: SearchSpace, tables: ErrorTables) -> list[Limit]:
+    """Return the limit that only `_settled` picks are taken, so that no size is found twice."""
+    found = _of_layers(space, tables)
+    terms = (Term((key, layer), (0.0, 0.0, *(0.0, 1.0) * (options - 1))) for key, layer, options in found)
+    return [Limit("widths of layers that go", 0.0, tied, firm=True)] if (tied := tuple(terms)) else []
+
+
 def _terms(space: SearchSpace, tables: ErrorTables, outer: Found, inner: Found) -> Iterator[Term]:
     """Yield an infinite error for each option without which a size is between two others."""
     gone = {key for at, layer in enumerate(tables.layers) if at not in inner.layers for key in layer.groups}
     keys = [group.key for group in tables.groups if group.key not in gone]
     of_layers = {choice.name for choice in space.layer_choices}
 
-    def contains(one: Shape, other: Shape) -> bool:
-        return all(units_at(one, *axis_and_layer(key)) >= units_at(other, *axis_and_layer(key)) for key in keys)
+    def contains(one: Shape, other: Shape, layers: Sequence[int], others: Sequence[int]) -> bool:
+        return all(units_left(one, key, layers) >= units_left(other, key, others) for key in keys)
 
     for choice in space.choices:
         ends = (outer.picks[choice.name], inner.picks[choice.name])
@@ -96,5 +118,7 @@ def _terms(space: SearchSpace, tables: ErrorTables, outer: Found, inner: Found) 
         for option in range(choice.options if choice.name not in of_layers else 0):
             with suppress(UnsupportedShape):  # the config does not have this width beside the outer size's others
                 shape = space.shape({**outer.picks, choice.name: option})
-                allowed[option] = allowed[option] or (contains(shape, inner.shape) and contains(outer.shape, shape))
+                within = contains(shape, inner.shape, outer.layers, inner.layers)
+                within = within and contains(outer.shape, shape, outer.layers, outer.layers)
+                allowed[option] = allowed[option] or within
         yield Term((choice.name,), tuple(0.0 if each else float("inf") for each in allowed))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.network_shapes import network_parameters
-from compression.models.architectures.pruning_groups import units_at
+from compression.models.architectures.pruning_groups import key_of, units_at
 from compression.models.architectures.shapes import Count
 from compression.planning.search import costs
 from compression.planning.search.problem import Picks, out_of_reach_cause
@@ -25,6 +25,9 @@ def blank_tables(whole: Shape, prune: Prune, network: NetworkFacts | None) -> Er
     else:
         units = {axis: units_at(whole, axis) for axis in prune.axes if axis not in ("layers", "vocabulary")}
         layers = [str(number) for number in range(whole.layers)]
+        if prune.free_widths:
+            units |= {key_of("ffn", number): units["ffn"] for number in range(whole.layers)}
+            del units["ffn"]
     groups = (
         GroupErrors(key=key, readers=1, points=tuple(WidthError(units=width, error=0.0) for width in widths_of(most)))
         for key, most in units.items()

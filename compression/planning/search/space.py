@@ -158,7 +158,7 @@ def check_tables(tables: ErrorTables, prune: Prune) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Dimension:
+class Dimension:
     """Axes whose widths are chosen together, since the stock config does not have each with each."""
 
     axes: tuple[Axis, ...]
@@ -167,6 +167,7 @@ class _Dimension:
 
     @property
     def name(self) -> str:
+        """Return the name of its choice."""
         return " and ".join(self.axes)
 
 
@@ -196,7 +197,16 @@ class UniformSpace(LayerSpace):
     @property
     def choices(self) -> tuple[Choice, ...]:
         """Return one choice for each axis, and whether each layer stays."""
-        return (*(Choice(one.name, len(one.ratios)) for one in self.dimensions), *self.layer_choices)
+        widths = (Choice(name, len(one.ratios)) for one in self.dimensions for name in self.names_of(one))
+        return (*widths, *self.layer_choices)
+
+    def names_of(self, one: Dimension) -> tuple[str, ...]:
+        """Return the names of a dimension's choices."""
+        return (one.name,)
+
+    def name_at(self, one: Dimension, layer: int | None) -> str:  # noqa: ARG002 (of spaces in which layers differ)
+        """Return the name of the choice that sets the width of a layer's group; None: of a group that all layers share."""
+        return one.name
 
     @property
     def error(self) -> tuple[Term, ...]:
@@ -207,7 +217,7 @@ class UniformSpace(LayerSpace):
                 axis, layer = axis_and_layer(group.key)
                 if axis in one.axes:
                     units = [units_at(shape, axis, layer) for shape in one.shapes]
-                    terms.append(self.group_error(one.name, group, units))
+                    terms.append(self.group_error(self.name_at(one, layer), group, units))
         return (*terms, *self.layer_errors)
 
     def limit(self, cost: Cost) -> Limit:
@@ -220,28 +230,28 @@ class UniformSpace(LayerSpace):
         each_layer = self._same_each_layer(cost)
 
         @cache
-        def at(*options: tuple[_Dimension, int]) -> _Parts:
+        def at(*options: tuple[Dimension, int]) -> Parts:
             ratios = {axis: ratio for one, option in options for axis, ratio in one.ratios[option].items()}
             return self._parts(cost, ratios, each_layer=each_layer)
 
-        def together(one: _Dimension, a: int, other: _Dimension, b: int) -> _Parts:
+        def together(one: Dimension, a: int, other: Dimension, b: int) -> Parts:
             return at((one, a), (other, b)) - at((one, a)) - at((other, b)) + at()
 
         of_stream = [[(one, option)] for one in stream for option in range(len(one.ratios))] or [[]]
         base = [at(*taken) for taken in of_stream]
         names = tuple(one.name for one in stream)
-        terms = self._by_layers(names, base)
+        terms = self.by_layers(names, None, base)
         for other in others:
             options = range(len(other.ratios))
             found = [
                 at(*taken, (other, option)) - own for taken, own in zip(of_stream, base, strict=True) for option in options
             ]
-            terms += self._by_layers((*names, other.name), found)
+            terms += self.by_layers(names, other, found)
         for one, other in combinations(others, 2):
             last, end = len(one.ratios) - 1, len(other.ratios) - 1
             if together(one, last, other, end).matters(base[0]):  # they have a tensor together
                 both = product(range(last + 1), range(end + 1))
-                terms += self._by_layers((one.name, other.name), [together(one, a, other, b) for a, b in both])
+                terms += self.by_layers((one.name,), other, [together(one, a, other, b) for a, b in both])
         fixed = sum(term.values[0] for term in terms if not term.choices)
         return Limit(cost.name, cost.most, tuple(term for term in terms if term.choices), fixed)
 
@@ -251,18 +261,24 @@ class UniformSpace(LayerSpace):
 
     def shape(self, picks: Picks) -> Shape:
         """Return the shape that picks lead to."""
-        ratios = {axis: ratio for one in self.dimensions for axis, ratio in one.ratios[picks[one.name]].items()}
+        return self.shape_of(self.dimensions, picks)
+
+    def shape_of(self, dimensions: Iterable[Dimension], picks: Picks) -> Shape:
+        """Return the shape that the picks of some dimensions, and of layers, lead to."""
+        ratios = {axis: ratio for one in dimensions for axis, ratio in one.ratios[picks[one.name]].items()}
         return self._at(ratios, len(self.layers(picks)) if self.removable else self.whole.layers)
 
     def deepest(self) -> Iterator[Picks]:
         """Yield the cuts with the narrowest of all other axes, one layer, and each width of the stream."""
-        narrowest = {one.name: len(one.ratios) - 1 for one in self.dimensions} | {**next(self.single_layers())}
+        narrowest = {name: len(one.ratios) - 1 for one in self.dimensions for name in self.names_of(one)}
+        narrowest |= {**next(self.single_layers())}
         stream = [one for one in self.dimensions if "hidden" in one.axes]
         widths = [{one.name: option} for one in stream for option in range(len(one.ratios))] or [{}]
         yield from ({**narrowest, **width} for width in widths)
 
-    def _by_layers(self, names: tuple[str, ...], parts: Sequence["_Parts"]) -> list[Term]:
-        """Return terms of costs."""
+    def by_layers(self, names: tuple[str, ...], other: Dimension | None, parts: Sequence["Parts"]) -> list[Term]:
+        """Return terms of costs. names: of the choices that they depend on, and last on that of `other`, if it is given."""
+        names = names if other is None else (*names, other.name)
         if not self.removable:
             return [Term(names, tuple(part.base + self.whole.layers * part.layer for part in parts))]
         base = Term(names, tuple(part.base for part in parts))
@@ -273,7 +289,7 @@ class UniformSpace(LayerSpace):
         one, two, whole = (cost.of_shape(self.whole.model_copy(update={"layers": n})) for n in (1, 2, self.whole.layers))
         return isclose(whole, one + (self.whole.layers - 1) * (two - one), rel_tol=1e-9)
 
-    def _parts(self, cost: Cost, ratios: Mapping[Axis, float], *, each_layer: bool) -> "_Parts":
+    def _parts(self, cost: Cost, ratios: Mapping[Axis, float], *, each_layer: bool) -> "Parts":
         """Return what a shape costs beside its layers, and what each layer costs; infinite if the config cannot express it.
 
         each_layer: as `_same_each_layer` says.
@@ -281,12 +297,12 @@ class UniformSpace(LayerSpace):
         many = self.whole.layers
         try:
             if not each_layer and (not self.removable or many < 2):
-                return _Parts(cost.of_shape(self._at(ratios, many)), 0.0)
+                return Parts(cost.of_shape(self._at(ratios, many)), 0.0)
             few = 1 if each_layer else many - 1
             less, more = (cost.of_shape(self._at(ratios, layers)) for layers in (few, few + 1))
         except UnsupportedShape:
-            return _Parts(inf, 0.0)
-        return _Parts(less - few * (more - less), more - less)
+            return Parts(inf, 0.0)
+        return Parts(less - few * (more - less), more - less)
 
     def _at(self, ratios: Mapping[Axis, float], layers: int) -> Shape:
         cut = {axis: ratio for axis, ratio in ratios.items() if ratio}
@@ -296,7 +312,7 @@ class UniformSpace(LayerSpace):
             shape = shape_at(self.family, self.whole, alone, {**dict.fromkeys(self.prune.ratios, 0.0), **cut})
         return shape.model_copy(update={"layers": layers})
 
-    def _dimension(self, axes: tuple[Axis, ...]) -> _Dimension:
+    def _dimension(self, axes: tuple[Axis, ...]) -> Dimension:
         """Return the widths of axes. Of two at one ratio, as a coupled family has them, or each with each."""
         together = len(axes) > 1 and not self.family.coupled
         for steps in (STEPS, STEPS // 2):
@@ -307,7 +323,7 @@ class UniformSpace(LayerSpace):
                 break
         # In their order, as searches expect options: from the whole width to the narrowest.
         shapes = sorted(found, key=lambda shape: -shape.hidden * shape.heads) if together else [*found]
-        return _Dimension(axes, tuple(found[shape] for shape in shapes), tuple(shapes))
+        return Dimension(axes, tuple(found[shape] for shape in shapes), tuple(shapes))
 
     def _shapes(self, every: Iterable[Mapping[Axis, float]]) -> dict[Shape, Mapping[Axis, float]]:
         """Return the shapes that ratios lead to, each once, without those that the config cannot express."""
@@ -319,18 +335,18 @@ class UniformSpace(LayerSpace):
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What a shape costs beside its layers, and what each layer costs; or the difference of two shapes."""
 
     base: float
     layer: float
 
-    def __add__(self, other: "_Parts") -> "_Parts":
-        return _Parts(self.base + other.base, self.layer + other.layer)
+    def __add__(self, other: "Parts") -> "Parts":
+        return Parts(self.base + other.base, self.layer + other.layer)
 
-    def __sub__(self, other: "_Parts") -> "_Parts":
-        return _Parts(self.base - other.base, self.layer - other.layer)
+    def __sub__(self, other: "Parts") -> "Parts":
+        return Parts(self.base - other.base, self.layer - other.layer)
 
-    def matters(self, whole: "_Parts") -> bool:
+    def matters(self, whole: "Parts") -> bool:
         """Return whether a difference is more than what numbers are rounded by."""
         return abs(self.base) > ROUNDED * abs(whole.base) or abs(self.layer) > ROUNDED * abs(whole.layer)

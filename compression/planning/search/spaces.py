@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from compression.models.architectures.families import ArchitectureSpec
+from compression.planning.search.free_space import FreeSpace
 from compression.planning.search.network_space import NetworkSpace
 from compression.planning.search.space import SearchSpace, UniformSpace
 from compression.schema.error_tables import ErrorTables
@@ -19,10 +20,11 @@ def space_of(
     network: NetworkFacts | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> SearchSpace:
-    """Return what can be chosen of a model: each group's width where a network's facts are known, else one width on each axis.
+    """Return what can be chosen of a model: each group's width where a network's facts are known, else one width on each axis,
+    or with `free_widths` the feed-forward units of each layer.
 
     weights: what errors count, by the key of a group or the name of a layer; others 1. Raises UnsupportedShape.
     """
     if network is not None:
         return NetworkSpace(tables, network, whole, prune, weights)
-    return UniformSpace(tables, family, whole, prune, weights)
+    return (FreeSpace if prune.free_widths else UniformSpace)(tables, family, whole, prune, weights)

@@ -139,6 +139,10 @@ class Prune(Config):
     """Who chooses the widths. null: each axis loses alike. solver: the widths, and the layers if they are cut, whose outputs
     change least by the error tables, within all targets, or with no more parameters than the ratio would leave. tpe, nsga2:
     samplers (Optuna) that look for the same. rl: an agent that learns to (AMC). The report has the solver beside these."""
+    free_widths: bool = False
+    """Let the search choose the feed-forward units of each layer, in encoders of text. Graphs (ONNX, OpenVINO) have these
+    widths; a checkpoint for transformers has the widest for all layers, narrower ones filled with zeros, and answers alike.
+    false: one width for all layers, as a stock config states it."""
     search_budget: SearchBudget = SearchBudget()
     """How long tpe, nsga2 and rl may look; the solver needs one evaluation."""
     points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 1
@@ -197,6 +201,8 @@ class Prune(Config):
         if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
             why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
+        if self.free_widths and (self.search is None or "ffn" not in self.axes):
+            raise ValueError("free_widths is of feed-forward units that a search chooses: set search, and name ffn in axes")
         if self.search_budget != SearchBudget() and (self.search is None or not SEARCHES[self.search].budgeted):
             raise ValueError("search_budget is of searches that end with it: name tpe, nsga2 or rl as prune.search")
         if self.has_target and set(self.axes) <= {"vocabulary"}:

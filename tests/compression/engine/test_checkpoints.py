@@ -20,6 +20,7 @@ def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
 
 USED: dict[str, dict[str, Any]] = {
     "auto": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}, "auto": {}},
+    "prune.free_widths": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "free_widths": True}},
     "prune.points": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "points": 2}},
     "prune.ratio.channels": {"prune": {"ratio": {"ffn": 0.3, "channels": 0.3}}},
     "prune.target_flops": {"prune": {"ratio": {"ffn": 0.3}, "target_flops": 0.3}},
