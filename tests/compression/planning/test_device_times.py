@@ -38,6 +38,14 @@ def test_shapes_are_ranked_by_what_their_layers_take(form: str, tokens: int) -> 
     assert times.milliseconds(SHAPES[0], form, "openvino") != found[0]
 
 
+def test_each_layer_takes_what_its_own_units_take() -> None:
+    times, shape = ShapeTimes(TABLE, BERT, None, 64), SHAPES[-1]
+    own = times.milliseconds(shape.with_ffns((256, 128)), "dynamic-int8")
+    each = [times.milliseconds(shape.model_copy(update={"ffn": units}), "dynamic-int8") for units in (256, 128)]
+    assert own == pytest.approx(sum(each) / 2)
+    assert each[1] < own < each[0]
+
+
 def test_a_layer_between_two_timed_ones_takes_a_time_between_theirs_and_the_call_counts_once() -> None:
     times = DeviceTimes(TABLE, "onnxruntime")
     linear = LayerWork("linear", 300, 300, 100, rounded=True)

@@ -20,6 +20,7 @@ from compression.planning.memory import (
     idle_bytes,
     rounded_bytes,
     saved_bytes,
+    step_bytes,
     trainings,
 )
 from compression.planning.preflight import preflight
@@ -252,3 +253,10 @@ def test_each_further_process_has_other_teachers_of_its_own(monkeypatch: pytest.
     monkeypatch.setattr(teacher_cost, "TEACHER_BYTES", 0)
     assert further("cuda") == 0  # they are on the cards
     assert further("cpu") == 4 * 2 * parameters.embedding
+
+
+def test_what_a_step_keeps_is_of_each_layers_own_units() -> None:
+    shape = Shape(layers=2, hidden=64, heads=4, ffn=256, vocabulary=100)
+    own, wide, narrow = (step_bytes(each, 8, 16) for each in (shape.with_ffns((256, 128)), shape, shape.with_ffns((128, 128))))
+    assert 2 * own == wide + narrow
+    assert step_bytes(shape.with_ffns((256, 128)), 8, 16, recompute=True) == step_bytes(shape, 8, 16, recompute=True)

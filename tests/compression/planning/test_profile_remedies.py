@@ -180,6 +180,8 @@ def test_widths_beside_the_multiple_ask_for_rounding() -> None:
     even = row.model_copy(update={"shape": row.shape.model_copy(update={"ffn": 704})})
     assert profile_remedies(case(found, recipe=narrow, row=even)) == ()
     assert profile_remedies(case(found, recipe=INTEGERS, row=odd)) == ()  # it rounds already, as far as it can
+    own = row.model_copy(update={"shape": row.shape.model_copy(update={"layers": 2}).with_ffns((704, 715))})
+    assert "1 widths are no multiple of 64: ffn.1 715" in only(case(found, recipe=narrow, row=own)).cause
     network = Shape(layers=2, hidden=12, heads=0, ffn=0, vocabulary=0, widths={"channels.0": 16, "channels.1": 11})
     remedy = only(case(found, recipe=narrow, row=row.model_copy(update={"shape": network})))
     assert "1 widths are no multiple of 8: channels.1 11" in remedy.cause

@@ -12,12 +12,13 @@ from compression.schema.schemes import SCHEMES
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.compression.planning.test_network_rules import FACTS, data_of, model_of
 from tests.compression.planning.test_planning import DATA, MODEL
-from tests.support.facts import TEXTS, V2_LITE, decoder_facts
+from tests.support.facts import SMOLLM2, TEXTS, V2_LITE, decoder_facts
 
 EXPERTS = decoder_facts("deepseek_v2", V2_LITE, V2_LITE.vocabulary)
 NETWORK = model_of()
 IMAGES = data_of()
 LAYERS = ["ffn", "layers"]
+FREE = {"free_widths": True}
 
 
 def plan(model: ModelFacts, data: DataFacts, prune: dict[str, Any], **keys: Any) -> Preflight:
@@ -131,3 +132,26 @@ def test_a_network_with_a_head_for_other_labels_is_counted_with_the_new_one() ->
         plan(other, data_of(8000, labels), {"target_params": 1000})
     nearest = int(caught.value.cause.partition("has ")[2].split()[0].replace(",", ""))
     assert nearest > 4000 * 2  # two features are the fewest that stay
+
+
+@pytest.mark.parametrize("search", ["solver", "tpe", "nsga2", "rl"])
+def test_widths_of_single_layers_are_forecast_for_encoders_of_text(search: str) -> None:
+    free, plain = (plan(MODEL, DATA, {"search": search, "target_params": 0.4, **own}) for own in (FREE, {}))
+    assert free.shape == plain.shape, "of equal ratios: which layers keep more is known by the tables alone"
+    assert free.estimate.minutes >= plain.estimate.minutes
+
+
+@pytest.mark.parametrize(("model", "data"), [(EXPERTS, TEXTS), (NETWORK, IMAGES)])
+def test_widths_of_single_layers_are_refused_by_name_elsewhere(model: ModelFacts, data: DataFacts) -> None:
+    own = {"axes": ["ffn"]} if model is EXPERTS else {}
+    with pytest.raises(InvalidSpec, match=f"layers of the family {model.family} have") as caught:
+        plan(model, data, {**own, **FREE})
+    assert caught.value.param == "recipe.prune.free_widths"
+
+
+def test_a_decoder_keeps_one_width_for_all_layers() -> None:
+    llama = decoder_facts("llama", SMOLLM2)
+    with pytest.raises(InvalidSpec, match="family llama have one feed-forward width in all files") as caught:
+        plan(llama, TEXTS, {"axes": ["ffn"], **FREE})
+    assert (caught.value.param, caught.value.remedy_text) == ("recipe.prune.free_widths", "Leave prune.free_widths out.")
+    plan(llama, TEXTS, {"axes": ["ffn"]})

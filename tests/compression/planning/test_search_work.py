@@ -30,6 +30,8 @@ def test_a_search_takes_its_evaluations_and_at_most_its_budget() -> None:
 def test_the_solver_takes_time_for_each_choice_and_solution() -> None:
     solved, each = prune("solver").model_copy(update={"axes": ("hidden", "ffn", "layers")}), 13 * SOLUTION_SECONDS
     assert solver_seconds(COUNTED, solved, None) == pytest.approx(2 * each)
+    free = solved.model_copy(update={"free_widths": True})
+    assert solver_seconds(COUNTED, free, None) == pytest.approx((1 + COUNTED.shape.layers) * each)
     network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
     channels, blocks = (prune("solver").model_copy(update={"axes": axes}) for axes in (("channels",), ("channels", "layers")))
     alone = solver_seconds(network, channels, None)

@@ -62,3 +62,16 @@ def test_an_error_that_is_not_known_may_be_as_large_as_a_value_that_floating_poi
     known = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
     lost = known.model_copy(update={"score": known.score.model_copy(update={"value": 1e300, "standard_error": 1e300})})
     assert mean_row({"a": lost, "b": known}, None).score.standard_error == pytest.approx(5e299)
+
+
+def test_widths_of_single_layers_are_means_layer_by_layer() -> None:
+    known = row("pruned", 20_000_000, 80_000_000, 16.0, 0.8)
+    two = known.shape.model_copy(update={"layers": 2})
+    shapes = [two.with_ffns(units) for units in ((256, 128), (384, 512))]
+    parts = {name: known.model_copy(update={"shape": shape}) for name, shape in zip("ab", shapes, strict=True)}
+    found = mean_row(parts, None).shape
+    assert (found.ffns, found.ffn, found.each_ffn) == (None, 320, (320, 320))
+    third = parts | {"b": known.model_copy(update={"shape": two.with_ffns((512, 512))})}
+    assert mean_row(third, None).shape.ffns == (384, 320)
+    fewer = parts | {"b": known.model_copy(update={"shape": two.model_copy(update={"layers": 4, "ffn": 64})})}
+    assert (mean_row(fewer, None).shape.ffns, mean_row(fewer, None).shape.layers) == (None, 3)
