@@ -49,6 +49,19 @@ def test_another_target_is_answered_without_training(service: Service, http: htt
     assert "cannot be reached" in near["missed"]
 
 
+def test_another_target_of_a_job_with_free_widths_has_each_layers_own(
+    service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    prune = {"search": "solver", "free_widths": True, "recovery": None, "reconstruct": False}
+    found = done(service, http, {**request_body, "recipe": {"preset": "standard", "prune": prune}})
+    store_tables(service, found, free=True)
+    shapes = [
+        http.post(f"/v1/jobs/{found}/targets", json={"target_params": share}).json()["point"] for share in (0.2, 0.35, 0.5)
+    ]
+    assert all(len(one["shape"]["ffns"] or [0] * 3) == 3 for one in shapes)
+    assert any(one["shape"]["ffns"] for one in shapes)
+
+
 def test_no_score_is_predicted_by_a_size_that_was_not_made(service: Service, http: httpx.Client, request_body: Json) -> None:
     """The error that is stored is the smallest size's, and no row has its score."""
     found = []

@@ -12,7 +12,9 @@ from transformers import AutoModelForSequenceClassification
 from compression.engine.pipeline import compress
 from compression.models.adapters.layer_widths import KEY
 from compression.schema.events import Event, Log, StageStarted
+from compression.schema.prediction_request import RowInputs
 from compression.schema.report.report import Report
+from compression.serving.served_model import ServedModel
 from tests.support.attempts import UNSAVED, attempt
 from tests.support.engine_jobs import RECIPE, report_of, spec_of, write_spec
 
@@ -57,6 +59,13 @@ def test_the_graph_is_narrow_and_the_checkpoint_says_that_it_is_not(whole: tuple
     assert f"{last.parameters.total + more:,} parameters" in note
 
 
+def test_the_graph_is_served(whole: tuple[Path, Report]) -> None:
+    place, report = whole
+    served = ServedModel(place / "out" / "artifacts" / report.rows[-1].artifact, threads=1)
+    row, asked = served.encode(RowInputs(text="good"))
+    assert served.predicted(row, asked, served.run(asked.windows))["label"] in served.labels
+
+
 def test_each_stages_checkpoint_opens_with_the_stock_library(whole: tuple[Path, Report]) -> None:
     last = whole[1].rows[-1]
     model = AutoModelForSequenceClassification.from_pretrained(whole[0] / "out" / "checkpoints" / "distilled")
@@ -86,3 +95,36 @@ def test_a_job_that_is_killed_in_each_training_behind_the_cut_makes_the_same(
     assert report.rows[-1].shape == first.rows[-1].shape
     assert [row.validation for row in report.rows] == [row.validation for row in first.rows]
     assert [row.score for row in report.rows] == [row.score for row in first.rows]
+
+
+def test_a_size_that_is_searched_for_has_widths_of_its_own_after_a_kill_too(
+    tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    own = {key: value for key, value in FREE["prune"].items() if key != "target_params"} | {"ratio": 0.5}
+    recipe = {**FREE, "prune": own, "auto": {"rounds": 1, "steps": 20, "budget_minutes": 1000}}
+    changes = {"recipe": recipe, "targets": {"retention": 0.9}, "save_seconds": 0}
+    kept, place = tmp_path / "kept", tmp_path / "attempt"
+    kept.mkdir()
+    attempt(place, kept, write_spec(place, encoder, reviews, **changes), "try size 1")
+    report = report_of(compress(spec_of(encoder, reviews, **changes | UNSAVED, resume=str(kept)), tmp_path))
+    assert report.sizes is not None
+    (chosen,) = (one for one in report.sizes.tried if one.chosen)
+    last = report.rows[-1]
+    assert (chosen.shape, chosen.parameters) == (last.shape, last.parameters.total)
+    assert any(one.shape.ffns is not None for one in report.sizes.tried)
+    each = [group["after"] for group in report.pruning["ffn"]["groups"].values()]
+    assert each == [*last.shape.each_ffn]
+
+
+def test_several_sizes_have_widths_of_their_own(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+    recipe = {**FREE, "prune": {**FREE["prune"], "target_params": 0.5, "points": 2}}
+    report = report_of(compress(spec_of(encoder, reviews, recipe=recipe), tmp_path))
+    rows = [row for row in report.rows if row.stage in ("distilled", "point2")]
+    assert [one.shape for one in report.points] == [row.shape for row in rows]
+    assert [one.parameters for one in report.points] == [row.parameters.total for row in rows]
+    assert any(row.shape.ffns is not None for row in rows)
+    assert all(large >= small for large, small in zip(*(row.shape.each_ffn for row in rows), strict=True))
+    for row in rows:
+        graph = onnx.load(tmp_path / "out" / "artifacts" / row.artifact / "model.onnx").graph
+        sizes = {tuple(one.dims) for one in graph.initializer}
+        assert all((row.shape.hidden, units) in sizes for units in row.shape.each_ffn)
