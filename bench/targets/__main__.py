@@ -2,7 +2,7 @@
 
   milliseconds     predicted against measured, over 20 shapes of an encoder and of a network of images
   ranks            scores predicted before training against those after it, over 12 cuts of one encoder
-  free-or-uniform  widths by the solver against one ratio for all axes, at equal milliseconds, on four sets
+  free-or-uniform  widths of each layer against one for all layers, at equal milliseconds, on four sets
   auto             ten jobs of the recipe `auto`, on sets and seeds that it was not developed with
   searches         python -m bench search: the solver, TPE, NSGA-II and reinforcement learning side by side
   decoder          SmolLM2 at -30 % by the solver against the preset `language`, on the same tokens

@@ -1,8 +1,8 @@
-"""Widths by the solver against one ratio for all axes, at equal milliseconds, on four sets of text.
+"""Widths of each layer against one width for all layers, both by the solver, at equal milliseconds, on four sets of text.
 
 Both cut the same tuned original until its integer file is as many times as fast as asked, which is measured, and are taught
-alike then. In an encoder the solver chooses one width for each axis, since a stock config has one for all layers; layers have
-widths of their own in networks of images alone. Nothing is chosen by the scores: those of test are read once, at the end.
+alike then. One side has the widths that a stock config can state, the other feed-forward units that each layer has for itself
+(`prune.free_widths`). Nothing is chosen by the scores: those of test are read once, at the end.
 """
 
 import shutil
@@ -28,10 +28,11 @@ from compression.schema.report.measurements import Latency, Shape
 from compression.schema.stages import PRUNED
 from compression.system import durable_files
 
-SIDES: dict[str, dict[str, Any]] = {"uniform": {"search": None}, "solver": {"search": "solver"}}
+SIDES: dict[str, dict[str, Any]] = {"uniform": {"free_widths": False}, "free": {"free_widths": True}}
 SETS = ("sst2", "mrpc", "stsb", "banking77")
 MILLISECONDS = "milliseconds"  #: the part whose device table predicts
-CUT = Recipe(prune=Prune(target_latency=TargetLatency(speed_up=5.0)), distill=Distill(epochs=6), train=Train(max_length=64))
+FAST = Prune(search="solver", target_latency=TargetLatency(speed_up=5.0))
+CUT = Recipe(prune=FAST, distill=Distill(epochs=6), train=Train(max_length=64))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ Found = Mapping[str, Mapping[str, Sequence[Facts]]]
 def complete(records: Path) -> Found:
     """Return the records of seeds that both sides have."""
     known, found = dict(records_of(records)), dict[str, dict[str, list[Facts]]]()
-    for stem in (name.removesuffix("-solver") for name in known if name.endswith("-solver")):
+    for stem in (name.removesuffix("-free") for name in known if name.endswith("-free")):
         if f"{stem}-uniform" in known:
             for side in SIDES:
                 found.setdefault(stem.rpartition("-")[0], {}).setdefault(side, []).append(known[f"{stem}-{side}"])
@@ -98,15 +99,15 @@ def complete(records: Path) -> Found:
 
 
 def gap(found: Found) -> tuple[float, float, float]:
-    """Return by how many points of 100 the solver is ahead on test, as a mean over sets, with its 95 % interval."""
+    """Return by how many points of 100 free widths are ahead on test, as a mean over sets, with its 95 % interval."""
     answers = {
         name: Answers(
-            np.array(sides["solver"][0]["answers"]["wanted"]),
+            np.array(sides["free"][0]["answers"]["wanted"]),
             {side: np.array([one["answers"]["after"] for one in each]) for side, each in sides.items()},
         )
         for name, sides in found.items()
     }
-    return differences(answers, "solver", "uniform")
+    return differences(answers, "free", "uniform")
 
 
 def table(records: Path) -> str:
@@ -127,7 +128,7 @@ def table(records: Path) -> str:
         verdict = "ahead" if low > 0 else "behind" if high < 0 else "neither ahead nor behind"
         lines += [
             "",
-            f"The solver less uniform on test, mean of {len(found)} sets: {points:+.2f} points [{low:+.2f}, {high:+.2f}].",
+            f"Free widths less uniform on test, mean of {len(found)} sets: {points:+.2f} points [{low:+.2f}, {high:+.2f}].",
         ]
-        lines.append(f"The solver is {verdict}.")
+        lines.append(f"Free widths are {verdict}.")
     return "\n".join(lines)

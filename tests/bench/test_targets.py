@@ -136,22 +136,22 @@ def side(wrong: int, fast: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(10, "ahead"), (40, "neither ahead nor behind"), (80, "behind")])
-def test_the_solver_is_ahead_only_if_the_interval_says_so(
+def test_free_widths_are_ahead_only_if_the_interval_says_so(
     wrong: int, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("sst2", "banking77"):
         for seed in (0, 1):
             keep(tmp_path / "free-or-uniform", f"{name}-{seed}-uniform", **side(40, 5.0))
-            keep(tmp_path / "free-or-uniform", f"{name}-{seed}-solver", **side(wrong, 5.1))
+            keep(tmp_path / "free-or-uniform", f"{name}-{seed}-free", **side(wrong, 5.1))
     keep(tmp_path / "free-or-uniform", "mrpc-0-uniform", **side(0, 5.0))  # its other side is not there yet
     lines = printed("free-or-uniform", tmp_path, capsys)
-    assert lines[2] == f"| banking77 | solver | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |" or (
-        lines[3] == f"| banking77 | solver | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |"
+    assert lines[2] == f"| banking77 | free | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |" or (
+        lines[3] == f"| banking77 | free | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |"
     )
     assert not any("mrpc" in line for line in lines)
     points = 100 * (40 - wrong) / 200
     assert f"mean of 2 sets: {points:+.2f} points" in lines[-2]
-    assert lines[-1] == f"The solver is {verdict}."
+    assert lines[-1] == f"Free widths are {verdict}."
 
 
 def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,10 +183,11 @@ def test_both_sides_of_a_decoder_remove_the_same_share(name: str) -> None:
 def test_plans_are_what_is_promised() -> None:
     assert len({*ranks.PLAN.removed} - {ranks.PLAN.reference}) == 12
     assert milliseconds.SHAPES == 20
-    uniform, solver = (widths.PLAN.at(side, 1) for side in widths.SIDES)
+    uniform, free = (widths.PLAN.at(side, 1) for side in widths.SIDES)
     assert uniform.prune is not None
-    assert solver == uniform.model_copy(update={"prune": uniform.prune.model_copy(update={"search": "solver"})})
-    assert (len(widths.PLAN.sets), len(widths.PLAN.seeds), solver.train.seed) == (4, 2, 1)
+    assert (uniform.prune.search, uniform.prune.free_widths) == ("solver", False)
+    assert free == uniform.model_copy(update={"prune": uniform.prune.model_copy(update={"free_widths": True})})
+    assert (len(widths.PLAN.sets), len(widths.PLAN.seeds), free.train.seed) == (4, 2, 1)
 
 
 def test_searches_are_those_of_their_own_bench_and_end_with_the_minutes(

@@ -79,17 +79,19 @@ def test_cuts_are_predicted_by_another_job_and_then_trained(place: Place, monkey
 
 @pytest.mark.usefixtures("device_table")
 def test_both_sides_are_timed_and_answer_the_same_rows(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = Prune(target_latency=TargetLatency(speed_up=1.2), axes=("ffn",), **{**CUT, "multiple": 16})  # each shape is exported
+    fast = TargetLatency(speed_up=1.2)
+    few = Prune(search="solver", target_latency=fast, axes=("ffn",), **{**CUT, "multiple": 16})
     recipe = Recipe(prune=few, **TINY)
     plan = widths.Plan(sets=("demo",), seeds=(3,), rows={"demo": 128}, recipe=recipe)
     found = once(lambda: widths.steps(place, plan), place, monkeypatch)
-    assert [*found] == ["demo-3-solver", "demo-3-uniform"]
+    assert [*found] == ["demo-3-free", "demo-3-uniform"]
     answers = [record["answers"] for record in found.values()]
     assert answers[0]["before"] == answers[1]["before"], "both begin with the same original"
     assert answers[0]["wanted"] == answers[1]["wanted"]
     assert len(answers[0]["after"]) == 60
-    assert any("Error tables" in note for note in found["demo-3-solver"]["notes"])
-    assert any("was looked for among" in note for note in found["demo-3-uniform"]["notes"])
+    for record in found.values():
+        assert any("prune.search solver chose" in note for note in record["notes"])
+    assert found["demo-3-uniform"]["shape"]["ffns"] is None
     assert [path.name for path in (place.folder / "widths").iterdir()] == ["demo-3-original"]
     assert "mean of 1 sets" in widths.table(place.records)
 
