@@ -37,6 +37,10 @@ def test_the_audit_is_green_only_where_all_was_asked_for(told: list[dict[str, An
     assert word in "\n".join(lines)
 
 
+def test_what_builds_and_images_add_is_audited_too() -> None:
+    assert {"hatchling", "onnxruntime-gpu", "nvidia-ml-py"} <= set(audit.pins())
+
+
 def test_the_lock_is_what_is_audited() -> None:
     assert len(audit.pins()) > 150
     assert not [name for name in ("torch", "torchvision") if "+" in audit.pins()[name]]

@@ -19,6 +19,7 @@ from app.store.clock import now, seconds_between
 from app.store.db import writing
 from app.store.models import Dataset, File, Model, Team
 from app.store.storage import LocalStorage
+from tests.client.figures import MODEL_FACTS
 from tests.support.examples import tiny_model
 from workers import checks, engine, limits
 
@@ -65,6 +66,13 @@ def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(check: Check) -> None:
     found = check(child)
     assert found.state == resources.REJECTED
     assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]
+
+
+def test_a_finding_of_more_layers_than_a_model_has_is_not_taken(check: Check) -> None:
+    facts = {**MODEL_FACTS, "kind": "model", "shape": {**MODEL_FACTS["shape"], "layers": 10**9}}
+    found = check(f"print({json.dumps(facts)!r})", check_attempts=resources.MAX_CHECK_ATTEMPTS - 1)
+    assert (found.state, found.facts) == (resources.REJECTED, None)
+    assert found.check_attempts == resources.MAX_CHECK_ATTEMPTS
 
 
 ENDINGS = [

@@ -30,6 +30,10 @@ def test_a_worker_whose_clock_is_half_an_hour_ahead_hears_the_bell(monkeypatch: 
     assert not request.maybe_expire()
 
 
+def test_workers_take_no_commands_from_the_broker() -> None:
+    assert broker.make_celery(Settings(broker_url="memory://")).conf.worker_enable_remote_control is False
+
+
 def test_wake_ups_that_nobody_takes_do_not_fill_the_broker(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker, "MOST_WAITING", 5)
     bell, queue = broker.WakeUpSender(Settings(broker_url=valkey)), broker.queue_name(broker.GPU_JOBS)
