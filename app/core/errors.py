@@ -141,7 +141,7 @@ StorageFull = _problem(507, "storage_full", "StorageFull",
     "The storage has too little space for this upload, or the database's disk is full.",
     "Delete models, datasets or jobs that nobody needs, or enlarge the storage.")
 QuotaExceeded = _problem(403, "quota_exceeded", "QuotaExceeded",
-    "The team has reached its limit of jobs, of waiting profiles or of worker hours.",
+    "The team has reached its limit of jobs, of waiting profiles, of files or of worker hours.",
     "`quota` says what frees it; GET /v1/quotas shows all limits, which the operator can raise.")
 BytesQuotaExceeded = _problem(507, "bytes_quota_exceeded", "BytesQuotaExceeded",
     "The team has reached its limit of stored, declared or incoming bytes.",

@@ -5,9 +5,9 @@ from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import LeaseLost
-from app.jobs import jobs, profiles
+from app.jobs import jobs, profile_remedies, profiles
 from app.store.clock import now
-from app.store.models import Artifact, Device, Profile
+from app.store.models import Artifact, Device, File, Profile
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from tests.app.conftest import SessionMaker
 from tests.support.rows import submitted
@@ -89,3 +89,11 @@ def test_profiles_go_with_their_artifact_and_with_their_job(transaction: Session
         session.expunge(row)
         assert session.get(Profile, row.id) is None
         session.info.pop("wake", None)
+
+
+def test_what_a_pass_reads_is_the_weights_and_not_the_whole_download() -> None:
+    files = [File(path=path, size=size) for path, size in (("model.onnx", 20), ("model.onnx_data", 5), ("tokenizer.json", 17))]
+    facts = {"name": "int8", "kind": "onnx", "stage": "quantized", "precision": "int8"}
+    known = profile_remedies._form(Artifact(id="art_1", facts=facts, files=files), None)
+    other = profile_remedies._form(Artifact(id="art_2", facts={**facts, "kind": "of a package"}, files=files), None)
+    assert (known.bytes, other.bytes) == (25, 42)
