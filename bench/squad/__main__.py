@@ -30,6 +30,7 @@ METRICS = {
     "f1_answerable": "F1 where there is an answer",
     "exact_match_unanswerable": "right where there is none",
 }
+LIMITS = {"epochs": "epochs", "max_steps": "steps"}
 CUTS: Mapping[str, Mapping[str, Any]] = {"smollm2": {"ratio": AxisRatios(ffn=0.5), "axes": ("ffn",), "target_params": 0.305}}
 """Changes in a preset's cut: a decoder's feed-forward units go, by the account's share of all parameters."""
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=list(MODELS), default="minilm")
     parser.add_argument("--recipe", choices=list(PRESETS), default="standard")
     parser.add_argument("--questions", type=int, help="of train at most, for a trial; a quarter of that of the others")
+    parser.add_argument("--epochs", type=int, help="of the original's fine-tuning, which ends by itself without this")
     parser.add_argument("--max-steps", type=int, help="of all training, for a trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="after which this call ends")
@@ -61,11 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
 def run(asked: argparse.Namespace) -> None:
     """Run the job, or go on with it, and write its record."""
     some = [f"of-{asked.questions}"] if asked.questions else []
-    steps = [f"{asked.max_steps}-steps"] if asked.max_steps else []
-    name = "-".join([asked.model, asked.recipe, *some, *steps, str(asked.seed)])
+    some += [f"{asked.epochs}-epochs"] if asked.epochs else []
+    some += [f"{asked.max_steps}-steps"] if asked.max_steps else []
+    name = "-".join([asked.model, asked.recipe, *some, str(asked.seed)])
     path = asked.records / f"{name}.json"
     folder = asked.folder.resolve()
-    data, facts = articles.prepare(asked.data, folder / "-".join(["data", *some]), asked.questions)
+    data, facts = articles.prepare(asked.data, folder / f"data-{asked.questions or 'all'}", asked.questions)
     if (kept := record_file.read(path)) is not None:
         if kept["splits"] != json.loads(json.dumps(facts)):
             raise SystemExit(f"{path} is of other data; name another --records, or remove it")
@@ -74,20 +77,23 @@ def run(asked: argparse.Namespace) -> None:
         "task": TASK,
         "model": str(model_folder(asked.model, asked.examples)),
         "data": data,
-        "recipe": recipe_of(asked.model, asked.recipe, asked.seed, asked.max_steps),
+        "recipe": recipe_of(asked.model, asked.recipe, asked.seed, asked.max_steps, asked.epochs),
         "evaluate": Evaluate(length=LENGTH),
         "threads": asked.threads,
     }
     done = engine.run(folder / name, spec, keep=set(), minutes=asked.minutes)
-    about = {"model": asked.model, "preset": asked.recipe, "seed": asked.seed, "max_steps": asked.max_steps, "splits": facts}
+    about = {"model": asked.model, "preset": asked.recipe, "seed": asked.seed, "splits": facts}
+    about |= {"epochs": asked.epochs, "max_steps": asked.max_steps}
     about |= {"seconds": done.seconds, "recipe": done.report.recipe.model_dump(mode="json")}
     rows = [row.model_dump(mode="json", exclude={"ranges"}) for row in done.report.rows]
     record_file.write(path, {**about, "rows": rows})
 
 
-def recipe_of(model: str, name: str, seed: int, max_steps: int | None = None) -> Recipe:
-    """Return a preset for this task and model. max_steps: of all training."""
+def recipe_of(model: str, name: str, seed: int, max_steps: int | None = None, epochs: int | None = None) -> Recipe:
+    """Return a preset for this task and model. max_steps: of all training; epochs: of the original's fine-tuning."""
     found = preset(name, TASK)
+    if epochs is not None:
+        found = found.model_copy(update={"prepare": found.prepare.model_copy(update={"epochs": epochs})})
     changed: dict[str, Any] = {"max_length": LENGTH, "seed": seed, "max_steps": max_steps}
     if found.prune is None or model not in CUTS:
         return found.model_copy(update={"train": found.train.model_copy(update=changed)})
@@ -104,9 +110,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     head = [*about, *METRICS.values(), "F1 kept"]
     lines = [head, ["---"] * len(head)]
     for one in records:
-        steps = f", {one['max_steps']} steps" if one["max_steps"] else ""
+        limits = "".join(f", {one[name]} {unit}" for name, unit in LIMITS.items() if one.get(name))
         rows = ", ".join(f"{one['splits'][split]['questions']:,}" for split in ("train", "test"))
-        lines += [[f"{one['model']}, {one['preset']}{steps}, seed {one['seed']}", rows, *_row(row)] for row in one["rows"]]
+        lines += [[f"{one['model']}, {one['preset']}{limits}, seed {one['seed']}", rows, *_row(row)] for row in one["rows"]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
