@@ -64,10 +64,11 @@ def test_the_job_asks_for_windows_and_a_decoder_for_its_own_cut(
     monkeypatch.setattr(bench, "model_folder", lambda *_: tmp_path)
     asked = ["--data", str(source), "--model", model, "--folder", str(tmp_path), "--records", str(tmp_path / "records")]
     with pytest.raises(engine.Stopped):
-        bench.main([*asked, "--max-steps", "4"])
+        bench.main([*asked, "--max-steps", "4", "--epochs", "2"])
     (spec,) = found
     assert spec.recipe.prune is not None
     assert (spec.recipe.prune.target_params, spec.recipe.prune.axes) == (target, axes)
+    assert spec.recipe.prepare.epochs == 2
     assert (spec.task, spec.recipe.train.max_length, spec.recipe.train.max_steps) == ("question-answering", 384, 4)
 
 
