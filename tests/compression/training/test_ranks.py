@@ -47,6 +47,7 @@ from compression.training.trainer import train
 from compression.training.work import NO_HOOKS, ONE_PROCESS, Processes, TrainingHooks, Work
 from tests.compression.modalities.text.causal_lm.test_packed_examples import TASK, rows as packed
 from tests.compression.training.conftest import WORK as STAGES_OF, Listener, checkpointer, resumed, state_before, weights
+from tests.support import sharded_layers
 from tests.support.tiny_language import model as language_model
 from tests.support.tiny_maps import MapBatch, MapRows, Normalized, maps
 
@@ -214,9 +215,11 @@ def test_two_processes_have_the_losses_of_one_for_a_decoder(
 def test_several_teachers_of_a_decoder_are_sharded_each(two: Ranks, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are asked for each batch, and those whose output layers alone are."""
     monkeypatch.setattr(teachers, "TEACHER_BYTES", room)
-    terms = {"soft", "hidden"}
+    terms, layers = {"soft", "hidden"}, sharded_layers.seen(monkeypatch)
     wanted = language_losses(ONE_PROCESS, terms, parts=4, teachers=3)
     assert language_losses(two, terms, teachers=3) == pytest.approx(wanted, rel=LOSS)
+    assert layers
+    assert all(one == [True] * 4 for one in layers)
     assert wanted != pytest.approx(language_losses(ONE_PROCESS, terms, parts=4), rel=LOSS)
 
 
