@@ -34,14 +34,15 @@ def test_all_stages_stay_on_the_card(name: str, card: torch.device, tmp_path: Pa
     assert sum(parameter.numel() for parameter in state.model.parameters()) < before
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize(("name", "place"), [*(("encoder cached", place) for place in range(4)), ("decoder cached", 3)])
 def test_a_training_is_saved_and_taken_up_on_the_card(
+    name: str,
     place: int,
     card: torch.device,
     tmp_path: Path,
     listener: Listener,  # noqa: F811
 ) -> None:
-    opened, recipe = SCENARIOS["encoder cached"]
+    opened, recipe = SCENARIOS[name]
     before = opened(card, recipe)
     _, found, expected = placement.taken_up(before, place, tmp_path, listener)
     assert all((found[key].float() - expected[key].float()).abs().max() < TOLERANCE for key in expected)

@@ -15,7 +15,7 @@ def is_sharded(layer: nn.Module) -> bool:
 
 
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
-    """Return what is found from now on: at each batch, of the student and then of each teacher asked, whether all layers are."""
+    """Return what is found from now on: at each batch, whether all layers are, of the student and of each teacher asked."""
     found, works = list[list[bool]](), dict[Sharded, list[nn.Module]]()
     begin, loss = Sharded.__init__, Sharded.loss
 

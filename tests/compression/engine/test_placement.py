@@ -26,6 +26,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import JobEvaluate, LmEval, Prepare, Recipe, Train
 from compression.system.device import on_cpu
 from compression.system.progress import run_silently
+from compression.training import trainer
 from tests.compression.training.conftest import Listener, listener  # noqa: F401 (a fixture)
 from tests.support import placement, tiny_bert, toy_tasks
 from tests.support.engine_jobs import spec_of
@@ -65,13 +66,22 @@ def test_all_stages_stay_on_the_device_and_do_the_same_there(
     assert all(torch.allclose(there[key], here[key], atol=1e-6) for key in here)
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_a_training_is_saved_and_taken_up_on_the_device(place: int, tmp_path: Path, listener: Listener) -> None:  # noqa: F811
-    opened, recipe = SCENARIOS["encoder cached"]
+@pytest.mark.parametrize(("name", "place"), [*(("encoder cached", place) for place in range(4)), ("decoder cached", 3)])
+def test_a_training_is_saved_and_taken_up_on_the_device(
+    name: str,
+    place: int,
+    tmp_path: Path,
+    listener: Listener,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (opened, recipe), snapshot, kept = SCENARIOS[name], trainer._Run.snapshot, list[torch.Tensor]()
+    monkeypatch.setattr(trainer._Run, "snapshot", lambda self: kept.extend(found := snapshot(self)) or found)
     with second_device() as device:
         before = opened(device, recipe)
         again, found, expected = placement.taken_up(before, place, tmp_path, listener)
         assert not placement.misplaced(again, device)
+    assert kept
+    assert {one.device for one in kept} == {HOST}  # the best weights so far take none of the device's memory
     assert all(found[key].equal(expected[key]) for key in expected)
 
 
