@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what has no record, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench account", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", choices=["smollm2"], help="a decoder of scripts/fetch_examples.py")
+    which.add_argument(
+        "--model", help="smollm2 of scripts/fetch_examples.py, or the folder of a decoder; on a card if there is one"
+    )
     which.add_argument("--shape", choices=list(published.SHAPES))
     parser.add_argument("--data", type=Path, help="folder of copies of the GLUE sets; without it they come from the hub")
     parser.add_argument("--set", default="sst2", choices=[name for name, one in glue.SETS.items() if one.labels])
@@ -67,7 +69,13 @@ def run_name(asked: argparse.Namespace) -> str:
     """Return the name of a run's record and folder."""
     rows = CARD_ROWS if asked.shape else asked.rows
     trial = [f"trial-of-{asked.trial}"] if asked.trial else []
-    return "-".join([asked.model or asked.shape, asked.set, str(rows), asked.recipe, *trial, str(asked.seed)])
+    return "-".join(
+        [asked.shape or Path(asked.model).resolve().name, asked.set, str(rows), asked.recipe, *trial, str(asked.seed)]
+    )
+
+
+def _whose(asked: argparse.Namespace) -> str:
+    return asked.shape or Path(asked.model).resolve().name
 
 
 def of_model(asked: argparse.Namespace, name: str, ended: float | None) -> None:
@@ -111,12 +119,16 @@ def _run(asked: argparse.Namespace, name: str, model: Path, rows: int, ended: fl
         limits = {"max_steps": asked.trial, "max_minutes": CARD_TRAIN_MINUTES if asked.shape else None}
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=limits)})
     left = None if ended is None else max(ended - time.monotonic(), 1.0) / 60
-    spec = job.spec_of(model, chosen, data, recipe) | {"threads": asked.threads, "device": "cuda" if asked.shape else None}
+    card = torch.cuda.is_available()
+    spec = job.spec_of(model, chosen, data, recipe) | {"threads": asked.threads, "device": "cuda" if card else None}
     run = engine.run(folder / name, spec, keep=job.SHIPPED, minutes=left)
-    about = {"model": asked.model or published.SHAPES[asked.shape], "set": asked.set, "train_rows": rows, "digest": digest}
+    whose = published.SHAPES[asked.shape] if asked.shape else _whose(asked)
+    about = {"model": whose, "set": asked.set, "train_rows": rows, "digest": digest}
     about |= {"model_digest": job.digest_of(model), "preset": asked.recipe, "seed": asked.seed, "trial_steps": asked.trial}
     if asked.shape:
-        about |= {"random_weights": True, "device": torch.cuda.get_device_name()}
+        about |= {"random_weights": True}
+    if card:
+        about |= {"device": torch.cuda.get_device_name()}
     job.keep(name, about, run, Path(data.splits["test"][0]))
 
 

@@ -76,27 +76,34 @@ def test_random_weights_of_a_shape_are_a_model_that_the_service_takes(tmp_path: 
     assert job.digest_of(folder) == job.digest_of(folder)
 
 
+@pytest.mark.parametrize("card", [False, True])
 def test_the_job_has_the_absolute_targets_and_ends_with_its_minutes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Path
+    card: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Path
 ) -> None:
+    """Of any folder of a decoder: the account's own weights are one."""
     asked = dict[str, Any]()
 
-    def run(_folder: Path, spec: dict[str, Any], **more: Any) -> None:
-        asked.update(more, spec=Spec(**spec, output="out"))
+    def run(folder: Path, spec: dict[str, Any], **more: Any) -> None:
+        asked.update(more, folder=folder, spec=Spec(**spec, output="out"))
         raise engine.Stopped("later")
 
     monkeypatch.setattr(engine, "run", run)
-    monkeypatch.setattr(bench, "model_folder", lambda *_: tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    model = job.random_model(TINY, ["one text", "another text of some words"], tmp_path / "R1-Distill", 0)
     data = Data.model_validate({"format": "jsonl", "splits": {"train": ["train.jsonl"]}})
     monkeypatch.setattr(glue, "prepare", lambda *_: (data, "digest"))
     with pytest.raises(engine.Stopped):
-        bench.main(["--model", "smollm2", "--minutes", "9", "--folder", str(tmp_path)])
+        bench.main(["--model", str(model), "--minutes", "9", "--folder", str(tmp_path / "runs")])
     spec: Spec = asked["spec"]
+    assert (spec.model, spec.device) == (str(model), "cuda" if card else None)
+    assert asked["folder"].name == "R1-Distill-sst2-8000-standard-0"
     assert 8.9 < asked["minutes"] <= 9
     assert (spec.targets.parameters, spec.targets.score) == (1.5e9, 74.3)
     assert spec.recipe.prune is not None
     assert spec.recipe.prune.target_params == published.REDUCTION
     assert not records.exists()
+    with pytest.raises(SystemExit, match="nor a folder of a model"):
+        bench.main(["--model", str(tmp_path / "none"), "--folder", str(tmp_path / "runs")])
 
 
 def run_record(seed: int, after: list[float]) -> dict[str, Any]:
