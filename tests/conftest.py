@@ -42,7 +42,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each process
 sys.dont_write_bytecode = False
 DATABASES = ("sqlite", "postgresql")
 
-WAITING = ("chaos", "faults", "pages", "test_toy_package.py", "test_supply.py", "workers", "client")
+WAITING = (
+    *("chaos", "faults", "pages", "test_toy_package.py", "test_supply.py", "workers"),
+    *("client/test_up", "client/test_journey", "client"),
+)
 """What waits for servers and other processes more than it computes, the longest first."""
 COMPUTING = (
     *("compression/engine", "compression/evaluation", "bench/test_targets_runs.py", "bench/test_language.py"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import engine
-from bench.glue import datasets as glue, records, statistics, unlabelled
+from bench.glue import __main__ as program, datasets as glue, records, statistics, unlabelled
 from bench.glue.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
 from bench.glue.cells import ABLATION, ORIGINAL, Cell, recipe_named
 from bench.glue.records import Record
@@ -170,7 +171,9 @@ def test_a_record_of_before_portable_integers_is_not_of_today_s_recipe(tmp_path:
     assert _changed(cell, "standard", record) == ["quantize.portable"]
 
 
-def test_a_set_whose_originals_are_at_chance_is_printed_and_leaves_the_mean() -> None:
+def test_a_set_whose_originals_are_at_chance_is_printed_and_leaves_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "kept", partial(statistics.kept, draws=50))
+
     def originals(name: str, seeds: int) -> Answers:
         found = [Record.model_validate_json((records.ROOT / f"{name}-{n}" / "original.json").read_text()) for n in range(seeds)]
         said = np.array([record.answers for record in found])

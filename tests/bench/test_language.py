@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from bench.account.published import REDUCTION
 from bench.language import __main__ as language, article, minitron, shaped, wikitext
+from compression.schema.recipe.presets import merged
+from compression.schema.recipe.recipe import Recipe
 from tests.support import tiny_language as tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
@@ -115,6 +117,10 @@ def test_a_job_and_the_plain_script_are_told_of_the_same(asked: list[str], capsy
 def test_the_accounts_recipe_runs_whole_and_is_kept(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With fewer epochs than in truth."""
+    short, true = {"prune": {"recovery": {"epochs": 2}}, "distill": {"epochs": 2, "general": {"epochs": 1}}}, article.recipe_of
+    short |= {"quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}, "artifacts": []}
+    monkeypatch.setattr(article, "recipe_of", lambda seed: Recipe.model_validate(merged(true(seed), short)))
     monkeypatch.setattr(article, "RECORDS", tmp_path / "records")
     language.main([*asked, "--recipe", "article", "--articles", "2"])
     record = json.loads((tmp_path / "records" / "model-2-article-0.json").read_text("utf-8"))

@@ -1,8 +1,10 @@
 """Artifacts measured in this process, which has begun: what a fresh one is for is tested with it, and it takes seconds."""
 
 from collections.abc import Generator
+from unittest.mock import patch
 
 from compression.engine.shipping import measure_artifact
+from compression.evaluation import measure as timing, turns
 from compression.evaluation.measure import Measured, MeasureSpec, measure
 from compression.system.child_process import Step
 from compression.system.progress import Step as Tick
@@ -11,7 +13,8 @@ from compression.system.progress import Step as Tick
 def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
     """Take the place of `artifact.figures`, and do not time for long."""
     told = list[Step | Measured]()
-    found = measure(spec.model_copy(update={"seconds": 0.1}), told.append)
+    with patch.object(turns, "UNCOUNTED_PASSES", 0), patch.object(timing, "WARM_UP_RUNS", 2):
+        found = measure(spec.model_copy(update={"seconds": 0.1}), told.append)
     for said in told:
         if isinstance(said, Step):
             yield Tick(said.done, said.total)

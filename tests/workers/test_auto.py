@@ -24,6 +24,7 @@ RECIPE = {
     "distill": {"epochs": 2, "rate": 1e-3, "general": {"epochs": 1}},
     "train": {"max_length": 32},
     "auto": {"rounds": 2, "steps": 8},
+    "artifacts": [],
 }
 
 

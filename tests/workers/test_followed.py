@@ -34,7 +34,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path: Path) -> None:
     with service.client() as http:
         model, data = send_model(http, tiny_model(tmp_path / "tiny")), send_data(http, tiny_splits())
-        recipe = {**TINY_RECIPE, "prune": None, "distill": None}
+        recipe = {**TINY_RECIPE, "prune": None, "distill": None, "artifacts": []}
         body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
         job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"

@@ -199,6 +199,7 @@ def test_a_model_of_timm_answers_as_in_timm_and_goes_through_a_job(
     assert set(answers["baseline"]) == set(CLASSES)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_what_no_network_may_have_is_refused_by_name(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     net = GraphBuilder((3, SIDE, SIDE))
     folder = onnx_folder(net.classified(net.conv("input", 4)), tmp_path / "network")
@@ -212,6 +213,7 @@ def test_what_no_network_may_have_is_refused_by_name(service: Service, http: htt
     assert data["reasons"][0]["remedy"]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_folder_of_images_by_class_is_checked_as_it_was_sent(service: Service, http: httpx.Client) -> None:
     files = {
         f"my photos/{CLASSES[number % 2]} ones/Bild {number}.png": encoded(pixels(number % 2, number)) for number in range(20)

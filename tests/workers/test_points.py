@@ -21,7 +21,9 @@ def test_each_size_of_a_job_is_a_download_with_the_score_of_its_row(
     files = tiny_splits()
     model, dataset = send_model(http, tiny_model(tmp_path / "model")), send_data(http, files)
     body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "evaluate": {"length": 8}}
-    answer = http.post("/v1/jobs", json={**body, "recipe": {**TINY_RECIPE, "prune": PRUNE}, "targets": {"retention": 0.6}})
+    answer = http.post(
+        "/v1/jobs", json={**body, "recipe": {**TINY_RECIPE, "prune": PRUNE, "artifacts": []}, "targets": {"retention": 0.6}}
+    )
     assert answer.status_code == 202, answer.text
     done = finished(http, answer.json()["id"])
     assert done["state"] == "succeeded", (done["error"], service.log("jobs"))

@@ -34,7 +34,8 @@ def test_a_confined_job_survives_the_loss_of_a_process(service: Service, http: h
     assert worker["facts"]["train_devices"] == len(os.sched_getaffinity(0))
     model, data = send_model(http, tiny_model(tmp_path / "model")), send_data(http, tiny_splits())
     # One training of two processes; tests of training have those of all stages.
-    recipe = {**TINY_RECIPE, "quantize": None, "prune": None, "distill": None, "train": {**TINY_RECIPE["train"], "devices": 2}}
+    recipe = {**TINY_RECIPE, "quantize": None, "prune": None, "distill": None, "artifacts": []}
+    recipe |= {"train": {**TINY_RECIPE["train"], "devices": 2}}
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
 
     many = {**body, "recipe": {**recipe, "train": {"devices": 64}}}

@@ -27,6 +27,7 @@ AUTO: dict[str, Any] = {
     "prune": {"search": "solver", "ratio": 0.5, "multiple": 8, "calibration_rows": 64},
     "distill": {"epochs": 3, "rate": 3e-3, "general": {"epochs": 1, "attention": 0.0}},
     "auto": {"rounds": 2, "steps": 20, "budget_minutes": 1000},
+    "artifacts": [],
 }
 TIMES = {"seconds", "minutes", "ship_seconds"}
 

@@ -36,6 +36,7 @@ TEXT: dict[str, Any] = {
     "distill": {"epochs": 1, "rate": 3e-3, "general": None},
     "train": {"batch": 16, "max_length": 32},
     "auto": AUTO,
+    "artifacts": [],
 }
 IMAGES: dict[str, Any] = {
     "prepare": {"epochs": 4, "rate": 5e-3},

@@ -27,6 +27,7 @@ FEW = {
     "quantize": {"qat": {"full": 1, "ramp": 2, "quantized": 1, "rate": 1e-3}, "calibration_rows": 16},
     "prune": {"target_params": 0.305, "multiple": 1, "calibration_rows": 16, "recovery": {"epochs": 3}},
     "distill": {"epochs": 2, "general": {"epochs": 1}},
+    "artifacts": [],
 }
 """What a test changes of `article`: fewer epochs and rows, not a part less; and the account's own figure."""
 
@@ -137,6 +138,7 @@ def test_a_named_decoder_teaches_an_encoder(tmp_path: Path, encoder: Path, revie
         "prune": None,
         "distill": {"epochs": 2, "rate": 1e-3, "hidden": 0.0, "teachers": {"fusion": "validation"}},
         "train": TRAIN,
+        "artifacts": [],
     }
     report = run(tmp_path, str(encoder), reviews, recipe=recipe, teachers=["teacher"])
     (note,) = [note for note in report.rows[-1].notes if note.startswith("Teachers, with validation accuracy")]
@@ -150,6 +152,7 @@ def test_a_language_models_named_teachers_are_fused_if_they_have_its_tokens(tmp_
         language_model(family, initializer_range=0.05, hidden_size=48).save_pretrained(tmp_path / name)
         tokenizer(bos=True).save_pretrained(tmp_path / name)
     recipe = {**language.RECIPE, "prune": None, "distill": {"epochs": 1, "rate": 5e-3, "hidden": 0.0, "hard": 0.3}}
+    recipe["artifacts"] = []
     report = run(tmp_path, "model", task="causal-lm", recipe=recipe, teachers=["wide"])
     (note,) = [note for note in report.rows[-1].notes if note.startswith("Teachers, with validation perplexity")]
     assert "the baseline" in note

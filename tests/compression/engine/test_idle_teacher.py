@@ -40,7 +40,7 @@ AUTO: dict[str, Any] = {
         "general": {"epochs": 1, "attention": 0.0, "teacher": "base"},
         "teachers": {"seeds": 2},
     },
-    "auto": {"rounds": 2, "steps": 20, "budget_minutes": 1000},
+    "auto": {"rounds": 2, "steps": 4, "budget_minutes": 1000},
 }
 
 
@@ -144,7 +144,10 @@ def copies_of(monkeypatch: pytest.MonkeyPatch, model: PreTrainedModel) -> list[s
 def opened_job(encoder: Path, reviews: Path, place: Path, recipe: dict[str, Any]) -> StageContext:
     """Return the state of a job on the device, before its first stage."""
     spec = spec_of(encoder, reviews, recipe=recipe, targets={"retention": 0.9}, output=str(place / "out"))
-    return Job.open(spec, place).part.state
+    state = Job.open(spec, place).part.state
+    few = {"train": 32, "validation": 16, "test": 8}
+    state.rows = {split: rows.at(list(range(min(len(rows), few[split])))) for split, rows in state.rows.items()}
+    return state
 
 
 def watch_cuts(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, idle: Callable[[], list[nn.Module]]) -> list[Any]:

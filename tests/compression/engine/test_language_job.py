@@ -159,7 +159,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
     write(tmp_path, bos=False)
     distill = {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "attention": 0.1, "kept": 8, "temperature": 1.0}
     recipe = {**RECIPE, "quantize": None, "prune": None, "prepare": {"epochs": 1, "rate": 1e-2}, "distill": distill}
-    recipe["train"] = {**RECIPE["train"], "checkpointing": "on"}
+    recipe |= {"train": {**RECIPE["train"], "checkpointing": "on"}, "artifacts": []}
     spec = spec_of(recipe, save_seconds=0, evaluate={"length": 16, "window": 32, "tokens": 256})
     whole: list[Any] = []
     kept = tmp_path / "kept"

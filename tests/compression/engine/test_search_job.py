@@ -16,7 +16,8 @@ from tests.support.network_graphs import resnet
 
 def recipe_of(**settings: Any) -> dict[str, Any]:
     prune = {"multiple": 8, "calibration_rows": 64, "search_budget": {"evaluations": 40, "seconds": 600}, **settings}
-    return {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "prune": prune, "distill": None}
+    short = {"prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "prune": prune, "distill": None, "artifacts": []}
+    return {**RECIPE, **short}
 
 
 def test_an_agent_chooses_the_widths_of_a_network_and_the_report_says_who_won(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ SPARED = "seconds were spared"
 
 def recipe_of(**settings: Any) -> dict[str, Any]:
     prune = {"search": "solver", "multiple": 8, "calibration_rows": 64, **settings}
-    return {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "prune": prune, "distill": None}
+    short = {"prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "prune": prune, "distill": None, "artifacts": []}
+    return {**RECIPE, **short}
 
 
 def notes_of(report: Report) -> str:

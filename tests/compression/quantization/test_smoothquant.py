@@ -119,7 +119,8 @@ def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) ->
 
 def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path) -> None:
     write(tmp_path)
-    recipe = {**RECIPE, "quantize": {"smoothing": "search"}, "prepare": {"epochs": 2, "rate": 1e-2}, "distill": None}
+    short = {"prepare": {"epochs": 2, "rate": 1e-2}, "distill": None, "artifacts": []}
+    recipe = {**RECIPE, **short, "quantize": {"smoothing": "search"}}
     report, _ = run(tmp_path, recipe)
     assert any(note.startswith("Smoothed by factors that were searched for") for note in report.rows[1].notes)
     kept = tmp_path / "kept"

@@ -195,7 +195,7 @@ def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 12) -
         rows = intents(count, labels, seed=len(name))
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
-    recipe = {"prepare": prepare, "prune": None, "distill": None, "train": {"batch": 32, "max_length": 16}}
+    recipe = {"prepare": prepare, "prune": None, "distill": None, "artifacts": [], "train": {"batch": 32, "max_length": 16}}
     return report_of(compress(spec_of(encoder, recipe=recipe, data={"format": "jsonl", "splits": splits}), place))
 
 

@@ -27,6 +27,7 @@ SHORT: dict[str, Any] = {
     "prune": {"multiple": 8, "calibration_rows": 32, "sensitivity": False, "recovery": {"epochs": 2}},
     "distill": {"epochs": 1, "general": None, "teachers": {"seeds": 1}},
     "train": {"batch": 64, "max_length": 32},
+    "artifacts": [],
 }
 """The preset's trainings, short; what it asks of augmentation stays."""
 
