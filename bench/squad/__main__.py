@@ -131,8 +131,17 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         f"{row['size']['bytes'] / 1e6:.1f} MB ({-ratios['size_reduction']:+.1%})",
         latency.get("not_measured") or f"{latency['median_ms']:.1f} ms ({ratios['speed_up']:.2f}×)",
         *figures,
-        "–" if ratios["retention"] is None else f"{ratios['retention']:.1%}",
+        _kept(score, ratios["retention"]),
     ]
+
+
+def _kept(score: Mapping[str, Any], share: float | None) -> str:
+    """Return the share of the original's score; of one that knows no more than which answer is most frequent there is none."""
+    if share is None:
+        return "–"
+    if (chance := score.get("chance")) is not None and score["value"] - score.get("standard_error", 0.0) <= chance:
+        return "at chance"
+    return f"{share:.1%}"
 
 
 if __name__ == "__main__":

@@ -82,6 +82,11 @@ def test_records_are_printed_with_both_metrics_and_their_errors(tmp_path: Path, 
     told = capsys.readouterr().out
     assert "| 3,800, 1,500 | baseline |" in told
     assert "| 66.00% | 71.00% ± 1.20% | not_measured | 60.00% |" in told
+    assert "at chance" not in told
+    guessing = [changed(row, "score", chance=row.score.value) for row in report().rows]
+    (tmp_path / "one.json").write_text(json.dumps({**about, "rows": [row.model_dump(mode="json") for row in guessing]}))
+    bench.main(["--table-only", "--records", str(tmp_path)])
+    assert capsys.readouterr().out.count("| at chance |") == len(guessing)
     bench.main(["--table-only", "--records", str(tmp_path / "none")])
     assert "not_measured" in capsys.readouterr().out
 
