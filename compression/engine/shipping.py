@@ -176,6 +176,7 @@ class WrittenArtifact:
     raw: RawInput | None = None  #: the input that its file has in place of the model's
     trained_as_shipped: bool | None = None  #: whether training computed with its numbers; None where nothing trains
     interface: Interface | None = None  #: what it reads and answers; None if it was not opened
+    zeros: int = 0  #: parameters that fill narrower layers of a form which states one width
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def ship(
     ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
     exporter, precision = exporter_of(request.kind), request.precision
-    trained = exporter.stated(model)
+    own, trained = _count(model), exporter.stated(model)
     model = exporter.prepared(trained, request.calibrate)
     # If nothing is simulated, weights are quantized as dynamic-int8.
     simulation = (simulation_of(model) or DYNAMIC) if precision in INTEGERS else None
@@ -245,6 +246,7 @@ def ship(
             raw=raw,
             trained_as_shipped=model is trained and exporter.trained_as_shipped(precision, simulation_of(model)),
             interface=agreement.interface,
+            zeros=_count(trained) - own,
         )
         measured = yield from measure_written(written, run)
         return measured.complete(rows(measured.shipped))
@@ -278,11 +280,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         else judge_artifact(gate, scorer_of(run.task, run.evaluate, run.labels), original, found.draws),
         operators=found.operators,
     )
-    size = Size(
-        bytes=sum(path.stat().st_size for path in weights),
-        dtype=written.stored,
-        bytes_at_16_bit=2 * sum(parameter.numel() for parameter in model.parameters()),
-    )
+    size = Size(bytes=sum(path.stat().st_size for path in weights), dtype=written.stored, bytes_at_16_bit=2 * _count(model))
     figures = {name: value for name, value in found if name not in ("answers", "operators", "saved")}
     shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **figures)
     card = ModelCard(
@@ -301,8 +299,13 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         as_filed=exporter.reads_as_filed(folder),
         origin=run.origin,
         lacks_form=adapter_of(model).lacks_form(model.config),
+        zeros=written.zeros,
     )
     return MeasuredArtifact(shipped, folder, card, written.interface)
+
+
+def _count(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def weights_of(folder: Path, kind: Kind) -> list[Path]:

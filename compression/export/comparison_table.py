@@ -2,29 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 
-from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score, shown
 from compression.schema.report.ratios import kept
+from compression.schema.report.report import Artifact
 
 UNKNOWN = "–"
 
 Cells = tuple[str, str, str, str]  #: A row of the table: figure, before, after, change
 
 
-def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind, row_word: str = "row") -> list[Cells]:
+def comparison(rows: Sequence[Row], figures: Figures, artifact: Artifact, row_word: str = "row", zeros: int = 0) -> list[Cells]:
     """Return the rows beside an artifact's figures. Retention has its 95 % interval if the stage's row is of this artifact.
 
-    row_word: what a row of the data is.
+    row_word: what a row of the data is. zeros: parameters that the artifact has beyond its stage's.
     """
-    baseline, own = rows[0], next(row for row in rows if row.stage == stage)
-    ratios = own.ratios if own.artifact == name else None
+    baseline, own = rows[0], next(row for row in rows if row.stage == artifact.stage)
+    ratios = own.ratios if own.artifact == artifact.name else None
     intervals = (ratios.retention_on_validation_interval, ratios.retention_interval) if ratios is not None else (None, None)
     # As with latency, a ratio across two runtimes would compare the runtimes.
-    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}-") else f"{UNKNOWN} (another runtime)"
+    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{artifact.kind}-") else f"{UNKNOWN} (another runtime)"
     return [
-        _counted("parameters", baseline.parameters.total, own.parameters.total),
+        _counted("parameters", baseline.parameters.total, own.parameters.total + zeros),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),
         *_scores("validation", baseline.validation, figures.validation, intervals[0]),
         *_scores("test", baseline.score, figures.score, intervals[1]),

@@ -49,6 +49,7 @@ class ModelCard:
     portable: bool = False  #: whether weights that multiply rounded activations are within ±63
     symmetric: bool = False  #: whether rounded values are int8 with zero point 0
     lacks_form: str | None = None  #: why the library that the model was sent from has no model of its shape
+    zeros: int = 0  #: parameters that fill narrower layers, of which a stock config states one width
     raw: bool = False  #: whether an ONNX file reads rows of 8 bits and does the arithmetic before the model
 
     def render(self) -> str:
@@ -82,7 +83,7 @@ class ModelCard:
             "path": exporter_of(artifact.kind).path,
             "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
-            "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind, row) if beside else (),
+            "comparison": comparison(beside, self.figures, artifact, row, self.zeros) if beside else (),
             "library": self._library,
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,

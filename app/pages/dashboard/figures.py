@@ -65,6 +65,7 @@ class Cut:
     taken: float | None
     groups: Mapping[str, Any]
     each: Mapping[str, Any]
+    mean: bool  #: whether the units after are the mean of layers that have their own
 
 
 def outcome(report: Report) -> Outcome:
@@ -207,6 +208,7 @@ def cuts(report: Report) -> list[Cut]:
             facts.get("taken"),
             facts.get("groups", {}),
             facts.get("each", {}),
+            facts.get("mean", False),
         )
         for prefix, axes in found
         for axis, facts in axes.items()

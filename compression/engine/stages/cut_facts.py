@@ -16,12 +16,13 @@ ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if th
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
     """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
     For the vocabulary `asked` is null if the texts alone decide. If each group has a width of its own, an axis has the same of
-    each of its groups.
+    each of its groups. mean: whether the width is the mean of layers that have their own.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
         had, has = width_of(before, axis), width_of(after, axis)
-        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had} | groups(axis)}
+        mean = {"mean": True} if axis == "ffn" and after.ffns is not None else {}
+        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had} | mean | groups(axis)}
 
     def groups(axis: str) -> dict[str, Any]:
         own = {key: had for key, had in (before.widths or {}).items() if axis_and_layer(key)[0] == axis}

@@ -67,7 +67,7 @@ def _between(
     None if there is nothing beside these two.
     """
     terms = tuple(_terms(space, tables, outer, inner))
-    ends = _ties(space, tables)
+    ends = _ties(space, tables, outer)
     ends += [exclusion(name, space.choices, one.picks) for name, one in (("outer", outer), ("inner", inner))]
 
     def solved(problem: Problem) -> Solution:
@@ -96,11 +96,15 @@ def _settled(space: SearchSpace, tables: ErrorTables, picks: Picks) -> Picks:
     return {**picks, **{key: WHOLE for key, layer, _ in _of_layers(space, tables) if picks[layer] == GOES}}
 
 
-def _ties(space: SearchSpace, tables: ErrorTables) -> list[Limit]:
-    """Return the limit that only `_settled` picks are taken, so that no size is found twice."""
-    found = _of_layers(space, tables)
-    terms = (Term((key, layer), (0.0, 0.0, *(0.0, 1.0) * (options - 1))) for key, layer, options in found)
-    return [Limit("widths of layers that go", 0.0, tied, firm=True)] if (tied := tuple(terms)) else []
+def _ties(space: SearchSpace, tables: ErrorTables, outer: Found) -> list[Limit]:
+    """Return the limit that what is of a layer is no wider than in the outer size if the layer stays, `_settled` if it goes,
+    so that no size is found twice.
+    """
+    terms = []
+    for key, layer, options in _of_layers(space, tables):
+        excess = [(float(option < outer.picks[key]), float(option != WHOLE)) for option in range(options)]
+        terms.append(Term((key, layer), tuple(value for both in excess for value in both)))
+    return [Limit("widths of layers", 0.0, tuple(terms), firm=True)] if terms else []
 
 
 def _terms(space: SearchSpace, tables: ErrorTables, outer: Found, inner: Found) -> Iterator[Term]:

@@ -1,5 +1,6 @@
 """A whole job whose layers keep feed-forward widths of their own: trained, shipped, killed and gone on, and served."""
 
+import datetime as dt
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from app.pages.report_page.page import About, render
 from compression.engine.pipeline import compress
 from compression.models.adapters.layer_widths import KEY
 from compression.schema.events import Event, Log, StageStarted
@@ -42,6 +44,8 @@ def test_the_rows_are_of_each_layers_width(whole: tuple[Path, Report]) -> None:
     assert rows[-1].parameters.total <= 0.6 * rows[0].parameters.total
     assert rows[-1].flops < rows[0].flops
     assert [group["after"] for group in whole[1].pruning["ffn"]["groups"].values()] == [*cut.ffns]
+    assert (whole[1].pruning["ffn"]["mean"], "mean" in whole[1].pruning["heads"]) == (True, False)
+    assert "(mean of the layers)" in render(whole[1], About("job_1", "a job", {}, dt.datetime(2026, 12, 1, tzinfo=dt.UTC)))
 
 
 def test_the_graph_is_narrow_and_the_checkpoint_says_that_it_is_not(whole: tuple[Path, Report]) -> None:

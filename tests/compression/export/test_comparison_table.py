@@ -4,23 +4,32 @@ from compression.export.comparison_table import comparison
 from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Generation, NotMeasured, Row
-from tests.client.figures import changed, row, validated
+from compression.schema.report.report import Artifact
+from tests.client.figures import changed, report, row, validated
 
 NOTHING = NotMeasured(not_measured="Memory does not suffice.")
 BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 DISTILLED = row("distilled", 13_000_000, 14_000_000, 4.0, 0.79)
 
 
-def table(before: Row, after: Row, name: str = "distilled-onnx-int8", kind: Kind = "onnx") -> dict[str, list[str]]:
+def artifact(name: str = "distilled-onnx-int8", kind: Kind = "onnx") -> Artifact:
+    return report().artifacts[0].model_copy(update={"name": name, "kind": kind, "stage": "distilled"})
+
+
+def table(
+    before: Row, after: Row, name: str = "distilled-onnx-int8", kind: Kind = "onnx", zeros: int = 0
+) -> dict[str, list[str]]:
     facts = {"size": after.size, "latency": after.latency, "score": after.score, "validation": after.validation}
     own = Figures(**facts, peak_memory_bytes=after.peak_memory_bytes)
-    return {figure: cells for figure, *cells in comparison([before, after], own, "distilled", name, kind)}
+    return {figure: cells for figure, *cells in comparison([before, after], own, artifact(name, kind), zeros=zeros)}
 
 
 def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
     found = table(BASELINE, DISTILLED)
     assert found["parameters"] == ["20,000,000", "13,000,000", "−35.0%"]
     assert found["bytes of weights on disk"] == ["80,000,000", "14,000,000", "−82.5%"]
+    filled = table(BASELINE, DISTILLED, zeros=1_000_000)
+    assert filled["parameters"] == ["20,000,000", "14,000,000", "−30.0%"], "what the file has, of which some are zeros"
     score = found[f"{BASELINE.score.metric} on test"]
     assert (score[0][:7], score[1][:7], score[2]) == ("80.00% ", "79.00% ", "−1.00 points; 98.8% kept")
     (latency,) = [values for name, values in found.items() if name.startswith("latency")]
@@ -30,7 +39,7 @@ def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
 def test_rows_of_one_size_have_a_rate_and_those_of_tokens_none() -> None:
     images = changed(DISTILLED, "latency", length=0)
     facts = {"size": images.size, "latency": images.latency, "score": images.score, "peak_memory_bytes": 1}
-    found = comparison([BASELINE, images], Figures(**facts), "distilled", "distilled-onnx-int8", "onnx", "image")
+    found = comparison([BASELINE, images], Figures(**facts), artifact(), "image")
     assert ("images a second", "62.5", "250.0", "4.00× as fast") in found
     assert ("latency, median of batch 1", "16.00 ms", "4.00 ms", "4.00× as fast") in found
     assert not [figure for figure in table(BASELINE, DISTILLED) if "a second" in figure]

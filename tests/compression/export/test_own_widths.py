@@ -65,6 +65,7 @@ def test_an_onnx_file_has_each_layers_own_width(
     found = matrices(next(folder_of(made, tmp_path).glob("*.onnx")))
     assert all((HIDDEN, units) in found and (units, HIDDEN) in found for units in UNITS)
     assert made.artifact.trained_as_shipped
+    assert "zeros" not in (folder_of(made, tmp_path) / "README.md").read_text()
 
 
 FORMS = {
@@ -90,6 +91,8 @@ def test_a_checkpoint_has_the_widest_of_all_layers_and_the_same_answers(
     config = json.loads((folder_of(made, tmp_path) / "config.json").read_text())
     assert config["intermediate_size"] == max(UNITS)
     assert KEY not in config, "a stock checkpoint, whatever was cut"
+    zeros = (max(UNITS) - min(UNITS)) * (2 * HIDDEN + 1)
+    assert f"filled with zeros, {zeros:,} parameters" in (folder_of(made, tmp_path) / "README.md").read_text()
     if precision == "float32":
         stored = load_file(folder_of(made, tmp_path) / "model.safetensors")
         assert stored["bert.encoder.layer.0.intermediate.dense.weight"].shape == (max(UNITS), HIDDEN)

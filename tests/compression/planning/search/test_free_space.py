@@ -1,5 +1,7 @@
 """Layers with feed-forward widths of their own: what they cost, what they err, and what a solver makes of them."""
 
+import random
+from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
@@ -18,10 +20,11 @@ from compression.planning.search.solver import solve
 from compression.planning.search.space import SearchSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import solve_within
-from compression.schema.errors import InvalidSpec, TargetOutOfReach
+from compression.schema.error_tables import ErrorTables, LayerErrors
+from compression.schema.errors import InvalidSpec, TargetOutOfReach, UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
-from tests.compression.planning.search.test_spaces import BERT, SHAPE, count, of_encoder, problem_of, prune
+from tests.compression.planning.search.test_spaces import BERT, SHAPE, count, group, of_encoder, problem_of, prune, tables
 from tests.support.device_tables import made_table
 
 AXES = ("hidden", "heads", "ffn"), ("ffn",), ("hidden", "heads", "ffn", "layers"), ("ffn", "layers")
@@ -118,14 +121,41 @@ def test_layers_with_widths_of_their_own_are_solved_option_by_option_if_they_are
 
 
 def test_each_size_of_a_front_contains_the_next_layer_by_layer() -> None:
-    space, tables = free("ffn", "layers"), of_encoder()
+    space, made = free("ffn", "layers"), of_encoder()
     limits = [costs.parameters(0.6 * count(SHAPE), count)]
-    sizes = nested_sizes(space, tables, solve_within(space, limits), limits, 4, solve)
+    sizes = nested_sizes(space, made, solve_within(space, limits), limits, 4, solve)
     assert len({(one.shape, one.layers) for one in sizes}) == 4
     for larger, smaller in pairwise(sizes):
         assert {*smaller.layers} <= {*larger.layers}
         each = [dict(zip(one.layers, one.shape.each_ffn, strict=True)) for one in (larger, smaller)]
         assert all(each[0][layer] >= units for layer, units in each[1].items())
+
+
+def few_options(seed: int) -> tuple[SearchSpace, ErrorTables]:
+    """Three layers that each have two widths or are gone, and errors by chance."""
+    draw, groups, layers = random.Random(seed), [group("hidden", 64, 5.0)], []
+    for name in "012":
+        own = [group(f"{axis}.{name}", units, draw.choice([0.1, 0.5, 1, 3])) for axis, units in (("heads", 4), ("ffn", 128))]
+        groups += own
+        layers.append(LayerErrors(name=name, change=draw.choice([0.05, 0.3, 1, 2]), groups=tuple(one.key for one in own)))
+    made = tables(groups, layers)
+    return space_of(made, BERT, SHAPE, prune(axes=("ffn", "layers"), multiple=64, free_widths=True)), made
+
+
+@pytest.mark.parametrize("points", [4, 5, 6])
+def test_no_size_of_a_front_is_wider_than_the_one_before_where_options_are_few(points: int) -> None:
+    """Then sizes are looked for between two that are there, of which the smaller one lacks a layer that the larger has."""
+    for seed in range(8):
+        space, made = few_options(seed)
+        limits = [costs.parameters(0.5 * count(SHAPE), count)]
+        solved = partial(solve_alike, layers=[choice.name for choice in space.layer_choices])
+        try:
+            sizes = nested_sizes(space, made, solve_within(space, limits, solved), limits, points, solved)
+        except UnsupportedShape:  # there are too few
+            continue
+        assert len({(one.shape, one.layers) for one in sizes}) == points
+        each = [dict(zip(one.layers, one.shape.each_ffn, strict=True)) for one in sizes]
+        assert all(larger[layer] >= units for larger, smaller in pairwise(each) for layer, units in smaller.items())
 
 
 def test_blank_tables_name_each_layers_units_and_sizes_below_all_are_refused() -> None:
