@@ -1,11 +1,13 @@
 """Warm processes: the service's own, forked from one that has imported what they import; an engine from one that has torch.
 
-A start of the engine costs five seconds of imports, and a suite has a hundred. A warm process runs the same code with the
-arguments, environment, working directory and output that a fresh interpreter would have, and says so in /proc. An engine is
-confined by the same launcher (Landlock and seccomp), which runs it where it would execute a fresh interpreter.
+A start of the engine costs five seconds of imports, that of an upload's check one, and a suite has a hundred of each. A warm
+process runs the same code with the arguments, environment, working directory and output that a fresh interpreter would have,
+and says so in /proc. Engines and checks are confined by the same launcher (Landlock and seccomp), which runs them where it
+would execute a fresh interpreter.
 LATHE_TESTS_COLD=1 starts everything from the beginning.
 
-    pytest → app imported (API, checks, keeper) → torch imported (workers for jobs, and their engines)
+    pytest → app imported (API, keeper) → torch imported (workers for jobs, and their engines)
+                                        → checks imported (workers for checks, and what reads uploads, without torch)
 """
 
 import atexit
@@ -41,7 +43,7 @@ PROGRAMS = ("app.server", "app.bootstrap", "app.quotas", "workers")
 OWN_STATE = ("PROMETHEUS_MULTIPROC_DIR",)
 """Variables that a library reads when it is imported."""
 OWN_MEMORY = ("LATHE_ENGINE_MEMORY_BYTES",)
-"""Where this is set an engine is started cold: what is shared with its template would count as its own."""
+"""Where this is set an engine, or a check, is started cold: what is shared with its template would count as its own."""
 
 
 class Forked:
@@ -113,12 +115,17 @@ def _torch() -> Template:
     return _app().further("torch")
 
 
+@cache
+def _checks() -> Template:
+    return _app().further("checks")
+
+
 def template_for(module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Template | None:
     """Return what such a process may be forked from, and None where it must be started cold."""
     if "LATHE_TESTS_COLD" in env or module not in PROGRAMS or any(name in env for name in OWN_STATE):
         return None
-    engines = [*arguments] == ["jobs"] and not any(name in env for name in OWN_MEMORY)
-    return _torch() if engines else _app()
+    further = {("jobs",): _torch, ("checks",): _checks} if not any(name in env for name in OWN_MEMORY) else {}
+    return further.get(tuple(arguments), _app)()
 
 
 # The templates.
@@ -142,7 +149,11 @@ def import_torch() -> None:
     importlib.import_module("tests.support.warm_engines").prepare()
 
 
-LEVELS = {"app": import_app, "torch": import_torch}
+def import_checks() -> None:
+    importlib.import_module("tests.support.warm_children").prepare_checks()
+
+
+LEVELS = {"app": import_app, "checks": import_checks, "torch": import_torch}
 
 
 def serve(channel: socket.socket, level: str) -> list[str]:

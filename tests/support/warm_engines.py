@@ -5,27 +5,25 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
 import compression.engine.commands.run  # noqa: F401 (what an engine imports)
-from compression.__main__ import main
 from compression.engine import shipping
 from compression.engine.pipeline import compress
 from compression.evaluation.measure import Measured
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from compression.system import child_process
-from compression.system.host_lock import WAIT_SECONDS
-from tests.support import tracing
+from tests.support import tracing, warm_children
 from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
 from tests.support.measuring import briefly_apart, of
-from tests.support.warm import Forked, become, leave, show
-from workers import engine, launcher, sandbox
+from tests.support.warm import become, leave
+from tests.support.warm_children import run_engine
 
 
 def prepare() -> None:
@@ -35,9 +33,7 @@ def prepare() -> None:
     rehearse()
     shipping.measure_artifact = briefly_apart
     child_process.start = Child
-    if sandbox.find_obstacle("landlock+seccomp") is None:
-        sandbox.STRONGEST_FIRST = ("landlock+seccomp",)
-        engine.start_child = started_by(engine.start_child)
+    warm_children.fork("run")
 
 
 def rehearse() -> None:
@@ -61,65 +57,6 @@ def rehearse() -> None:
         for _ in compress(Spec.model_validate(job), place):
             pass
     shipping.measure_artifact = measured
-
-
-def started_by(cold: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `workers.engine.start`: the run of a job is forked, by the launcher that would execute it."""
-
-    def start(
-        arguments: Sequence[str],
-        folder: Path,
-        sandbox: Any,
-        *,
-        stdin: int,
-        stdout: IO[bytes],
-        stderr: IO[bytes],
-        pass_fds: tuple[int, ...] = (),
-        **more: Any,
-    ) -> Any:
-        if arguments[1:5] != ["-P", "-m", "compression", "run"] or sandbox.level != "landlock+seccomp":
-            return cold(arguments, folder, sandbox, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, **more)
-        env = engine.child_environment(folder, more.get("wait_seconds", WAIT_SECONDS), sandbox.device)
-        wrapped = sandbox.wrap(arguments, folder)
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            run_launcher(wrapped, env, folder, (reader, stdout.fileno(), stderr.fileno()), pass_fds)
-        os.close(reader)
-        return Forked(pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.fdopen(writer, "wb", buffering=0))
-
-    return start
-
-
-def run_launcher(
-    wrapped: list[str], env: dict[str, str], folder: Path, streams: tuple[int, int, int], kept: Sequence[int]
-) -> NoReturn:
-    """Be the launcher; where it executes the engine, be that."""
-    try:
-        os.setsid()
-        become(wrapped, env, folder, streams, kept)
-        # The launcher's own arguments stand behind `-c START HOME`.
-        sys.argv = [wrapped[0], *wrapped[6:]]
-        os.execv = run_engine
-        launcher.main()
-    except SystemExit as ended:
-        leave(ended.code)
-    except BaseException:
-        traceback.print_exc()
-    leave(1)
-
-
-def run_engine(_program: str, command: list[str]) -> NoReturn:
-    """Be the engine that this command line names, confined already."""
-    try:
-        show(command, dict(os.environ))
-        sys.stdout.reconfigure(line_buffering=True)
-        leave(main(command[4:]))
-    except SystemExit as ended:
-        leave(ended.code)
-    except BaseException:
-        traceback.print_exc()
-    leave(1)
 
 
 class Child:
