@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from app.store.storage import open_storage
 from compression.schema.job_spec import Spec
 from tests.support.rows import claimed, do, ready, submitted, team
 from tests.support.unmeasured import unmeasured
-from workers.job_inputs import input_bytes, write_inputs
+from workers.job_inputs import input_bytes, most_cached, write_inputs
 from workers.limits import engine_memory
 from workers.sandbox import get_sandbox
 
@@ -43,7 +44,8 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()
-        spec = Spec.model_validate_json(write_inputs(claim, folder, used, open_storage(used)).read_bytes())
+        spec = Spec.model_validate_json(write_inputs(claim, folder, used, open_storage(used), cached=123).read_bytes())
+        assert spec.cache_bytes == 123
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
         assert (spec.job, spec.emulate_seconds) == (claim.job.id, 7.0 if used is lends else None)
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
@@ -54,6 +56,24 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
     assert get_sandbox(lends).lent == (words, models, asked)
     assert get_sandbox(settings).lent == ()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most"),
+    [
+        ({"distill": {"spill_gib": "auto"}}, 5),
+        ({"distill": {"spill_gib": 2.0}}, 0),  # the recipe has said how much
+        ({"distill": None}, 0),  # nobody asks a teacher
+        ({"distill": None, "prune": {"recovery": {"by": "teacher"}}}, 5),
+    ],
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_room_for_a_teachers_outputs_is_kept_where_the_recipe_leaves_it_to_the_worker(
+    settings: Settings, recipe: dict[str, Any], most: int
+) -> None:
+    with writing() as session:
+        job = submitted(session, recipe=recipe)
+        assert most_cached(job, settings.model_copy(update={"teacher_cache_bytes": 5})) == most
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
