@@ -9,10 +9,12 @@ import pytest
 
 from compression.modalities.text.augmentation.apertium import Apertium
 from compression.modalities.text.augmentation.augmenter import back_translate
+from compression.modalities.text.augmentation.back_translation import Translator
 from compression.modalities.text.augmentation.resources import Resources
 from compression.schema.errors import ConfigMismatch, MissingFile, MissingResource, UnsafeCheckpoint
 from compression.schema.recipe.augment import BackTranslation
 from tests.compression.modalities.text.augmentation.conftest import TEXTS
+from tests.support.second_device import second_device
 
 
 def resources(helpers: Path | None) -> Resources:
@@ -102,3 +104,12 @@ def test_without_apertium_the_error_says_what_to_install(monkeypatch: pytest.Mon
     with pytest.raises(MissingResource, match="apertium is not installed") as caught:
         resources(None).open_translators(BackTranslation(apertium="eng-spa"))
     assert "apertium-eng-spa" in caught.value.remedy_text
+
+
+def test_translators_are_asked_on_the_device(helpers: Path) -> None:
+    with second_device() as device:
+        there, _ = resources(helpers).open_translators(PAIR, device)
+        assert isinstance(there, Translator)
+        assert there.model.device == device
+        found = there(TEXTS[:6])
+    assert found == resources(helpers).open_translators(PAIR)[0](TEXTS[:6])
