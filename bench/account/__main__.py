@@ -69,12 +69,11 @@ def run_name(asked: argparse.Namespace) -> str:
     """Return the name of a run's record and folder."""
     rows = CARD_ROWS if asked.shape else asked.rows
     trial = [f"trial-of-{asked.trial}"] if asked.trial else []
-    return "-".join(
-        [asked.shape or Path(asked.model).resolve().name, asked.set, str(rows), asked.recipe, *trial, str(asked.seed)]
-    )
+    return "-".join([_whose(asked), asked.set, str(rows), asked.recipe, *trial, str(asked.seed)])
 
 
 def _whose(asked: argparse.Namespace) -> str:
+    """Return the shape's name, or that of the model's folder."""
     return asked.shape or Path(asked.model).resolve().name
 
 
