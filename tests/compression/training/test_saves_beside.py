@@ -2,7 +2,8 @@
 
 import errno
 import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from compression.training import save
 from compression.training.save import TENSORS, read_training
 from compression.training.work import TrainingHooks
 from tests.compression.training.conftest import Listener, checkpointer
+from tests.conftest import ROOT, wait_for
 from tests.support import placement
 from tests.support.second_device import second_device
 
@@ -160,25 +162,35 @@ def test_a_full_disk_stops_the_training_that_it_cannot_save(tmp_path: Path, monk
         list(training(device, checkpointer(tmp_path))[1])
 
 
+WRITES = """
+import sys, time
+from pathlib import Path
+import torch
+from compression.schema.events import TrainingSaved
+from compression.training import save
+from tests.compression.training.conftest import Listener, checkpointer
+from tests.compression.training.test_saves_beside import training
+from tests.support.second_device import second_device
+torch.set_num_threads(1)
+place, numbers, plain = Path(sys.argv[1]), iter(range(2)), save.list_files
+save.list_files = lambda folder: plain(folder) if next(numbers) == 0 else time.sleep(600)
+with second_device() as device:
+    ticks = training(device, checkpointer(place))[1]
+    Listener(place / "kept").hear(event for event in ticks if isinstance(event, TrainingSaved))
+"""
+"""Writes the first state, and hangs in the midst of the second."""
+
+
 def test_a_kill_while_a_state_is_written_leaves_the_one_before(tmp_path: Path, listener: Listener) -> None:
-    pid = os.fork()
-    if pid == 0:  # writes the first state, and hangs in the midst of the second
-        numbers = iter(range(2))
-        plain = save.list_files
-        save.list_files = lambda folder: plain(folder) if next(numbers) == 0 else time.sleep(600)
+    # A process of its own: one forked from this one may hang in torch, whose threads it lacks.
+    with (tmp_path / "errors").open("w+") as errors:
+        child = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path)], cwd=ROOT, stderr=errors)
+        partial = tmp_path / "out" / ".training-2.partial" / TENSORS
         try:
-            with second_device() as device:
-                listener.hear(event for event in training(device, checkpointer(tmp_path))[1] if not isinstance(event, Step))
+            wait_for(lambda: partial.exists() or child.poll() is not None, 300)
         finally:
-            os._exit(1)
-    partial = tmp_path / "out" / ".training-2.partial" / TENSORS
-    try:
-        end = time.monotonic() + 60
-        while not partial.exists() and time.monotonic() < end:
-            time.sleep(0.01)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    assert partial.exists()
+            child.kill()
+            child.wait()
+        assert partial.exists(), (tmp_path / "errors").read_text()
     assert read_training(listener.kept / "1", "same work").where.step == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".training-2.partial"]
