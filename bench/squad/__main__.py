@@ -15,7 +15,7 @@ from typing import Any
 from bench import engine, record_file
 from bench.examples import EXAMPLES, MODELS, model_folder
 from bench.squad import articles
-from compression.schema.recipe.presets import PRESETS, preset
+from compression.schema.recipe.presets import PRESETS, merged, preset
 from compression.schema.recipe.prune import AxisRatios
 from compression.schema.recipe.recipe import Evaluate, Recipe
 
@@ -30,7 +30,7 @@ METRICS = {
     "f1_answerable": "F1 where there is an answer",
     "exact_match_unanswerable": "right where there is none",
 }
-LIMITS = {"epochs": "epochs", "max_steps": "steps"}
+LIMITS = {"epochs": "epochs", "distill_epochs": "epochs of distillation", "max_steps": "steps"}
 CUTS: Mapping[str, Mapping[str, Any]] = {"smollm2": {"ratio": AxisRatios(ffn=0.5), "axes": ("ffn",), "target_params": 0.305}}
 """Changes in a preset's cut: a decoder's feed-forward units go, by the account's share of all parameters."""
 
@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=list(MODELS), default="minilm")
     parser.add_argument("--recipe", choices=list(PRESETS), default="standard")
     parser.add_argument("--questions", type=int, help="of train at most, for a trial; a quarter of that of the others")
+    parser.add_argument("--answerable", action="store_true", help="only questions that have an answer, as SQuAD 1.1's")
     parser.add_argument("--epochs", type=int, help="of the original's fine-tuning, which ends by itself without this")
+    parser.add_argument("--distill-epochs", type=int, help="of distillation, instead of the preset's")
     parser.add_argument("--max-steps", type=int, help="of all training, for a trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="after which this call ends")
@@ -62,13 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(asked: argparse.Namespace) -> None:
     """Run the job, or go on with it, and write its record."""
-    some = [f"of-{asked.questions}"] if asked.questions else []
-    some += [f"{asked.epochs}-epochs"] if asked.epochs else []
-    some += [f"{asked.max_steps}-steps"] if asked.max_steps else []
+    rows = "-".join([*(["answerable"] if asked.answerable else []), *([f"of-{asked.questions}"] if asked.questions else [])])
+    limits = {name: value for name in LIMITS if (value := getattr(asked, name)) is not None}
+    some = [rows] if rows else []
+    some += [f"{value}-{LIMITS[name].replace(' ', '-')}" for name, value in limits.items()]
     name = "-".join([asked.model, asked.recipe, *some, str(asked.seed)])
     path = asked.records / f"{name}.json"
     folder = asked.folder.resolve()
-    data, facts = articles.prepare(asked.data, folder / f"data-{asked.questions or 'all'}", asked.questions)
+    data, facts = articles.prepare(asked.data, folder / f"data-{rows or 'all'}", asked.questions, answerable=asked.answerable)
     if (kept := record_file.read(path)) is not None:
         if kept["splits"] != json.loads(json.dumps(facts)):
             raise SystemExit(f"{path} is of other data; name another --records, or remove it")
@@ -77,23 +80,31 @@ def run(asked: argparse.Namespace) -> None:
         "task": TASK,
         "model": str(model_folder(asked.model, asked.examples)),
         "data": data,
-        "recipe": recipe_of(asked.model, asked.recipe, asked.seed, asked.max_steps, asked.epochs),
+        "recipe": recipe_of(asked.model, asked.recipe, asked.seed, **limits),
         "evaluate": Evaluate(length=LENGTH),
         "threads": asked.threads,
     }
     done = engine.run(folder / name, spec, keep=set(), minutes=asked.minutes)
     about = {"model": asked.model, "preset": asked.recipe, "seed": asked.seed, "splits": facts}
-    about |= {"epochs": asked.epochs, "max_steps": asked.max_steps}
+    about |= {"answerable": asked.answerable, **{name: limits.get(name) for name in LIMITS}}
     about |= {"seconds": done.seconds, "recipe": done.report.recipe.model_dump(mode="json")}
     rows = [row.model_dump(mode="json", exclude={"ranges"}) for row in done.report.rows]
     record_file.write(path, {**about, "rows": rows})
 
 
-def recipe_of(model: str, name: str, seed: int, max_steps: int | None = None, epochs: int | None = None) -> Recipe:
-    """Return a preset for this task and model. max_steps: of all training; epochs: of the original's fine-tuning."""
-    found = preset(name, TASK)
-    if epochs is not None:
-        found = found.model_copy(update={"prepare": found.prepare.model_copy(update={"epochs": epochs})})
+def recipe_of(
+    model: str,
+    name: str,
+    seed: int,
+    *,
+    epochs: int | None = None,
+    distill_epochs: int | None = None,
+    max_steps: int | None = None,
+) -> Recipe:
+    """Return a preset for this task and model. epochs: of the original's fine-tuning; max_steps: of all training."""
+    lengths = {"prepare": {"epochs": epochs}, "distill": {"epochs": distill_epochs}}
+    changes = {stage: change for stage, change in lengths.items() if change["epochs"] is not None}
+    found = Recipe.model_validate(merged(preset(name, TASK), changes))
     changed: dict[str, Any] = {"max_length": LENGTH, "seed": seed, "max_steps": max_steps}
     if found.prune is None or model not in CUTS:
         return found.model_copy(update={"train": found.train.model_copy(update=changed)})
@@ -112,6 +123,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     for one in records:
         limits = "".join(f", {one[name]} {unit}" for name, unit in LIMITS.items() if one.get(name))
         rows = ", ".join(f"{one['splits'][split]['questions']:,}" for split in ("train", "test"))
+        rows += ", all with an answer" if one.get("answerable") else ""
         lines += [[f"{one['model']}, {one['preset']}{limits}, seed {one['seed']}", rows, *_row(row)] for row in one["rows"]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

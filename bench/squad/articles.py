@@ -15,10 +15,11 @@ SHARES = {"test": 0.25, "validation": 0.125}
 """Of the articles; the rest is train. An article's paragraphs share names and facts, so a split of rows would leak."""
 
 
-def prepare(source: Path, folder: Path, most: int | None = None) -> tuple[Data, dict[str, Any]]:
+def prepare(source: Path, folder: Path, most: int | None = None, *, answerable: bool = False) -> tuple[Data, dict[str, Any]]:
     """Write the splits as JSONL into `folder`; return what a job says of them, and facts for the record.
 
     source: the official JSON. most: questions of train at most, drawn with the seed, and a quarter of that of the others.
+    answerable: keep those alone that have an answer.
     Raises SystemExit if there is no such file.
     """
     if not source.is_file():
@@ -27,7 +28,7 @@ def prepare(source: Path, folder: Path, most: int | None = None) -> tuple[Data, 
     folder.mkdir(parents=True, exist_ok=True)
     digest, facts, splits = hashlib.sha256(), dict[str, Any](), {}
     for name, some in split(articles).items():
-        rows = [row for article in some for row in questions(article)]
+        rows = [row for article in some for row in questions(article) if row["answers"]["text"] or not answerable]
         random.Random(SEED).shuffle(rows)
         if most is not None:
             rows = rows[: most if name == "train" else max(most // 4, 8)]

@@ -44,6 +44,8 @@ def test_no_article_is_in_two_splits_and_the_service_reads_them(source: Path, tm
 def test_a_trial_has_fewer_questions(source: Path, tmp_path: Path) -> None:
     _, facts = articles.prepare(source, tmp_path / "data", 10)
     assert (facts["train"]["questions"], facts["test"]["questions"]) == (10, 8)
+    _, facts = articles.prepare(source, tmp_path / "data", answerable=True)
+    assert [(facts[split]["questions"], facts[split]["without_answer"]) for split in ("train", "test")] == [(10, 0), (4, 0)]
     with pytest.raises(SystemExit, match="is not there"):
         articles.prepare(tmp_path / "none.json", tmp_path / "data")
 
@@ -64,11 +66,13 @@ def test_the_job_asks_for_windows_and_a_decoder_for_its_own_cut(
     monkeypatch.setattr(bench, "model_folder", lambda *_: tmp_path)
     asked = ["--data", str(source), "--model", model, "--folder", str(tmp_path), "--records", str(tmp_path / "records")]
     with pytest.raises(engine.Stopped):
-        bench.main([*asked, "--max-steps", "4", "--epochs", "2"])
+        bench.main([*asked, "--max-steps", "4", "--epochs", "2", "--distill-epochs", "1"])
     (spec,) = found
     assert spec.recipe.prune is not None
     assert (spec.recipe.prune.target_params, spec.recipe.prune.axes) == (target, axes)
     assert spec.recipe.prepare.epochs == 2
+    assert spec.recipe.distill is not None
+    assert spec.recipe.distill.epochs == 1
     assert (spec.task, spec.recipe.train.max_length, spec.recipe.train.max_steps) == ("question-answering", 384, 4)
 
 
