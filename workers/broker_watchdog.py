@@ -86,7 +86,7 @@ class BrokerWatchdog:
             self.polls, self.sent, self.rung = looks, self.sender.sent, self.clock()
             return False
         if self.sender.sent - self.sent >= MAX_MISSED:
-            return True
+            return self.activity.idle and self.activity.polls == looks  # a wake-up may have arrived while `waiting` looked
         if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
             self.sender.send_soon(self.target)

@@ -76,6 +76,21 @@ def test_who_is_at_work_is_not_asked_to_hear() -> None:
     assert world.deaf_within(600) is not None
 
 
+def test_who_looks_while_the_table_is_asked_is_not_deaf() -> None:
+    world = World()
+
+    def ask() -> bool:
+        if world.bell.sent >= MAX_MISSED:
+            with world.activity.at_work():
+                pass
+        return True
+
+    while world.bell.sent < MAX_MISSED:
+        assert not world.watchdog.is_deaf(ask)
+        world.now += 3
+    assert not world.watchdog.is_deaf(ask), "a wake-up arrived meanwhile"
+
+
 @pytest.mark.parametrize("ends", ["well", "killed"])
 def test_a_child_tells_its_parent(ends: str) -> None:
     script = f"""
