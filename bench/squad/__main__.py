@@ -88,8 +88,8 @@ def run(asked: argparse.Namespace) -> None:
     about = {"model": asked.model, "preset": asked.recipe, "seed": asked.seed, "splits": facts}
     about |= {"answerable": asked.answerable, **{name: limits.get(name) for name in LIMITS}}
     about |= {"seconds": done.seconds, "recipe": done.report.recipe.model_dump(mode="json")}
-    rows = [row.model_dump(mode="json", exclude={"ranges"}) for row in done.report.rows]
-    record_file.write(path, {**about, "rows": rows})
+    found = [row.model_dump(mode="json", exclude={"ranges"}) for row in done.report.rows]
+    record_file.write(path, {**about, "rows": found})
 
 
 def recipe_of(
@@ -122,9 +122,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     lines = [head, ["---"] * len(head)]
     for one in records:
         limits = "".join(f", {one[name]} {unit}" for name, unit in LIMITS.items() if one.get(name))
-        rows = ", ".join(f"{one['splits'][split]['questions']:,}" for split in ("train", "test"))
-        rows += ", all with an answer" if one.get("answerable") else ""
-        lines += [[f"{one['model']}, {one['preset']}{limits}, seed {one['seed']}", rows, *_row(row)] for row in one["rows"]]
+        counts = ", ".join(f"{one['splits'][split]['questions']:,}" for split in ("train", "test"))
+        asked = f"{counts}, all with an answer" if one.get("answerable") else counts
+        lines += [[f"{one['model']}, {one['preset']}{limits}, seed {one['seed']}", asked, *_row(row)] for row in one["rows"]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
