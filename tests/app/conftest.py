@@ -83,7 +83,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 continue
             master, filer = (f"127.0.0.1:{ports[at]}.{ports[4 + at]}" for at in (0, 2))
             shell, made = [WEED, "shell", f"-master={master}", f"-filer={filer}"], b"s3.bucket.create -name lathe\n"
-            subprocess.run(shell, input=made, check=True, capture_output=True, timeout=60)
+            subprocess.run(shell, input=made, check=True, capture_output=True, timeout=180)
             yield endpoint
             return
         finally:

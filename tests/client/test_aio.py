@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,13 +52,17 @@ def test_a_download_that_is_cancelled_stops_and_is_taken_up(file_server: FileSer
 
     async def story() -> None:
         async with AsyncLathe(file_server.url, "k") as lathe:
-            begun = asyncio.Event()
+            begun, go_on = asyncio.Event(), threading.Event()
             loop = asyncio.get_running_loop()
-            download = asyncio.create_task(
-                lathe.download(artifact, tmp_path, moved=lambda *_: loop.call_soon_threadsafe(begun.set))
-            )
+
+            def moved(*_: object) -> None:
+                loop.call_soon_threadsafe(begun.set)
+                go_on.wait(60)
+
+            download = asyncio.create_task(lathe.download(artifact, tmp_path, moved=moved))
             await begun.wait()
             download.cancel()
+            go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await download
             assert not (tmp_path / "int8/model.onnx").exists()

@@ -21,14 +21,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.jobs import jobs
-from app.store.db import make_engine
+from app.store.db import READ_ONLY, make_engine
 from app.store.models import Job, Team
 from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Postgres, Server, Valkey
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 OVER = ("succeeded", "failed", "cancelled")
 POSTGRES = pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
 SQLITE = pytest.mark.parametrize("shared", ["sqlite"], indirect=True)
@@ -70,6 +70,7 @@ class Stand:
 
     def __post_init__(self) -> None:
         self.http = self.service.client()
+        self.reader = self.engine.execution_options(**READ_ONLY)  # on SQLite, others would wait for each look
 
     # Processes.
 
@@ -94,9 +95,11 @@ class Stand:
     def with_settings(self, **settings: str) -> Iterator[None]:
         before = dict(self.service.settings)
         self.service.settings.update(settings)
-        yield
-        self.service.settings.clear()
-        self.service.settings.update(before)
+        try:
+            yield
+        finally:
+            self.service.settings.clear()
+            self.service.settings.update(before)
 
     def restart_api(self, **settings: str) -> None:
         self.service.kill("api")
@@ -149,7 +152,7 @@ class Stand:
 
     def told(self, job_id: str) -> Told:
         """Return how far a job is, by SQL: waits ask again and again, and a request costs the service far more."""
-        with contextlib.suppress(DBAPIError), self.engine.connect() as connection:
+        with contextlib.suppress(DBAPIError), self.reader.connect() as connection:
             state, attempt = connection.execute(text("SELECT state, attempt FROM jobs WHERE id = :id"), {"id": job_id}).one()
             types = connection.scalars(text("SELECT DISTINCT type FROM events WHERE job_id = :id"), {"id": job_id})
             return Told(state, attempt, frozenset(types))
@@ -158,8 +161,9 @@ class Stand:
     def reached(self, job_id: str, *types: str) -> None:
         def there() -> bool:
             told = self.told(job_id)
-            assert told.state not in set(OVER) - set(types), self.show(job_id)
-            return told.events >= set(types)
+            found = told.events >= set(types)
+            assert found or told.state not in OVER, self.show(job_id)
+            return found
 
         wait_for(there, PATIENCE)
 
@@ -214,7 +218,7 @@ class Stand:
             return named == stored
 
         try:
-            wait_for(agree, 60)
+            wait_for(agree, 150)  # what the keeper failed to free, it leaves for a minute
         except AssertionError:
             raise AssertionError(
                 f"bytes that no row names: {sorted(left)[:20]}; {self.service.log('keeper')[-2000:]}"
@@ -227,9 +231,11 @@ class Stand:
 
     def named(self) -> set[str]:
         """Return the keys that rows name. A deleted upload's bytes are purged before its rows."""
-        alive = "model_id IN (SELECT id FROM models WHERE {0}) OR dataset_id IN (SELECT id FROM datasets WHERE {0})"
-        files = f"SELECT key FROM files WHERE key IS NOT NULL AND ({alive.format('deleted_at IS NULL')})"
-        with self.engine.connect() as connection:
+        files = "SELECT key FROM files WHERE key IS NOT NULL" + "".join(
+            f" AND coalesce({kind}_id, '') NOT IN (SELECT id FROM {kind}s WHERE deleted_at IS NOT NULL)"
+            for kind in ("model", "dataset")
+        )
+        with self.reader.connect() as connection:
             keys = set(connection.scalars(text(files)))
             rows = connection.execute(text("SELECT prefix, files FROM checkpoints")).all()
         for prefix, files in rows:
@@ -241,7 +247,8 @@ class Stand:
         root = self.service.home / "storage"
         # os.walk passes over a folder that the keeper removes meanwhile; rglob raises.
         found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
-        return {str(path.relative_to(root)) for path in found if path.name != "filler"}
+        keys = {str(path.relative_to(root)) for path in found if path.name != "filler"}
+        return {key for key in keys if not key.startswith((".incoming/", ".health/"))}  # which killed writers may leave
 
     def nothing_runs(self) -> None:
         """Wait until no engine is left on this stand, and no folder of a job."""

@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, POSTGRES, SHORT, Stand, is_engine
+from tests.support.processes import lives
 
 pytestmark = POSTGRES
 
@@ -50,14 +51,14 @@ def test_lost_replies_to_a_workers_commits_tell_nothing_twice(stand: Stand) -> N
 
 @pytest.mark.parametrize("directions", [("client", "server"), ("server",)], ids=["both", "replies"])
 def test_a_worker_without_its_database_has_stopped_when_another_begins(directions: tuple[str, ...], stand: Stand) -> None:
-    deaf = stand.start_worker()
+    deaf = stand.start_worker(LATHE_LEASE_SECONDS="12")
     job_id = stand.job(LONG)
     stand.reached(job_id, "started")
     old = [process for process in stand.family(deaf) if is_engine(process)]
     assert old
     stand.workers_database.swallow(*directions)
     stand.reached(job_id, "requeued")  # its lease ran out
-    assert not [process for process in old if process.is_running() and process.status() != "zombie"]
+    assert not [process for process in old if lives(process)]
     stand.start_worker(LATHE_DATABASE_URL=stand.service.database.url)
     stand.taken(job_id, attempt=2)
     stand.bytes_are_those_of_rows()

@@ -56,7 +56,8 @@ def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression/engine/commands/run.py")
     (tmp_path / "compression/engine/commands/forged.json").write_text(json.dumps(forged(stand, bystander)))
-    with stand.with_settings(LATHE_MAX_FAILURES="1", **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:
+    once = {"LATHE_MAX_FAILURES": "1", "LATHE_LEASE_SECONDS": "20"}
+    with stand.with_settings(**once, **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:
         own = {"cwd": tmp_path, "env": stand.service.env, "stdout": out, "stderr": out}
         process = subprocess.Popen([sys.executable, "-m", "workers", "jobs"], start_new_session=True, **own)
     stand.service.processes["jobs-hostile"] = process

@@ -5,7 +5,8 @@ import signal
 import psutil
 
 from tests.conftest import wait_for
-from tests.faults.conftest import LONG, OVER, POSTGRES, SHORT, SQLITE, Stand
+from tests.faults.conftest import LONG, OVER, PATIENCE, POSTGRES, SHORT, SQLITE, Stand
+from tests.support.processes import lives
 
 
 def suspend(stand: Stand, name: str) -> list[psutil.Process]:
@@ -23,12 +24,12 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(stand: Stand) -> No
     stand.reached(job_id, "started")
     engine = stand.engine_of(sleeper)
     frozen = suspend(stand, sleeper)
-    stand.start_worker()
+    stand.start_worker(LATHE_MEASURE_WAIT_SECONDS="5")  # the sleeper may hold the lock
     assert stand.over(job_id)["attempt"] > 1
     told, artifacts = stand.events(job_id), stand.http.get(f"/v1/jobs/{job_id}/artifacts").json()
     for process in reversed(frozen):
         process.resume()
-    wait_for(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not lives(engine))
     stand.nothing_runs()
     stand.bytes_are_those_of_rows()
     assert stand.events(job_id) == told
@@ -43,7 +44,7 @@ def test_an_engine_that_hangs_is_stopped_and_the_job_tried_again(stand: Stand) -
     engine.suspend()
     wait_for(lambda: "engine_stalled" in [event["data"].get("code") for event in stand.events(job_id)], 120)
     stand.service.kill(impatient)
-    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    assert not lives(engine)
     stand.start_worker()
     stand.taken(job_id, attempt=2)
 
@@ -54,7 +55,7 @@ def test_a_cancel_at_the_last_moment_ends_in_one_of_two_ways(stand: Stand) -> No
     job_id = stand.job(SHORT)
     stand.reached(job_id, "stage_finished")
     assert stand.http.post(f"/v1/jobs/{job_id}/cancel").status_code in {202, 409}
-    wait_for(lambda: stand.show(job_id)["state"] in OVER)
+    wait_for(lambda: stand.show(job_id)["state"] in OVER, PATIENCE)
     assert stand.over(job_id, stand.show(job_id)["state"])["state"] in {"succeeded", "cancelled"}
     stand.nothing_runs()
     stand.bytes_are_those_of_rows()
@@ -62,7 +63,7 @@ def test_a_cancel_at_the_last_moment_ends_in_one_of_two_ways(stand: Stand) -> No
 
 @SQLITE
 def test_a_drained_workers_training_goes_on_where_it_was(stand: Stand) -> None:
-    leaving = stand.start_worker()
+    leaving = stand.start_worker(LATHE_LEASE_SECONDS="20")
     job_id = stand.job(LONG)
     wait_for(lambda: ((stand.show(job_id)["progress"] or {}).get("step") or 0) > 20, 240)
     stand.service.processes[leaving].send_signal(signal.SIGTERM)
@@ -84,7 +85,7 @@ def test_a_drained_workers_training_goes_on_where_it_was(stand: Stand) -> None:
 def test_a_job_that_takes_too_much_memory_is_tried_once_more_in_smaller_parts(stand: Stand) -> None:
     first, second = stand.job(SHORT), stand.job(LONG)
     stand.foretell(1 << 20)  # or no such worker would take them
-    name = stand.start_worker(LATHE_ENGINE_MEMORY_BYTES=str(50 << 20))
+    name = stand.start_worker(LATHE_ENGINE_MEMORY_BYTES=str(50 << 20), LATHE_LEASE_SECONDS="20")
     failed = stand.over(first, "failed")
     assert (failed["error"]["code"], failed["attempt"], failed["failures"]) == ("out_of_memory", 2, 1)
     # The worker itself is well, and what it learnt of one job it does not hold against another.

@@ -177,7 +177,7 @@ def browser() -> Iterator[Browser]:
         if found is None:
             missing = "no Chromium: `make setup-system` as root, or `python -m playwright install chromium`"
             pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=OPTIONS)
+        started = playwright.chromium.launch(executable_path=found, headless=True, args=OPTIONS, timeout=PATIENCE)
         yield started
         started.close()
 
@@ -237,7 +237,8 @@ class Window:
 
 @contextlib.contextmanager
 def opened(browser: Browser, world: World, key: str | None) -> Iterator[Window]:
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    # Nothing moves under the mouse.
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
     if key is not None:
         assert context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0).status == 303
     window = Window(context.new_page(), context, world.url)

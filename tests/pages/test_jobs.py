@@ -7,6 +7,7 @@ from operator import ne
 import pytest
 from playwright.sync_api import Route, expect
 
+from tests.conftest import wait_for
 from tests.pages.conftest import Window, World
 
 
@@ -57,9 +58,9 @@ def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> N
 
 def test_an_answer_that_comes_late_does_not_undo_a_filter(window: Window, world: World) -> None:
     page, held = window.go("/jobs"), list[Route]()
-    with page.expect_request(re.compile("/jobs$")):  # the list asks again, perhaps for a running job; the answer takes its time
-        page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given
-        job = world.submit(name="late")
+    page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given
+    job = world.submit(name="late")
+    wait_for(lambda: page.wait_for_timeout(20) or held)  # the list asks again, perhaps for a running job
     page.get_by_role("searchbox").fill("Synonyms")
     expect(page.locator("[data-job]")).to_have_count(1)
     with page.expect_response(re.compile("/jobs$")) as came:

@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from app.pages.dashboard import views
+from tests.conftest import wait_for
+from tests.pages.conftest import PATIENCE
 
 STATIC = Path(views.__file__).parent / "static"
 PLACE = "http://lathe.test"
@@ -30,6 +32,7 @@ class Asked:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        page.set_default_timeout(PATIENCE)
         self.waiting: list[Route] = []
         text = views.templates().get_template("job_targets.html")
         section = text.render(job=SimpleNamespace(id="job_a"), solved=["mood", "topic"], units=[])
@@ -42,10 +45,7 @@ class Asked:
     def next(self, method: str) -> Route:
         """Return the one question that waits, once there is one."""
         self.page.wait_for_function("() => document.getElementById('target-state').textContent === 'Solving …'")
-        for _ in range(100):
-            if self.waiting:
-                break
-            self.page.wait_for_timeout(20)
+        wait_for(lambda: self.page.wait_for_timeout(20) or self.waiting)
         assert [one.request.method for one in self.waiting] == [method]
         return self.waiting.pop()
 

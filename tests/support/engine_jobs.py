@@ -1,5 +1,6 @@
 """Jobs on the tiny model, by the command that the workers start."""
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -71,6 +72,8 @@ def fork(
         try:
             warm.become(command, dict(os.environ), Path.cwd(), (reader, log if stdout is None else stdout, log), kept)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+            # A thread of the parent may have held a lock at the fork: a child that hangs says where, and ends.
+            faulthandler.dump_traceback_later(900, exit=True)
             shipping.measure_artifact = briefly
             first()
             warm.leave(main(command[3:]))

@@ -24,7 +24,7 @@ def run(confined: sandbox.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
         )
         monkeypatch.setattr(engines, "engine_command", lambda _, spec, *more: [sys.executable, "-c", program, str(spec), *more])
-        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), confined)
+        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=60), confined)
 
     return start
 
@@ -69,6 +69,7 @@ def test_stop_ends_a_child_that_ignores_sigterm_and_all_of_its_group(run: Callab
         next(event for event in engine.events(0.1) if isinstance(event, Log))
         family = psutil.Process(engine.process.pid).children(recursive=True)
         assert "sleep" in [process.name() for process in family]
+        engine.settings = engine.settings.model_copy(update={"cancel_grace_seconds": 0.5})
         engine.stop()
         assert engine.process.returncode is not None
     _, alive = psutil.wait_procs(family, 30)

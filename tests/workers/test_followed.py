@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Database, Service
+from tests.conftest import ROOT, Database, Service, wait_for
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 from tests.workers.test_whole import finished
 
@@ -18,7 +18,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 def service(database: Database, valkey: str, tmp_path: Path) -> Iterator[Service]:
-    settings = {"LATHE_TRACES": f"file:{tmp_path / 'spans.jsonl'}"}
+    settings = {"LATHE_TRACES": f"file:{tmp_path / 'spans.jsonl'}", "LATHE_LEASE_SECONDS": "20"}
     made = Service(tmp_path / "home", database, valkey.replace("/0", "/9"), settings=settings)
     made.start_api()
     made.start_workers("checks", "jobs", "keeper")
@@ -39,6 +39,8 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
         job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"
         assert finished(http, job["id"])["state"] == "succeeded", service.log("jobs")
+        # The worker logs and traces that once it has cleaned up, after the outcome is written.
+        wait_for(lambda: '"name": "attempt"' in (tmp_path / "spans.jsonl").read_text())
         again = http.post(f"/v1/jobs/{job['id']}/retry", headers={"X-Request-Id": "by-hand"}).json()
         assert again["request_id"] == "by-hand", "a retry is another request's"
         http.post(f"/v1/jobs/{again['id']}/cancel")

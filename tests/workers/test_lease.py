@@ -26,7 +26,7 @@ def claim(settings: Settings) -> fencing.Claim:
 
 
 def quick(settings: Settings) -> Settings:
-    return settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 1.5})
+    return settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 60.0})
 
 
 def test_a_lease_is_renewed_and_brings_cancel_in(claim: fencing.Claim, settings: Settings) -> None:

@@ -44,7 +44,7 @@ for _ in range(40):
     child = os.fork()
     if not child:
         db.get_engine().dispose(close=False)
-        connection = sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), timeout=10, isolation_level=None)
+        connection = sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), timeout=60, isolation_level=None)
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError:

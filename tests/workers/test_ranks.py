@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -28,7 +29,12 @@ def other_processes(worker: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_confined_job_survives_the_loss_of_a_process(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.cold = True  # the engine's own processes
-    service.settings |= {"LATHE_DEVICE": "cpu", "LATHE_BACKOFF_SECONDS": "0.1", "LATHE_SAVE_SECONDS": "0"}
+    service.settings |= {
+        "LATHE_DEVICE": "cpu",
+        "LATHE_LEASE_SECONDS": "20",
+        "LATHE_BACKOFF_SECONDS": "0.1",
+        "LATHE_SAVE_SECONDS": "0",
+    }
     service.start_workers("jobs")
     (worker,) = wait_for(lambda: [one for one in http.get("/v1/workers").json()["items"] if one["kind"] == "jobs"])
     assert worker["facts"]["train_devices"] == len(os.sched_getaffinity(0))
@@ -43,10 +49,13 @@ def test_a_confined_job_survives_the_loss_of_a_process(service: Service, http: h
     assert (refused.status_code, refused.json()["param"]) == (422, "recipe.train.devices")
 
     job = http.post("/v1/jobs", json=body).json()["id"]
-    (other,) = wait_for(lambda: other_processes(worker["pid"]))
+    (other,) = wait_for(lambda: other_processes(worker["pid"]), 300)
     other.kill()
-    wait_for(lambda: [one for one in http.get(f"/v1/jobs/{job}/events").json()["items"] if one["type"] == "requeued"])
-    (told,) = [one for one in http.get(f"/v1/jobs/{job}/events").json()["items"] if one["type"] == "requeued"]
+
+    def requeued() -> list[dict[str, Any]]:
+        return [one for one in http.get(f"/v1/jobs/{job}/events").json()["items"] if one["type"] == "requeued"]
+
+    (told,) = wait_for(requeued, 300)
     assert told["data"]["code"] == "rank_lost"
     wait_for(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded", 300)
     assert not other_processes(worker["pid"])

@@ -25,6 +25,7 @@ from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of,
 from tests.conftest import ROOT, wait_for
 from tests.support.decoder_models import END
 from tests.support.examples import TINY_RECIPE, tiny_model
+from tests.support.processes import lives
 from tests.workers.conftest import started
 from workers import landlock, sandbox
 from workers.devices import Device
@@ -80,7 +81,7 @@ def house(tmp_path: Path) -> Iterator[House]:
             doors.append(door)
         neighbour = stack.enter_context(subprocess.Popen(["sleep", "600"], env={"SECRET": "of others"}))
         stack.callback(neighbour.kill)
-        yield House(Settings(home=home), own, other, doors[0].getsockname()[1], abstract, neighbour)
+        yield House(Settings(home=home, cancel_grace_seconds=120), own, other, doors[0].getsockname()[1], abstract, neighbour)
 
 
 def ways_out(house: House) -> list[list[Any]]:
@@ -249,13 +250,6 @@ with (folder / "log").open("wb") as log:
         Sandbox(level), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 child.wait()
 """
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def marked(mark: str) -> list[psutil.Process]:

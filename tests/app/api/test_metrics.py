@@ -169,7 +169,11 @@ def test_several_processes_count_together(postgres: str, templates: dict[str, st
             wait_for(both_have_answered, every=0.01)
             assert set(asked) == {401}
             labels = {"method": "GET", "route": "/v1/queue", "status": "401"}
-            assert [value(scraped(several), "lathe_http_requests_total", **labels) for _ in range(4)] == [len(asked)] * 4
+
+            def counted() -> list[float]:
+                return [value(scraped(several), "lathe_http_requests_total", **labels) for _ in range(4)]
+
+            wait_for(lambda: counted() == [len(asked)] * 4)  # a process counts an answer once it has sent it
             assert "lathe_queue_depth" in scraped(several)
         finally:
             several.stop()

@@ -177,7 +177,6 @@ ECHO = (
 
 
 def test_a_process_that_takes_too_long_or_dies_is_ended_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.target_solver.START_SECONDS", 3.0)
     monkeypatch.setenv("LATHE_KEY", "secret")
     solver = module(tmp_path, ECHO)
     try:

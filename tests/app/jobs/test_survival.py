@@ -55,7 +55,7 @@ def test_silence_within_a_transaction_loses_a_job(database: Database, transactio
     def reaped() -> list[str]:
         return do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
 
-    engine = make_engine(database.url, idle_seconds=2)
+    engine = make_engine(database.url, idle_seconds=10)
     with Session(engine) as silent:
         jobs.record_event(silent, claim, "log", {"message": "never committed"})
         assert reaped() == []  # the row is locked

@@ -146,8 +146,7 @@ def test_a_full_disk_is_told_as_such_and_is_no_end(full: Service) -> None:
         body = {"name": "m", "files": [entry("config.json", data)]}
         place = f"/v1/models/{http.post('/v1/models', json=body).json()['id']}/files/config.json"
         filler = fill(full.home)
-        wait_for(lambda: ready(full)[0] == 503)
-        assert ready(full)[1].startswith("takes no write")
+        wait_for(lambda: (told := ready(full))[0] == 503 and told[1].startswith("takes no write"))
         problem(http.put(place, content=data), 507, "storage_full")
         for _ in range(3):  # whatever needs a write says the same, and never a bare 500
             answer = http.post("/v1/models", json=body)

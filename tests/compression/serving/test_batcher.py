@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ from compression.serving.batching import BatchRules
 RULES = BatchRules(most=8, target=0.05)
 ANCHORS = {8: {1: 0.005, 8: 0.006}, 16: {1: 0.005, 8: 0.006}}
 """Rows that cost almost nothing in a batch of others."""
+
+
+def slow() -> float:
+    """Return a clock's seconds to which a pause of the machine is no part of what a batch takes."""
+    return time.perf_counter() / 1000
 
 
 class Model:
@@ -57,7 +63,7 @@ def test_rows_that_come_during_a_batch_share_the_next_ones() -> None:
     model, heard = Model(held=True), list[Ran]()
 
     async def story() -> list[float]:
-        async with Batcher(model, RULES, anchors=ANCHORS, heard=heard.append) as batcher:
+        async with Batcher(model, RULES, anchors=ANCHORS, heard=heard.append, clock=slow) as batcher:
             first = await begun(batcher, model)
             others = [asyncio.create_task(batcher.answer([row(number)])) for number in range(1, 21)]
             await until(batcher, 20)
@@ -75,7 +81,7 @@ def test_rows_of_like_length_are_computed_together_and_the_oldest_group_first() 
     model = Model(held=True)
 
     async def story() -> None:
-        async with Batcher(model, RULES, anchors=ANCHORS) as batcher:
+        async with Batcher(model, RULES, anchors=ANCHORS, clock=slow) as batcher:
             first = await begun(batcher, model)
             tasks = [asyncio.create_task(batcher.answer([row(number, 16 if number % 2 else 5)])) for number in range(1, 9)]
             await until(batcher, 8)

@@ -350,7 +350,7 @@ def test_no_process_outlives_the_first(tmp_path: Path) -> None:
         assert first.stdout is not None
         child = psutil.Process(int(first.stdout.readline()))
         first.kill()
-        child.wait(10)
+        child.wait(60)
 
 
 def test_running_statistics_are_the_mean_of_the_processes(two: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:

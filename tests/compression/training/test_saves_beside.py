@@ -95,7 +95,7 @@ def test_no_save_is_due_while_the_last_one_is_written(
 
     def wait() -> None:
         if (number := next(numbers)) < len(released):
-            assert released[number].wait(20), "training waits for a save"
+            assert released[number].wait(300), "training waits for a save"
 
     monkeypatch.setattr(save, "_write", held(wait))
     with second_device() as device:

@@ -59,7 +59,7 @@ def test_what_two_processes_gather_is_written_while_they_go_on(
         return load_file(listener.kept / "1" / TENSORS)
 
     def wait() -> None:
-        assert released.wait(20), "training waits for a save"
+        assert released.wait(300), "training waits for a save"
         assert steps[-1] >= 4
 
     with monkeypatch.context() as patch:

