@@ -67,7 +67,7 @@ from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 from compression.training.work import Processes
 
-SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the engine's
+SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the engine's; of long texts fewer
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,11 @@ class Batch:
         return logits[self.attention_mask.astype(bool)] if logits.ndim == 3 else logits
 
 
+SAMPLE_TOKENS, SAMPLE_WINDOWS = 4096, 8
+"""Tokens that verify an artifact, at most, unless its fewest windows have more. Each passes through every layer; several forms
+of the model answer them on the CPU, one of them in simulated integers."""
+
+
 class TextScorer(Protocol):
     """A scorer that tokenizes its task's rows."""
 
@@ -60,6 +66,13 @@ class ReadsTexts:
     def reader(self: TextScorer, folder: Path, pad_id: int | None = None) -> "TextReader":
         """Open an artifact's tokenizer."""
         return TextReader(folder, self, pad_id)
+
+    def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Any]:  # noqa: ARG002
+        """Return the inputs that verify an artifact: each window alone, then all in one batch; of long ones fewer."""
+        windows = reader.ask(rows).windows
+        read = accumulate(len(window.ids) for window in windows)
+        windows = windows[: max(sum(tokens <= SAMPLE_TOKENS for tokens in read), SAMPLE_WINDOWS)]
+        return [*reader.batches(windows, 1), *reader.batches(windows, len(windows))]
 
 
 class TextReader:
