@@ -148,7 +148,7 @@ async function sendFiles(kind) {
   try {
     const body = bodyOf(kind);
     const files = kind === "models" ? chosen.models : chosen.datasets.filter((one) => one.split);
-    const found = await upload(kind, body, files, running[kind].signal, told(kind), said);
+    const found = await upload(kind, body, files, running[kind].signal, told(kind), said, () => { pause.hidden = true; });
     if (found.state === "rejected") {
       said(`Rejected: ${found.reasons.map((reason) => `${reason.cause} ${reason.remedy ?? ""}`).join(" ")}`);
       button.disabled = false;

@@ -137,8 +137,9 @@ async function create(kind, body, manifest) {
 }
 
 // Upload files as a model or a dataset, resuming a partial upload. Returns the resource once it is ready or rejected.
-// files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole).
-export async function upload(kind, body, files, signal, told, said) {
+// files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole); sent: (): nothing is
+// left to pause.
+export async function upload(kind, body, files, signal, told, said, sent) {
   const go = () => { if (signal.aborted) throw new Paused(); };
   let line = "";
   const say = (text) => said(line = text);
@@ -175,6 +176,8 @@ export async function upload(kind, body, files, signal, told, said) {
     for (const one of left.filter(({ file }) => file.size > SMALL)) await send(one);
     await ask("POST", `${place}/complete`);
   } else for (const { path, file } of files) told(path, file.size, "sent");
+  go();
+  sent();
   say("Uploaded; the service is checking the files …");
   for (;;) {
     const found = await ask("GET", place, undefined, { Prefer: "wait=20" });
