@@ -32,7 +32,7 @@ def row_scales(x: Tensor, levels: float | Tensor = LEVELS) -> Tensor:
 def integer_rows(x: Tensor, levels: float | Tensor = LEVELS) -> tuple[Tensor, Tensor]:
     """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
     scale = row_scales(x, levels)
-    whole = torch.round(x.detach() / scale).clamp(-levels, levels)  # type: ignore[arg-type]  # numbers or tensors
+    whole = (x.detach() / scale).round_().clamp_(-levels, levels)  # type: ignore[arg-type]  # numbers or tensors
     return whole.to(torch.int8), scale
 
 
@@ -59,7 +59,7 @@ def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
 def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
     """Quantize and dequantize each row; the gradient is the identity. x: (..., features) -> same shape."""
     scale = row_scales(x, levels)
-    return straight_through(x, torch.round(x.detach() / scale).clamp_(-levels, levels) * scale)
+    return straight_through(x, (x.detach() / scale).round_().clamp_(-levels, levels).mul_(scale))
 
 
 class _IntegerLinear(torch.autograd.Function):
