@@ -30,15 +30,15 @@ class Spread:
     high: float = -math.inf
     counts: Tensor = field(default_factory=lambda: torch.zeros(2 * SIDE + 1, dtype=torch.float64))
 
-    def add(self, x: Tensor) -> None:
-        """Count the elements of x, of any shape, with at least one element (`drawn`)."""
+    def add(self, x: Tensor, some: Tensor | None = None) -> None:
+        """Count the elements of x, of any shape, with at least one element (`drawn`), or only `some` of them."""
         x = x.detach().flatten()
         ends = torch.stack(x.aminmax()).float()
         if not ends.isfinite().all():
             x = torch.nan_to_num(x.float())
             ends = torch.stack(x.aminmax())
         self.low, self.high = min(self.low, ends[0].item()), max(self.high, ends[1].item())
-        x = drawn(x).float()
+        x = (drawn(x) if some is None else torch.nan_to_num(some.detach().flatten())).float()
         bucket = torch.floor((torch.log2(x.abs()) - LOWEST) * STEPS).clamp_(-1, SIDE - 1).long() + 1
         place = torch.where(x < 0, SIDE - bucket, SIDE + bucket)
         self.counts += torch.bincount(place, minlength=2 * SIDE + 1).double().cpu()
@@ -63,13 +63,21 @@ class Spread:
         return max(-self.low, self.high)
 
 
-def drawn(x: Tensor) -> Tensor:
-    """Return all elements of a tensor, or MOST of them if they are more. -> (elements,)"""
-    x = x.flatten()
-    if len(x) <= MOST:
+def drawn(x: Tensor, most: int = MOST) -> Tensor:
+    """Return all elements of a tensor, or `most` of them if they are more. -> (elements,)"""
+    return _some(x.flatten(), most)
+
+
+def drawn_rows(x: Tensor, most: int) -> Tensor:
+    """Return all rows of a tensor, or as many as have about `most` elements. x: (..., features) -> (rows, features)"""
+    return _some(x.flatten(end_dim=-2), math.ceil(most / x.shape[-1]))
+
+
+def _some(x: Tensor, most: int) -> Tensor:
+    if len(x) <= most:
         return x
     # At random: any fixed step would see some columns of a map alone.
-    return x[torch.randint(len(x), (MOST,), generator=torch.Generator().manual_seed(0)).to(x.device)]
+    return x[torch.randint(len(x), (most,), generator=torch.Generator().manual_seed(0)).to(x.device)]
 
 
 def range_of(spread: Spread, observer: Observer, percent: float, *, around_zero: bool = False) -> Range:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from compression.modalities.base import Examples
 from compression.quantization import calibration, smoothquant
 from compression.quantization.fake_quantize import rounding_places
-from compression.quantization.observers import Spread, drawn, levels_used, quantile
+from compression.quantization.observers import Spread, drawn, drawn_rows, levels_used, quantile
 from compression.quantization.rounded_network import RoundedValue
 from compression.schema.report.layer_ranges import LayerRange
 
@@ -16,6 +16,9 @@ which is less than one per cent."""
 STRETCHED = 4.0  #: a range is stretched if it is this many times as wide as PERCENT of the values need
 FEWEST_LEVELS = 1 / 16  #: smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left.
 CODES = 256
+MOST = 1 << 16
+"""Elements of a batch that are counted of each layer's input. The largest is of all; what 99 % of the values need, and how many
+levels they use, a few million tell as well as billions: a decoder's took longer than its training."""
 NAMED = 8  #: most layers that a note names; the report lists all
 
 
@@ -30,8 +33,9 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
     codes = {name: torch.zeros(CODES) for name in layers}
 
     def observe(name: str, x: Tensor) -> None:
-        spreads[name].add(x)
-        whole = layers[name].activation_integers(drawn(x) if isinstance(layers[name], RoundedValue) else x)
+        some = drawn(x, MOST) if isinstance(layers[name], RoundedValue) else drawn_rows(x, MOST)
+        spreads[name].add(x, some)
+        whole = layers[name].activation_integers(some)
         if whole is not None:
             # int8 begins at −127 and uint8 at 0: signed values are shifted by 128.
             place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)

@@ -77,6 +77,21 @@ def test_the_layer_outliers_break_is_named_and_smoothing_tames_it(broken: BertFo
     assert apart[1] < 0.5 * apart[0]
 
 
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
+def test_some_rows_of_each_batch_tell_what_all_do(
+    broken: BertForSequenceClassification, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = simulated(broken, scheme)
+    whole = range_check.check_ranges(rounded, ROWS)
+    monkeypatch.setattr(range_check, "MOST", 64 * 128)  # of some 200 rows a batch
+    some = range_check.check_ranges(rounded, ROWS)
+    assert some != whole, "nothing was left out"
+    for found, expected in zip(some, whole, strict=True):
+        assert (found.layer, found.largest, found.broken) == (expected.layer, expected.largest, expected.broken)
+        assert found.percentile == pytest.approx(expected.percentile, rel=0.15)
+        assert found.levels_used == pytest.approx(expected.levels_used, rel=0.15)
+
+
 def test_where_activations_stay_floating_point_no_range_is_broken(broken: BertForSequenceClassification) -> None:
     found = of(range_check.check_ranges(simulated(broken, "weight-only-int8"), ROWS))
     assert (found.levels_used, found.broken) == (None, False)
