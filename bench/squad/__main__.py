@@ -121,7 +121,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     head = [*about, *METRICS.values(), "F1 kept"]
     lines = [head, ["---"] * len(head)]
     for one in records:
-        limits = "".join(f", {one[name]} {unit}" for name, unit in LIMITS.items() if one.get(name))
+        limits = "".join(f", {unit}: {one[name]}" for name, unit in LIMITS.items() if one.get(name))
         counts = ", ".join(f"{one['splits'][split]['questions']:,}" for split in ("train", "test"))
         asked = f"{counts}, all with an answer" if one.get("answerable") else counts
         lines += [[f"{one['model']}, {one['preset']}{limits}, seed {one['seed']}", asked, *_row(row)] for row in one["rows"]]
