@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 DEVICE, HOST = torch.device("meta"), torch.device("cpu")
 aten = torch.ops.aten
@@ -61,51 +60,56 @@ class DeviceTensor(Tensor):
 
 def placed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Compute an operator on the values of its tensors; its answer is on the device that they or its arguments name."""
-    flat, form = tree_flatten((args, kwargs))
-    tensors = [one for one in flat if isinstance(one, Tensor)]
-    ours = [one for one in tensors if isinstance(one, DeviceTensor)]
-    _check(func, args, tensors, kwargs.get("generator"))
-    named = [one for one in flat if isinstance(one, torch.device)]
+    tensors, named = list[Tensor](), list[torch.device]()
+    given_args = [_value(one, tensors, named) for one in args]
+    given_kwargs = {name: _value(one, tensors, named) for name, one in kwargs.items()}
+    ours = any(isinstance(one, DeviceTensor) for one in tensors)
+    _check(func, args, tensors, ours, kwargs.get("generator"))
     if func.overloadpacket in (aten.type_as, aten.to) and len(tensors) > 1:
         named = [tensors[1].device]  # it takes the place of the other
-    there = bool(ours) if not named else named[0] == DEVICE
+    there = ours if not named else named[0] == DEVICE
     moved = bool(named) and bool(tensors) and there != isinstance(tensors[0], DeviceTensor)
-    given_args, given_kwargs = tree_unflatten([_value(one) for one in flat], form)
     if func.overloadpacket is aten.histc and not given_args[0].is_floating_point():  # a card's kernel, not a CPU's
         found = func(given_args[0].float(), *given_args[1:], **given_kwargs).to(given_args[0].dtype)
     else:
         found = func(*given_args, **given_kwargs)
-    known = {id(_value(one)): one for one in tensors}
-
-    def out(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        if id(one) in known and not moved:
-            return known[id(one)]  # in place, or nothing to do
-        own = one.clone() if id(one) in known else one  # a transfer never shares memory
-        return DeviceTensor(own) if there else own
-
-    return out(found) if isinstance(found, Tensor) else tree_map(out, found)
+    if not there and not moved:
+        return found
+    return _out(found, {id(one.elem if isinstance(one, DeviceTensor) else one): one for one in tensors}, there, moved)
 
 
-def _value(one: Any) -> Any:
-    if isinstance(one, DeviceTensor):
-        return one.elem
-    return HOST if isinstance(one, torch.device) and one == DEVICE else one
+def _value(one: Any, tensors: list[Tensor], named: list[torch.device]) -> Any:
+    """Return an argument with the host's values; add what it has of tensors and devices."""
+    if isinstance(one, Tensor):
+        tensors.append(one)
+        return one.elem if isinstance(one, DeviceTensor) else one
+    if isinstance(one, torch.device):
+        named.append(one)
+        return HOST if one == DEVICE else one
+    return type(one)([_value(each, tensors, named) for each in one]) if type(one) in (list, tuple) else one
 
 
-def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], generator: Any) -> None:
+def _out(found: Any, known: dict[int, Tensor], there: bool, moved: bool) -> Any:
+    """Return an answer where it belongs. known: the operator's own tensors, by the number of their values."""
+    if not isinstance(found, Tensor):
+        return type(found)([_out(one, known, there, moved) for one in found]) if type(found) in (list, tuple) else found
+    if id(found) in known and not moved:
+        return known[id(found)]  # in place, or nothing to do
+    own = found.clone() if id(found) in known else found  # a transfer never shares memory
+    return DeviceTensor(own) if there else own
+
+
+def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], ours: bool, generator: Any) -> None:
     packet = func.overloadpacket
-    ours, theirs = [one for one in tensors if isinstance(one, DeviceTensor)], []
-    if any(one.is_meta and not isinstance(one, DeviceTensor) for one in tensors):
+    theirs = [one for one in tensors if not isinstance(one, DeviceTensor)]
+    if any(one.is_meta for one in theirs):
         raise Misplaced(f"{func}: a tensor of the device has no values: it was not made within second_device()")
     if ours and generator is not None:
         raise Misplaced(f"{func}: a generator of the host draws for the device")
-    if not ours or packet in (aten.copy_, aten._copy_from, aten.type_as, aten.to):
+    if not ours or not theirs or packet in (aten.copy_, aten._copy_from, aten.type_as, aten.to):
         return
-    is_indexed = packet in INDEXED and isinstance(args[0], DeviceTensor)
-    looked_at = [args[0], *args[2:]] if is_indexed else tensors
-    theirs = [one for one in looked_at if isinstance(one, Tensor) and not isinstance(one, DeviceTensor)]
+    if packet in INDEXED and isinstance(args[0], DeviceTensor):
+        theirs = [one for one in args[2:] if isinstance(one, Tensor) and not isinstance(one, DeviceTensor)]
     written = func._schema.is_mutable and args and isinstance(args[0], Tensor) and not isinstance(args[0], DeviceTensor)
     if written or any(one.ndim or packet in TOGETHER for one in theirs):
         shapes = ", ".join(f"{'device' if isinstance(one, DeviceTensor) else 'host'} {tuple(one.shape)}" for one in tensors)
@@ -114,6 +118,11 @@ def _check(func: Any, args: tuple[Any, ...], tensors: list[Tensor], generator: A
 
 class _Operators(TorchDispatchMode):
     """Sends the operators that are given no tensor of the device, such as transfers to it, through `placed`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled within the device, and torch's guard against that costs a sixth of an operator."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
