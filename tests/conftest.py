@@ -106,9 +106,7 @@ def rank(found: list[pytest.Item], places: tuple[str, ...]) -> int:
 
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of each search for garbage: it stays, and was a tenth of all work."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+    warm.keep_objects()
 
 
 class ByFile(LoadFileScheduling):

@@ -160,8 +160,8 @@ def serve(channel: socket.socket, level: str) -> list[str]:
     """Fork for who asks; return, in a child, the module and the arguments that it is to run."""
     gc.disable()
     LEVELS[level]()
-    gc.collect()
-    gc.freeze()
+    keep_objects()
+    gc.disable()
     while True:
         said, descriptors, _, _ = socket.recv_fds(channel, LONGEST, 1)
         if not said:
@@ -188,6 +188,14 @@ def serve(channel: socket.socket, level: str) -> list[str]:
         for descriptor in descriptors:
             os.close(descriptor)
         channel.send(b"%d" % pid)
+
+
+def keep_objects() -> None:
+    """Leave all that there is out of each search for garbage, and search seldom: tracing a model makes objects by the million."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def die_with_parent() -> None:
