@@ -273,7 +273,7 @@ class Service:
             "LATHE_BROKER_URL": self.broker,
             "LATHE_HEARTBEAT_SECONDS": "0.5",
             "LATHE_LEASE_SECONDS": "4",
-            "LATHE_KEEPER_SECONDS": "0.5",
+            "LATHE_KEEPER_SECONDS": "1",
             "LATHE_BACKOFF_SECONDS": "0.2",
             **{f"LATHE_RATE_{name}": "1000000/minute" for name in ("PER_KEY", "PER_ADDRESS", "WRONG")},  # all are one address
             "LATHE_ENGINE_THREADS": "1",  # a tiny model's threads would only wait for each other

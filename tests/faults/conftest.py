@@ -43,6 +43,7 @@ STEADY = {
     "LATHE_BACKOFF_SECONDS": "0.001",  # it doubles with each failure, and some jobs here have a dozen
     "LATHE_MAX_FAILURES": "50",  # a slow machine may lose a lease or two on its own, and that is not what is tested
     "LATHE_SWEEP_SECONDS": "1",
+    "LATHE_KEEPER_SECONDS": "0.5",
 }
 
 

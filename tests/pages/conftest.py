@@ -96,7 +96,7 @@ class World:
 def world(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One service for all tests of pages, with what a team would see."""
     folder = tmp_path_factory.mktemp("pages")
-    seldom = {"LATHE_HEARTBEAT_SECONDS": "1", "LATHE_LEASE_SECONDS": "60"}  # each heartbeat moves the open page
+    seldom = {"LATHE_HEARTBEAT_SECONDS": "1", "LATHE_LEASE_SECONDS": "60", "LATHE_KEEPER_SECONDS": "2"}  # beats move pages
     with over_sqlite(templates, valkey, folder, **seldom) as service:
         service.start_workers("jobs", "checks", "keeper")
         made = World(service)
