@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification, BertModel
+from transformers import BertForSequenceClassification
 
 from compression.engine import pipeline, shipping
 from compression.system import process
 from tests.support import tracing
 from tests.support.measuring import briefly
-from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
+from tests.support.tiny_bert import sentences, tiny_config, write_encoder, write_rows
 from tests.support.tiny_shipment import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of three folders)
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
@@ -33,11 +33,13 @@ def measured_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bare, random encoder."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    BertModel(tiny_config()).save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of such an encoder of one layer, for jobs that trace many shapes: each layer takes a second or two."""
+    return write_encoder(tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch.nn import functional
-from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
@@ -47,6 +47,14 @@ def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, second: str = "$
     tokenizer.post_processor = TemplateProcessing(**forms, special_tokens=ends)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+
+
+def write_encoder(folder: Path, **changes: object) -> Path:
+    """Write a bare, random encoder with its tokenizer; return its folder."""
+    torch.manual_seed(0)
+    BertModel(tiny_config(**changes)).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:

@@ -39,9 +39,9 @@ def untimed(found: SizeSearch) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> tuple[Path, Report]:
+def whole(tmp_path_factory: pytest.TempPathFactory, shallow: Path, reviews: Path) -> tuple[Path, Report]:
     place = tmp_path_factory.mktemp("whole")
-    spec = spec_of(encoder, reviews, recipe=AUTO, targets={"retention": 0.9})
+    spec = spec_of(shallow, reviews, recipe=AUTO, targets={"retention": 0.9})
     return place, report_of(compress(spec, place))
 
 
@@ -82,7 +82,7 @@ def test_the_gate_of_a_job_without_one_is_what_the_target_leaves(whole: tuple[Pa
 
 
 def test_a_job_that_is_killed_in_each_training_goes_on_there_and_finds_the_same(
-    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, Report]
+    tmp_path: Path, shallow: Path, reviews: Path, whole: tuple[Path, Report]
 ) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -92,10 +92,10 @@ def test_a_job_that_is_killed_in_each_training_goes_on_there_and_finds_the_same(
     for number, phase in enumerate([*rounds, "general", *(f"distill{suffix}" for suffix in fully)]):
         place = tmp_path / f"attempt-{number}"
         more = {"resume": str(kept)} if number else {}
-        seen = attempt(place, kept, write_spec(place, encoder, reviews, **changes, **more), phase)
+        seen = attempt(place, kept, write_spec(place, shallow, reviews, **changes, **more), phase)
         if number:
             assert any(isinstance(event, Log) and event.message.startswith("Training goes on from step") for event in seen)
-    seen = list(compress(spec_of(encoder, reviews, **changes | UNSAVED, resume=str(kept)), tmp_path))
+    seen = list(compress(spec_of(shallow, reviews, **changes | UNSAVED, resume=str(kept)), tmp_path))
     resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
     assert resumed == ["baseline", "quantized", "pruned"]
     report = report_of(seen)
@@ -117,7 +117,7 @@ def first_misses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_after_a_kill_exports_take_what_the_last_one_took(
-    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shallow: Path, reviews: Path, whole: tuple[Path, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stage in ("baseline", "quantized"):
         shutil.copytree(whole[0] / "out" / "checkpoints" / stage, tmp_path / "kept" / stage)
@@ -128,7 +128,7 @@ def test_after_a_kill_exports_take_what_the_last_one_took(
         raise StopAsyncIteration
 
     monkeypatch.setattr(size_rounds, "begin_record", began)
-    spec = spec_of(encoder, reviews, recipe=AUTO, targets={"retention": 0.9}, resume="kept")
+    spec = spec_of(shallow, reviews, recipe=AUTO, targets={"retention": 0.9}, resume="kept")
     with pytest.raises(StopAsyncIteration):
         list(compress(spec, tmp_path))
     kept = StageCheckpoint.model_validate_json(unseal(tmp_path / "kept" / "quantized" / STATE))
@@ -138,12 +138,12 @@ def test_after_a_kill_exports_take_what_the_last_one_took(
 
 @pytest.mark.usefixtures("first_misses")
 def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_kill(
-    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shallow: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = {**AUTO, "auto": {**AUTO["auto"], "rounds": 1}, "quantize": None, "prune": {**AUTO["prune"], "axes": ["ffn"]}}
     changes = {"recipe": recipe, "targets": {"retention": 0.6}, "save_seconds": 0}
     kept, phase = tmp_path / "kept", f"distill{size_training.suffix_of(1)}"
-    job = compress(spec_of(encoder, reviews, **changes), tmp_path)
+    job = compress(spec_of(shallow, reviews, **changes), tmp_path)
     for event in job:
         keep(event, tmp_path / "out" / "checkpoints", kept)
         if isinstance(event, TrainingSaved) and event.phase == phase:
@@ -152,7 +152,7 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
     plain = StageClock.carry
     monkeypatch.setattr(StageClock, "carry", lambda clock, seconds: plain(clock, seconds + 1000))
     changes |= UNSAVED
-    report = report_of(compress(spec_of(encoder, reviews, **changes, resume="kept", output="again"), tmp_path))
+    report = report_of(compress(spec_of(shallow, reviews, **changes, resume="kept", output="again"), tmp_path))
     first, *others = [one for one in report.sizes.tried if one.kind == "full"]
     (chosen,) = [one for one in others if one.chosen]
     assert (first.kept, first.chosen) == (0.33, False)
@@ -174,17 +174,17 @@ def test_a_size_that_misses_the_target_is_followed_by_a_larger_one_also_after_a_
         raise MissingResource("this worker has no table")
 
     monkeypatch.setattr(size_training, "stored_solver", fails)  # as on another worker
-    report = report_of(compress(spec_of(encoder, reviews, **changes, resume="kept", output="third"), tmp_path))
+    report = report_of(compress(spec_of(shallow, reviews, **changes, resume="kept", output="third"), tmp_path))
     (only,) = [one for one in report.sizes.tried if one.kind == "full"]
     assert (only.chosen, only.kept, only.parameters) == (True, 0.33, report.rows[-1].parameters.total)
     assert "No other size was cut: this worker has no table." in report.sizes.why
 
 
 def test_without_time_the_first_size_is_distilled_for_an_epoch_and_the_report_says_so(
-    tmp_path: Path, encoder: Path, reviews: Path
+    tmp_path: Path, shallow: Path, reviews: Path
 ) -> None:
     recipe = {**AUTO, "auto": {"rounds": 2, "steps": 20, "budget_minutes": 1e-6}}
-    report = report_of(compress(spec_of(encoder, reviews, recipe=recipe, targets={"retention": 2.0}), tmp_path))
+    report = report_of(compress(spec_of(shallow, reviews, recipe=recipe, targets={"retention": 2.0}), tmp_path))
     (full,) = report.sizes.tried
     assert (full.kind, full.chosen) == ("full", True)
     assert (full.epochs, full.general_epochs) == (1, 1)

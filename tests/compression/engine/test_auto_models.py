@@ -107,9 +107,9 @@ def test_a_network_from_an_onnx_file_by_milliseconds_and_with_blocks(tmp_path: P
     assert "of the predicted milliseconds" in report.sizes.why
 
 
-def test_an_encoder_by_milliseconds(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+def test_an_encoder_by_milliseconds(tmp_path: Path, shallow: Path, reviews: Path) -> None:
     recipe = merged(preset("auto", "text-classification"), {**TEXT, "auto": {**AUTO, "objective": "latency"}})
-    spec = spec_of(encoder, reviews, recipe=recipe, targets=TARGETS, device_tables=write_table(tmp_path))
+    spec = spec_of(shallow, reviews, recipe=recipe, targets=TARGETS, device_tables=write_table(tmp_path))
     report = report_of(compress(spec, tmp_path))
     check(report.sizes, report)
     assert (report.sizes.objective, report.sizes.tried[0].cost > 0) == ("latency", True)
@@ -133,14 +133,14 @@ def test_a_language_model(tmp_path: Path) -> None:
     assert report.sizes.original == pytest.approx(report.rows[0].validation.value, rel=0.01)  # a perplexity
 
 
-def test_each_of_several_datasets_finds_its_own_size(tmp_path: Path, encoder: Path) -> None:
+def test_each_of_several_datasets_finds_its_own_size(tmp_path: Path, shallow: Path) -> None:
     for name in ("mood", "joy"):
         (tmp_path / name).mkdir()
     write_rows(tmp_path / "mood" / "train.jsonl", sentences(160, seed=1))
     write_rows(tmp_path / "mood" / "test.jsonl", sentences(40, seed=2))
     write("text-regression", tmp_path / "joy", train=160, test=40)
     recipe = merged(preset("auto", "text-classification"), {**TEXT, "prepare": {"epochs": 3, "rate": 3e-3}})
-    report = report_of(compress(several(tmp_path, encoder, recipe=recipe, targets=TARGETS), tmp_path))
+    report = report_of(compress(several(tmp_path, shallow, recipe=recipe, targets=TARGETS), tmp_path))
     assert set(report.size_searches) == {"mood", "joy"}
     for part in report.parts:
         check(part.sizes, report, part.name)
@@ -151,11 +151,11 @@ def test_each_of_several_datasets_finds_its_own_size(tmp_path: Path, encoder: Pa
 
 
 def test_a_job_that_is_paused_between_two_rounds_does_not_repeat_the_first(
-    tmp_path: Path, encoder: Path, reviews: Path
+    tmp_path: Path, shallow: Path, reviews: Path
 ) -> None:
     recipe = merged(preset("auto", "text-classification"), {**TEXT, "prepare": {"epochs": 3, "rate": 3e-3}})
     kept, own = tmp_path / "kept", {"recipe": recipe, "targets": TARGETS}
-    spec = write_spec(tmp_path / "first", encoder, reviews, **own, save_seconds=600)
+    spec = write_spec(tmp_path / "first", shallow, reviews, **own, save_seconds=600)
     with attempt(tmp_path / "first", kept, spec) as first:
         for event in first.events():
             if isinstance(event, TablesSaved):
@@ -164,7 +164,7 @@ def test_a_job_that_is_paused_between_two_rounds_does_not_repeat_the_first(
                 told = event.message
                 first.ask_for_pause()
         assert first.engine.wait() == PAUSED
-    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, resume=str(kept), **own)))
+    seen = list(job(write_spec(tmp_path / "second", shallow, reviews, resume=str(kept), **own)))
     logged = [event.message for event in seen if isinstance(event, Log)]
     assert "Training had ended; its result is taken up." in logged
     assert told in logged

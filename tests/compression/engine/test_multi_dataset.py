@@ -36,14 +36,14 @@ from tests.support.tiny_bert import sentences, write_rows
 from tests.support.toy_tasks import write
 
 
-def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
+def spec_of(folder: Path, shallow: Path, **changes: Any) -> Spec:
     tasks = {"mood": "text-classification", "joy": "text-regression"}
     parts = [{"name": name, "task": task, "data": engine_jobs.asked_of("", name)["data"]} for name, task in tasks.items()]
     recipe = {**engine_jobs.RECIPE, "prepare": {"epochs": 3, "rate": 3e-3}, "prune": None, "distill": None}
     evaluate = {"length": 16, "metric": ["accuracy_f1", "auto"]}
     own = {"task": "several", "data": None, "parts": parts, "recipe": recipe, "evaluate": evaluate}
     own |= {"targets": {"quality_gate": {"max_drop": 0.3}}}
-    return engine_jobs.spec_of(encoder, **{**own, **changes})
+    return engine_jobs.spec_of(shallow, **{**own, **changes})
 
 
 class Attempts(NamedTuple):
@@ -56,7 +56,7 @@ class Attempts(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Attempts:
+def attempts(tmp_path_factory: pytest.TempPathFactory, shallow: Path) -> Attempts:
     folder = tmp_path_factory.mktemp("several")
     for name in ("mood", "joy"):
         (folder / name).mkdir()
@@ -66,13 +66,13 @@ def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Attempt
     first = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shipping, "measure_artifact", briefly)
-        for event in compress(spec_of(folder, encoder), folder):
+        for event in compress(spec_of(folder, shallow), folder):
             first.append(event)
             if isinstance(event, PartFinished) and event.stage == "quantized":
                 break
         shutil.copytree(folder / "out" / "checkpoints", folder / "kept")
         shutil.rmtree(folder / "out")
-        second = list(compress(spec_of(folder, encoder, resume="kept"), folder))
+        second = list(compress(spec_of(folder, shallow, resume="kept"), folder))
     return Attempts(first, second, second[-1].report, folder / "out")
 
 
@@ -181,22 +181,22 @@ def draws_of(output: Path, part: str) -> dict[Stage, SplitDraws]:
     return StageCheckpoint.model_validate_json(kept["body"]).draws
 
 
-def test_each_part_learns_by_its_own_metric(attempts: Attempts, encoder: Path) -> None:
+def test_each_part_learns_by_its_own_metric(attempts: Attempts, shallow: Path) -> None:
     folder = attempts.output.parent
-    spec = spec_of(folder, encoder, output="opened")
+    spec = spec_of(folder, shallow, output="opened")
     found = {asked.name: DatasetRun.open(spec, folder, asked) for asked in spec.asked}
     metrics = {name: part.state.rows["validation"].task.metric for name, part in found.items()}
     assert metrics == {"mood": "accuracy_f1", "joy": "pearson_spearman"}
     (card,) = (attempts.output / "artifacts").glob("quantized-transformers-*-mood/README.md")
     assert "accuracy_f1 on 40 test rows" in card.read_text()
     for metric, param in ((["auto", "f1"], "evaluate.metric.1"), (["auto"], "evaluate.metric"), ("f1", "evaluate.metric")):
-        wrong = spec_of(folder, encoder, output="opened", evaluate={"length": 16, "metric": metric})
+        wrong = spec_of(folder, shallow, output="opened", evaluate={"length": 16, "metric": metric})
         with pytest.raises(InvalidSpec, check=lambda error, param=param: error.param == param):
             DatasetRun.open(wrong, folder, wrong.asked[1])
 
 
-def test_a_specification_has_one_dataset_or_several(tmp_path: Path, encoder: Path) -> None:
-    spec = spec_of(tmp_path, encoder)
+def test_a_specification_has_one_dataset_or_several(tmp_path: Path, shallow: Path) -> None:
+    spec = spec_of(tmp_path, shallow)
     assert [part.name for part in spec.asked] == ["mood", "joy"]
     data = spec.parts[0].data.model_dump()
     alone = Spec.model_validate({**spec.model_dump(), "task": "text-classification", "data": data, "parts": []})

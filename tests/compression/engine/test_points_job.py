@@ -53,9 +53,9 @@ TARGETS = {"retention": 0.7}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> tuple[Path, list[Event]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, shallow: Path, reviews: Path) -> tuple[Path, list[Event]]:
     place = tmp_path_factory.mktemp("whole")
-    return place, list(compress(spec_of(encoder, reviews, recipe=POINTS, targets=TARGETS), place))
+    return place, list(compress(spec_of(shallow, reviews, recipe=POINTS, targets=TARGETS), place))
 
 
 def test_one_job_ships_several_sizes_that_are_cut_from_each_other(whole: tuple[Path, list[Event]]) -> None:
@@ -116,7 +116,7 @@ def test_the_smallest_size_that_keeps_the_target_is_the_best_and_is_shipped(whol
 
 
 def test_a_job_that_is_killed_in_the_training_of_each_size_goes_on_there_and_makes_the_same(
-    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, list[Event]]
+    tmp_path: Path, shallow: Path, reviews: Path, whole: tuple[Path, list[Event]]
 ) -> None:
     kept, first = tmp_path / "kept", report_of(whole[1])
     shutil.copytree(whole[0] / "out" / "checkpoints", kept)
@@ -125,10 +125,10 @@ def test_a_job_that_is_killed_in_the_training_of_each_size_goes_on_there_and_mak
     changes = {"recipe": POINTS, "targets": TARGETS, "save_seconds": 0, "resume": str(kept)}
     for number, stage in enumerate(SIZES):
         place = tmp_path / f"attempt-{number}"
-        seen = attempt(place, kept, write_spec(place, encoder, reviews, **changes), "distill", stage)
+        seen = attempt(place, kept, write_spec(place, shallow, reviews, **changes), "distill", stage)
         if number:
             assert any(isinstance(event, Log) and event.message.startswith("Training goes on from step") for event in seen)
-    seen = list(compress(spec_of(encoder, reviews, **changes | UNSAVED), tmp_path))
+    seen = list(compress(spec_of(shallow, reviews, **changes | UNSAVED), tmp_path))
     resumed = [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed]
     assert resumed == ["baseline", "quantized", "pruned", "distilled", "point2"]
     report = report_of(seen)
@@ -149,14 +149,14 @@ def without_point3(whole: tuple[Path, list[Event]], place: Path) -> str:
 
 @pytest.fixture
 def failed(
-    tmp_path: Path, encoder: Path, reviews: Path, whole: tuple[Path, list[Event]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shallow: Path, reviews: Path, whole: tuple[Path, list[Event]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Iterator[Event]]:
     """Run a finished job's last size again, whose training fails by the given problem."""
 
     def job(problem: Exception, **own: Any) -> Iterator[Event]:
         monkeypatch.setattr(points, "distilled", failing(problem))
         asked = {"recipe": POINTS, "targets": TARGETS, "resume": without_point3(whole, tmp_path), **own}
-        return compress(spec_of(encoder, reviews, **asked), tmp_path)
+        return compress(spec_of(shallow, reviews, **asked), tmp_path)
 
     return job
 
@@ -233,7 +233,7 @@ def test_a_network_is_shipped_in_two_sizes_with_free_widths(tmp_path: Path) -> N
 
 
 def test_each_of_two_datasets_has_its_sizes_and_their_means_say_which_is_the_best(
-    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shallow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, name in enumerate(("mood", "tone")):
         (tmp_path / name).mkdir()
@@ -243,7 +243,7 @@ def test_each_of_two_datasets_has_its_sizes_and_their_means_say_which_is_the_bes
     taught = {"epochs": 1, "rate": 3e-3, "teachers": {"precision": "int8"}}
     recipe = {**POINTS, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": {**PRUNE, "points": 2}, "distill": taught}
     own = {"task": "several", "data": None, "parts": parts, "recipe": recipe}
-    report = report_of(compress(spec_of(encoder, **own), tmp_path))
+    report = report_of(compress(spec_of(shallow, **own), tmp_path))
     assert [row.stage for row in report.rows][-2:] == ["distilled", "point2"]
     assert report.points == ()
     for part in report.parts:
@@ -264,7 +264,7 @@ def test_each_of_two_datasets_has_its_sizes_and_their_means_say_which_is_the_bes
     (kept / "point2" / STATE).unlink()
     shutil.rmtree(kept / "point2" / "tone")
     monkeypatch.setattr(points, "distilled", failing(TrainingDiverged("the loss is not finite")))
-    ended = report_of(compress(spec_of(encoder, **own, resume=str(kept)), tmp_path))
+    ended = report_of(compress(spec_of(shallow, **own, resume=str(kept)), tmp_path))
     assert [row.stage for row in ended.rows][-1] == "distilled"
     assert ended.front is None
     assert [one.stage for part in ended.parts for one in part.points] == ["distilled", "distilled"]

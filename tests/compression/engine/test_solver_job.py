@@ -34,9 +34,9 @@ def notes_of(report: Report) -> str:
 
 
 def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_another_target(
-    tmp_path: Path, encoder: Path, reviews: Path
+    tmp_path: Path, shallow: Path, reviews: Path
 ) -> None:
-    first = compress(spec_of(encoder, reviews, recipe=recipe_of(target_params=0.2)), tmp_path)
+    first = compress(spec_of(shallow, reviews, recipe=recipe_of(target_params=0.2)), tmp_path)
     for event in first:
         if isinstance(event, Log) and event.message.startswith("Error tables of"):
             break
@@ -44,7 +44,7 @@ def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_ano
     shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
     assert (tmp_path / "kept" / FOLDER / "state.json").is_file()
 
-    seen = list(compress(spec_of(encoder, reviews, recipe=recipe_of(target_params=0.2), resume="kept"), tmp_path))
+    seen = list(compress(spec_of(shallow, reviews, recipe=recipe_of(target_params=0.2), resume="kept"), tmp_path))
     assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline"]
     report = report_of(seen)
     assert SPARED in notes_of(report)
@@ -55,7 +55,7 @@ def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_ano
     assert after <= 0.8 * before
     assert all("error" in group for group in report.pruning["ffn"]["groups"].values())
 
-    spec = spec_of(encoder, reviews, recipe=recipe_of(target_params=0.4), resume="out/checkpoints", output="later")
+    spec = spec_of(shallow, reviews, recipe=recipe_of(target_params=0.4), resume="out/checkpoints", output="later")
     seen = list(compress(spec, tmp_path))
     told = [[file.path for file in event.files] for event in seen if isinstance(event, TablesSaved)]
     assert told == [["orders.safetensors", "state.json"], ["orders.safetensors", "solved.json", "state.json"]]
@@ -67,7 +67,7 @@ def test_a_killed_job_goes_on_with_its_tables_and_a_later_one_reads_them_for_ano
 
     # As the service offers them: from a folder of another job, without its checkpoints.
     shutil.copytree(tmp_path / "later" / "checkpoints" / FOLDER, tmp_path / "tables-0" / FOLDER)
-    spec = spec_of(encoder, reviews, recipe=recipe_of(target_params=0.3), error_tables=["tables-1", "tables-0"], output="third")
+    spec = spec_of(shallow, reviews, recipe=recipe_of(target_params=0.3), error_tables=["tables-1", "tables-0"], output="third")
     report = report_of(compress(spec, tmp_path))
     assert SPARED in notes_of(report)
     search = SolvedSearch.model_validate_json(unseal(tmp_path / "third" / "checkpoints" / FOLDER / "solved.json"))
@@ -95,10 +95,10 @@ def test_a_network_is_shipped_with_free_widths_within_two_targets(tmp_path: Path
 
 
 def test_a_latency_that_nothing_predicts_ends_a_job_before_anything_is_trained(
-    tmp_path: Path, encoder: Path, reviews: Path
+    tmp_path: Path, shallow: Path, reviews: Path
 ) -> None:
     seen: list[Any] = []
     with pytest.raises(MissingResource, match="needs a device table") as caught:
-        seen.extend(compress(spec_of(encoder, reviews, recipe=recipe_of(target_latency={"speed_up": 2})), tmp_path))
+        seen.extend(compress(spec_of(shallow, reviews, recipe=recipe_of(target_latency={"speed_up": 2})), tmp_path))
     assert caught.value.param == "recipe.prune.search"
     assert not any(isinstance(event, StageFinished) for event in seen)
