@@ -191,7 +191,7 @@ def serve(channel: socket.socket, level: str) -> list[str]:
 
 
 def keep_objects() -> None:
-    """Leave all that there is out of each search for garbage, and search seldom: tracing a model makes objects by the million."""
+    """Leave all that there is out of each search for garbage, and search seldom: tracing a model makes millions of them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
