@@ -75,11 +75,11 @@ def weights(output: Path) -> dict[str, str]:
     return {str(one.relative_to(output)): digest(one) for one in sorted((output / "artifacts").rglob("*")) if one.name in names}
 
 
-def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, shallow: Path, reviews: Path) -> None:
+def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     kept = tmp_path / "kept"
 
     def spec(name: str, **changes: Any) -> Path:
-        return write_spec(tmp_path / name, shallow, reviews, recipe=LONG, **changes)
+        return write_spec(tmp_path / name, encoder, reviews, recipe=LONG, **changes)
 
     whole = list(job(spec("whole")))
 
@@ -114,27 +114,27 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, shallow: Path, 
     assert len(weights(tmp_path / "third" / "out")) == 3
 
 
-def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path, shallow: Path, reviews: Path) -> None:
+def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     kept = tmp_path / "kept"
     recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
-    spec = write_spec(tmp_path / "first", shallow, reviews, recipe=recipe, save_seconds=0)
+    spec = write_spec(tmp_path / "first", encoder, reviews, recipe=recipe, save_seconds=0)
     with attempt(tmp_path / "first", kept, spec) as one:
         for event in one.events():
             if isinstance(event, Progress) and event.phase == "export and measure":
                 one.engine.send_signal(signal.SIGKILL)
                 break
-    seen = list(job(write_spec(tmp_path / "second", shallow, reviews, recipe=recipe, resume=str(kept))))
+    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))))
     assert isinstance(seen[-1], Finished)
     assert [event.message for event in seen if isinstance(event, Log)] == ["Training had ended; its result is taken up."]
     assert not [event for event in seen if isinstance(event, Progress) and event.loss is not None]
     assert digest(tmp_path / "second" / "out" / "checkpoints" / "baseline" / "model.safetensors")
 
 
-def test_an_unusable_save_is_told_and_costs_time_only(tmp_path: Path, shallow: Path, reviews: Path) -> None:
+def test_an_unusable_save_is_told_and_costs_time_only(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 1, "rate": 3e-3}}
     (tmp_path / "kept" / FOLDER).mkdir(parents=True)
     (tmp_path / "kept" / FOLDER / "state.json").write_text("nonsense")
-    seen = list(job(write_spec(tmp_path / "job", shallow, reviews, recipe=recipe, resume=str(tmp_path / "kept"))))
+    seen = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe, resume=str(tmp_path / "kept"))))
     assert [event.level for event in seen if isinstance(event, Log) and "not used" in event.message] == ["warning"]
     assert isinstance(seen[-1], Finished)
 
