@@ -38,7 +38,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of such an encoder of one layer, for jobs that trace many shapes: each layer takes a second or two."""
+    """Folder of such an encoder of one layer, for jobs that trace many shapes: each layer adds a second to each trace."""
     return write_encoder(tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
 
 

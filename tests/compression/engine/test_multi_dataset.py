@@ -36,14 +36,14 @@ from tests.support.tiny_bert import sentences, write_rows
 from tests.support.toy_tasks import write
 
 
-def spec_of(folder: Path, shallow: Path, **changes: Any) -> Spec:
+def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
     tasks = {"mood": "text-classification", "joy": "text-regression"}
     parts = [{"name": name, "task": task, "data": engine_jobs.asked_of("", name)["data"]} for name, task in tasks.items()]
     recipe = {**engine_jobs.RECIPE, "prepare": {"epochs": 3, "rate": 3e-3}, "prune": None, "distill": None}
     evaluate = {"length": 16, "metric": ["accuracy_f1", "auto"]}
     own = {"task": "several", "data": None, "parts": parts, "recipe": recipe, "evaluate": evaluate}
     own |= {"targets": {"quality_gate": {"max_drop": 0.3}}}
-    return engine_jobs.spec_of(shallow, **{**own, **changes})
+    return engine_jobs.spec_of(encoder, **{**own, **changes})
 
 
 class Attempts(NamedTuple):
