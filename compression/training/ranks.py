@@ -9,19 +9,22 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, TextIO, cast
 
 import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch._C._distributed_c10d import FileStore
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import _abort_process_group, _set_pg_timeout
 from transformers import PreTrainedModel
 
 from compression.schema.config import Config
@@ -41,6 +44,8 @@ END_SECONDS = 5.0
 """For the kernel to end what broke a collective."""
 COLLECTIVE_SECONDS = 3600.0
 """Limit for one collective: the others wait in one while the first process validates or writes a save."""
+WATCH_SECONDS = 2.0
+"""Between two looks at the children of a training on cards."""
 JOIN_SECONDS = 120.0
 """Limit for the processes to meet, once each has opened its part: one that ended before it met the others is missed then."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1", "NCCL_CUMEM_ENABLE": "0"}
@@ -85,7 +90,7 @@ class Ranks:
         try:
             self._start(device, share)
             self._meet(work)
-            with threads(share):
+            with threads(share), self._watched(device):
                 group = Sharded(work, device, whole)
                 yield group
             ended = True
@@ -98,8 +103,31 @@ class Ranks:
                 self.close()
             if group is not None:
                 group.leave()
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            leave_group(whole=ended)
+
+    @contextmanager
+    def _watched(self, device: torch.device) -> Iterator[None]:
+        """Abort the group if a child ends within this context: on cards this process would wait for it, for an hour at most.
+
+        Where there are no cards, what breaks off a connection is told at once.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(WATCH_SECONDS):
+                if any(child.poll() is not None for child in self._children):
+                    abort_group()
+                    return
+
+        watching = threading.Thread(target=watch, name="ranks-watch", daemon=True)
+        if device.type != "cpu":
+            watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if watching.ident is not None:
+                watching.join()
 
     def _start(self, device: torch.device, threads: int) -> None:
         """Start the children, unless they run since an earlier training; wait until they are ready. Raises RankLost."""
@@ -208,8 +236,26 @@ def join_group(store: Path, rank: int, size: int) -> None:
     _set_pg_timeout(timedelta(seconds=COLLECTIVE_SECONDS))
 
 
+def abort_group() -> None:
+    """Have what waits in a collective of the group fail."""
+    if dist.group.WORLD is not None:
+        dist.group.WORLD.abort()
+
+
+def leave_group(*, whole: bool) -> None:
+    """Leave the group, if there is one. whole: all its processes do; otherwise nothing waits for those that have ended."""
+    if dist.is_initialized():
+        if whole:
+            dist.destroy_process_group()
+        else:
+            _abort_process_group()
+
+
 def serve(spec: RankSpec) -> int:
-    """Do this process's part of each training that standard input names; return the exit code when it ends."""
+    """Do this process's part of each training that standard input names; return the exit code when it ends.
+
+    What fails ends the process at once: a card's group waits for its peers where it is left, and they for this process.
+    """
     channel = process.private_channel()
     process.keep_freed_memory()
     device = torch.device("cpu") if spec.device == "cpu" else torch.device(spec.device, spec.rank)
@@ -221,27 +267,30 @@ def serve(spec: RankSpec) -> int:
         for line in sys.stdin:
             _take_part(Path(line.strip()), spec, device, channel)
     except Exception as problem:
-        if isinstance(failures.typed(problem), OutOfMemory):
+        lacks = isinstance(failures.typed(problem), OutOfMemory)
+        if lacks:
             sys.stderr.write(f"process {spec.rank} of the training ran out of memory: {problem}\n")
-            return OUT_OF_MEMORY
-        raise
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(OUT_OF_MEMORY if lacks else 1)
     return 0
 
 
-def _take_part(path: Path, spec: RankSpec, device: torch.device, channel: TextIO) -> None:
-    def place(storage: Any, location: str) -> Any:
-        return storage.cuda(device) if location.startswith("cuda") else storage
+def place(device: torch.device, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+    """Return where a process opens the storage of a tensor: on its own device what was on the first one's."""
+    return storage.to(device=device) if location.startswith("cuda") else storage
 
+
+def _take_part(path: Path, spec: RankSpec, device: torch.device, channel: TextIO) -> None:
     # The engine wrote it: whoever could change it could change the engine's folder.
-    work: Work = torch.load(path, map_location=place, weights_only=False, mmap=device.type == "cpu")
+    work: Work = torch.load(path, map_location=partial(place, device), weights_only=False, mmap=device.type == "cpu")
     for model in (work.model, *work.hooks.asked):
         if isinstance(model, PreTrainedModel):
             with torch.device("meta"):  # transformers learns what a class can capture when one is made, and pickle makes none
                 type(model)(model.config)
     channel.write(READY.decode())
     join_group(path.with_suffix(".store"), spec.rank, spec.size)
-    try:
-        for _ in run(work, Sharded(work, device, spec.threads)):
-            pass
-    finally:
-        dist.destroy_process_group()
+    for _ in run(work, Sharded(work, device, spec.threads)):
+        pass
+    dist.destroy_process_group()
