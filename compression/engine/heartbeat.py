@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 SECONDS = 10.0  #: interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs
@@ -30,6 +31,8 @@ def heartbeat(tell: Callable[[], None]) -> Iterator[None]:
 
     def due(*_: Any) -> None:
         nonlocal last
+        if torch.compiler.is_compiling():
+            return  # torch cannot trace a clock: each layer's graph would break at each of its modules
         if (now := time.monotonic()) - last >= SECONDS:
             last = now
             tell()
