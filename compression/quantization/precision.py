@@ -75,6 +75,9 @@ def _float32_products(kind: str | None) -> Iterator[None]:
 
 
 def half_products(device: torch.device, *, wanted: bool = True) -> AbstractContextManager[None]:
-    """Multiply floating-point matrices in bfloat16 within this context, if it is `wanted` and `gradient_dtype` is bfloat16."""
-    half = wanted and gradient_dtype(device) == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+    """Multiply floating-point matrices in bfloat16 within this context, if it is `wanted` and `gradient_dtype` is bfloat16;
+    otherwise as they are, also within another such context.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and gradient_dtype(device) == torch.bfloat16)
