@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import psutil
 import structlog
@@ -45,7 +46,8 @@ class DeviceWatch:
                 self.facts = found
             return found
         if self._is_due(lost):
-            self.thread = threading.Thread(target=self._probe, args=(self.activity.polls,), name="device-probe", daemon=True)
+            probe = partial(self._probe, self.activity.polls, lost=lost)
+            self.thread = threading.Thread(target=probe, name="device-probe", daemon=True)
             self.thread.start()
         return None
 
@@ -66,14 +68,14 @@ class DeviceWatch:
             return False
         return over
 
-    def _probe(self, looks: int) -> None:
+    def _probe(self, looks: int, *, lost: bool) -> None:
         try:
             found = run_probe(self.device, self.settings)
         except DeviceAbsent as problem:
             log.warning("device_probe_failed", cause=problem.cause)
             self.given_up = self.device == CPU  # its jobs do not depend on it
             return
-        if self.device == CPU and self.activity.polls != looks:
+        if not lost and self.activity.polls != looks:
             return  # a job began meanwhile: the rates are of what it left
         self.found = found
         log.info("device_measured", **found.model_dump(mode="json", exclude_none=True))

@@ -68,9 +68,10 @@ def find_cards(numbers: Sequence[int], root: Path = ROOT, visible: str | None = 
 def card_device(card: Card, number: int, root: Path = ROOT) -> Device:
     """Return the device of a card: by its UUID, because a confined engine sees one card, which is then number 0 to CUDA.
 
-    Raises DeviceAbsent for a further card whose UUID the driver does not tell yet.
+    Raises DeviceAbsent if the driver does not tell the card's UUID yet, unless it is the machine's first: of that the number is
+    known, however an engine is confined.
     """
-    if not card.uuid and number:
+    if not card.uuid and card != list_cards(root)[0]:
         raise DeviceAbsent(
             f"the driver does not tell the UUID of cuda:{number} ({card.name}): nothing has used it since it was loaded.",
             "Run nvidia-smi once as root, or nvidia-persistenced, and start the worker again.",

@@ -204,7 +204,10 @@ def test_a_cpu_is_measured_once_it_idles_and_not_while_a_job_runs(settings: Sett
     assert watch.thread is None  # once
 
 
-def test_what_is_measured_while_a_job_begins_does_not_count(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", [CPU, Device("cuda", "GPU-1")])
+def test_what_is_measured_while_a_job_begins_does_not_count(
+    device: Device, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     activity = ChildActivity()
 
     def probe(*_: object) -> WorkerDevice:
@@ -214,5 +217,5 @@ def test_what_is_measured_while_a_job_begins_does_not_count(settings: Settings, 
     monkeypatch.setattr(device_watch, "run_probe", probe)
     monkeypatch.setattr(device_watch, "IDLE_SECONDS", 0.0)
     monkeypatch.setattr(device_watch, "BUSY", 101.0)
-    watch = DeviceWatch(settings, activity, (CPU, WorkerDevice(kind="cpu", name="x", memory_bytes=1)))
+    watch = DeviceWatch(settings, activity, (device, WorkerDevice(kind=device.kind, name="x", memory_bytes=1)))
     assert until_found(watch, lost=False) is None

@@ -65,6 +65,20 @@ def test_a_card_is_named_by_its_uuid_and_brings_its_own_files(cards: Path) -> No
     assert find_card(0, cards, "1").visible == UUIDS[1]  # numbers are of what the worker itself may use
 
 
+def test_a_card_without_a_uuid_is_the_machine_s_first_or_none(cards: Path) -> None:
+    """A number is of what the worker may use, and number 0 to an unconfined engine is the machine's first card."""
+    for place in cards.glob("proc/driver/nvidia/gpus/*/information"):
+        told = place.read_text()
+        for uuid in UUIDS:
+            told = told.replace(uuid, "GPU-????????-????")
+        place.write_text(told)
+    assert find_card(0).visible == find_card(0, cards, "0").visible == "0"
+    with pytest.raises(DeviceAbsent, match="UUID"):
+        find_card(0, cards, "1")
+    with pytest.raises(DeviceAbsent, match="UUID"):
+        find_card(1)
+
+
 def test_a_card_that_is_not_there_is_absent(cards: Path) -> None:
     with pytest.raises(DeviceAbsent, match=r"cuda:9 is not there: this machine has 2 cards"):
         find_card(9)
