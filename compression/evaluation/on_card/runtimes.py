@@ -1,6 +1,8 @@
 """The runtimes that a model is timed in on a GPU. Each opens a model, or says why it cannot."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,6 +24,7 @@ from compression.models.loading import open_stock
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
+from compression.system.cards import SLICE, VISIBLE, list_cards
 from compression.system.device import CARD
 
 NO_FILE = "the job has no ONNX file of it."
@@ -141,6 +144,25 @@ class OnnxModel:
         return None
 
 
+@contextmanager
+def numbered() -> Iterator[None]:
+    """Name this process's card by its number within this context, and not by its UUID: vLLM reads CUDA_VISIBLE_DEVICES itself,
+    and takes numbers alone. Raises Unavailable for a slice of MIG, which has none.
+    """
+    visible = os.environ.get(VISIBLE, "")
+    if visible.startswith(SLICE):
+        raise Unavailable("vLLM takes a card by its number, and a slice of MIG has none.")
+    place = next((place for place, card in enumerate(list_cards()) if card.uuid and card.uuid == visible), None)
+    if place is None:
+        yield
+        return
+    os.environ[VISIBLE] = str(place)
+    try:
+        yield
+    finally:
+        os.environ[VISIBLE] = visible
+
+
 class VllmModel:
     """A language model in vLLM, in bfloat16. Its time is that of a whole request to its engine."""
 
@@ -155,7 +177,8 @@ class VllmModel:
             raise Unavailable("vLLM is not installed.") from None
         self.timer, self.vllm = by_clock, cast(Any, import_module("vllm"))
         options = {"dtype": "bfloat16", "skip_tokenizer_init": True, "enable_prefix_caching": False}
-        self.engine = self.vllm.LLM(model=str(model.folder), **options)
+        with numbered():
+            self.engine = self.vllm.LLM(model=str(model.folder), **options)
 
     def call(self, batch: int, length: int, tokens: int = 0) -> Callable[[], object]:
         """See `Opened`. A request for a prompt generates one token: as soon as its prompt is read, it has it."""

@@ -1,5 +1,6 @@
 """Models in the runtimes of a GPU, on a second device without a card (`second_device`), and why one is not timed."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,13 +17,15 @@ from transformers import BertForSequenceClassification
 
 from compression.evaluation.on_card import runtimes
 from compression.evaluation.on_card.measure import CardSpec, TimedModel, time_model
-from compression.evaluation.on_card.runtimes import RUNTIMES, CardModel, OnnxModel, TorchModel, Unavailable, VllmModel
+from compression.evaluation.on_card.runtimes import RUNTIMES, CardModel, OnnxModel, TorchModel, Unavailable, VllmModel, numbered
 from compression.evaluation.on_card.timing import CLOCK
 from compression.evaluation.runtimes import onnx
 from compression.evaluation.runtimes.onnx import CPU_PROVIDER
 from compression.export.manifest import write_config
 from compression.export.onnx.exporter import write_onnx
+from compression.system.cards import SLICE, VISIBLE
 from tests.support import tiny_language
+from tests.support.nvidia import UUIDS, install
 from tests.support.second_device import second_device
 from tests.support.tiny_bert import tiny_config, write_tokenizer
 
@@ -183,6 +186,21 @@ def test_vllm_is_asked_for_tokens_where_it_is_installed(
     assert [len(prompt["prompt_token_ids"]) for prompt in prompts] == [3, 3]
     assert sampling["max_tokens"] == 5
     assert sampling["ignore_eos"]
+
+
+def test_vllm_is_told_a_card_s_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine's environment has the UUID, which vLLM does not read."""
+    monkeypatch.setattr(runtimes.list_cards, "__defaults__", (install(tmp_path), None))
+    monkeypatch.setenv(VISIBLE, UUIDS[1])
+    with numbered():
+        assert os.environ[VISIBLE] == "1"
+    assert os.environ[VISIBLE] == UUIDS[1]
+    monkeypatch.delenv(VISIBLE)
+    with numbered():
+        assert VISIBLE not in os.environ
+    monkeypatch.setenv(VISIBLE, f"{SLICE}cccc")
+    with pytest.raises(Unavailable, match="slice"), numbered():
+        pass
 
 
 def test_each_runtime_has_a_row() -> None:
