@@ -132,7 +132,7 @@ def _manage(app: Commands, kind: Kind) -> None:
 
 @models.command("add")
 def models_add(lathe: Lathe, folder: Path, name: Name = None) -> None:
-    """Upload the folder that save_pretrained() wrote, and wait until it is checked."""
+    """Upload a model's folder (as save_pretrained() wrote it, or with one GGUF or ONNX file), and wait until it is checked."""
     model = add_model(lathe, folder, name)
     emit(model, f"{model.id} is ready: {_facts(model)}", f"Next: lathe submit --model {model.id} --data FOLDER")
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from redis import Redis
 
 DEVICE_HELP = (
-    "What the workers compute on: cpu, cuda:N, or auto, which spreads them over the cards that work; by default LATHE_DEVICE, "
-    "of the environment or the home's .env."
+    "What the workers compute on: cpu, cuda:N, several cards for one worker as cuda:N,M, or auto, which spreads them over the "
+    "cards that work; by default LATHE_DEVICE, of the environment or the home's .env."
 )
 DATABASE, BROKER = "LATHE_DATABASE_URL", "LATHE_BROKER_URL"
 PATIENCE = 60.0

@@ -12,6 +12,7 @@ import torch
 from transformers import BertForSequenceClassification
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from compression.engine.heartbeat import heartbeat
 from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
 from compression.quantization.fake_quantize import insert_fake_quantization
@@ -212,3 +213,24 @@ def test_a_model_without_such_layers_is_told_so(model: BertForSequenceClassifica
     (remark,) = outcome.remarks
     assert "no layers that can be compiled" in remark
     assert not logs
+
+
+def test_signs_of_life_leave_each_layer_s_graph_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine's heartbeat is called by each module, and torch traces no clock: a layer's graph would end at each of them."""
+    graphs = list[int]()
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(sum(node.op != "placeholder" for node in graph.graph.nodes))
+        return graph.forward
+
+    def traced() -> list[int]:
+        graphs.clear()
+        torch._dynamo.reset()
+        layer = Narrow(3).eval()
+        torch.compile(layer.forward, backend=count)(torch.ones(2, 4))
+        return list(graphs)
+
+    alone = traced()
+    assert len(alone) == 1
+    with heartbeat(lambda: None):
+        assert traced() == alone
