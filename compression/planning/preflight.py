@@ -9,7 +9,7 @@ from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
-from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.models.architectures.shapes import Count, check_axes, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.auto_rules import auto_notes, check_auto
 from compression.planning.card_memory import harness_bytes
 from compression.planning.counted import Counted
@@ -293,13 +293,16 @@ def _checked(
 def expected_shape(
     family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, network: NetworkFacts | None = None
 ) -> Shape:
-    """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape."""
+    """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape and
+    InvalidSpec.
+    """
+    check_axes(family, prune, shape, network)
     try:
         return planned_shape(family, shape, prune, count=count, network=network)
     except UnsupportedShape:
         if prune.target_params is None or "vocabulary" not in prune.axes:
             raise
-        return deepest_shape(family, shape, prune)
+        return deepest_shape(family, shape, prune, network)
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:

@@ -216,9 +216,9 @@ def _scaled(prune: Prune, deepest: float) -> dict[Axis, float]:
 
 
 def deepest_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts | None = None) -> Shape:
-    """Return the deepest cut that a target may take."""
-    *_, (_, found) = candidates(family, shape, prune, network)
-    return found
+    """Return the deepest cut that a target may take. Raises UnsupportedShape if there is none, not even without a cut."""
+    every = [found for _, found in candidates(family, shape, prune, network)]
+    return every[-1] if every else shape_at(family, shape, prune, _scaled(prune, 0.0), network)
 
 
 def _of_network(

@@ -79,6 +79,20 @@ def test_keys_of_a_cut_that_do_not_agree_are_refused(settings: dict[str, object]
     assert caught.value.errors()[0]["loc"] in [("prune", *place) for place in within]
 
 
+@pytest.mark.parametrize(
+    ("units", "prune", "said"),
+    [
+        (1536, Prune(axes=("ffn", "experts", "vocabulary"), target_params=0.3), "no axis 'experts'"),
+        (96, Prune(axes=("ffn",), multiple=256, target_latency=TargetLatency(speed_up=2)), "0 feed-forward units"),
+    ],
+)
+def test_a_target_hides_no_cut_that_cannot_be(units: int, prune: Prune, said: str) -> None:
+    """What the words of the texts may still bring about is the target alone."""
+    model = MODEL.model_copy(update={"shape": SHAPE.model_copy(update={"ffn": units})})
+    with pytest.raises(UnsupportedShape, match=said):
+        preflight(model, DATA, Recipe(prune=prune), Evaluate())
+
+
 def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:
     for settings in ({"ratio": {"heads": 0.5, "layers": 0.3}}, {"ratio": 0.4}, {"ratio": {"ffn": 0.2, "vocabulary": 0.5}}):
         recipe = Recipe.model_validate({"prune": settings})
