@@ -11,12 +11,11 @@ import structlog
 
 from app.core import crash_points, traces
 from app.core.settings import Settings
-from app.jobs import device_tables, fencing, jobs, stage_results
+from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading
 from app.store.models import EventType
 from app.store.storage import Storage
 from compression.schema import events
-from compression.schema.device_table import DeviceTable
 from compression.schema.errors import DiskFull, OutOfMemory
 from compression.schema.events import (
     ArtifactReady,
@@ -36,10 +35,8 @@ from compression.schema.events import (
 )
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
-from compression.schema.tables_files import TABLES
 from compression.system.memory import killed_for_memory
 from workers.attempt_ends import Crashed, Failed, Interrupted, describe_end
-from workers.device_table_check import check_table
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
@@ -47,7 +44,7 @@ from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import DISK_SHARE, engine_disk, taken_bytes
 from workers.report_check import check_report
-from workers.tables_check import check_tables
+from workers.tables_relay import TablesRelay
 from workers.usage import find_excess
 
 log = structlog.get_logger()
@@ -104,7 +101,7 @@ class EventRelay:
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
         self.most_disk = beside + self.most_written
-        self.has_table = False
+        self.tables = TablesRelay(claim, self._store, self.stored, self._write, self._origin)
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
     def run(self) -> None:
@@ -221,11 +218,12 @@ class EventRelay:
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case TablesSaved() | DeviceTableMeasured():
-                self._store_tables(event)
+                self.tables.take(event, self.part_names)
             case RecipeResolved(resolved=found):
                 said = {"level": "info", "message": " ".join(found.reasons)[:4000]}
                 self._record("log", said, resolved=found.model_dump(mode="json"))
             case Finished(report=report):
+                self.tables.check_last()
                 stored = {artifact.name for artifact, _ in self.pending}
                 check_report(report, self.claim.job.id, stored, self.part_names)
                 self.report = report
@@ -326,29 +324,6 @@ class EventRelay:
         crash_points.reach("worker_training_saved")
         self._forget_saved()
         self.saved = list(keys.values())
-
-    def _store_tables(self, event: TablesSaved | DeviceTableMeasured) -> None:
-        """Store error tables for later attempts and jobs, and for other targets; or a device table. Raises Untrustworthy."""
-        if isinstance(event, DeviceTableMeasured):
-            return self._store_table(event.table)
-        number, folder = check_tables(event, self.claim.job, self.part_names), f"checkpoints/{TABLES}"
-        self._store(folder, event.files)
-        files = [file.model_dump(mode="json") for file in event.files]
-        data, prefix = event.model_dump(mode="json", include={"part", "seconds"}), f"{self.place}/{folder}"
-        origin = self._origin()
-        self._write(
-            lambda session: stage_results.record_tables(session, self.claim, number, prefix, files, data, origin=origin)
-        )
-        self.stored |= {f"{prefix}/{file.path}": file.sha256 for file in event.files}
-        return None
-
-    def _store_table(self, table: DeviceTable) -> None:
-        """Store what layers cost here, for all jobs. Raises Untrustworthy for a second one, and as `check_table`."""
-        if self.has_table:
-            raise Untrustworthy("it measured a second device table")
-        self.has_table = True
-        check_table(table, self.claim.job)
-        self._write(lambda session: device_tables.store(session, self.claim, table))
 
     def _forget_saved(self) -> None:
         """Delete what was saved of training before; the keeper finds what a crash leaves of it."""

@@ -12,10 +12,11 @@ from app.store import quotas
 from app.store.db import reading, writing
 from app.store.models import Dataset, Event, Job
 from app.store.storage import open_storage
-from compression.schema.events import TablesSaved
+from compression.schema.events import Finished, TablesSaved
 from compression.schema.job_spec import Spec
 from compression.schema.report.report import File
 from compression.schema.solved_search import MOST_JSON, MOST_ORDERS
+from tests.client.figures import report
 from tests.support.rows import do, submitted
 from tests.workers.test_several import LAYOUT, claimed, file, listen
 from workers.folders import Untrustworthy
@@ -78,6 +79,32 @@ def test_a_later_attempt_on_another_worker_reads_what_the_first_computed(setting
     spec = spec_of(claim, second, settings)
     assert (spec.resume, spec.error_tables) == ("resume", ())
     assert (second / "resume/tables/state.json").read_bytes() == b"of tables"
+
+
+def test_what_the_engine_writes_anew_meanwhile_is_told_of_by_the_next_event(settings: Settings, tmp_path: Path) -> None:
+    """The worker may come to an event late: with a slow storage, or without its database for a while."""
+    job, folder = submit(), tmp_path / "1"
+    claim = claimed(settings, folder)
+    saved(folder, "state.json", "orders.safetensors")
+    first, last = (
+        TablesSaved(seconds=3.5, files=(file(folder / "out/checkpoints/tables", "solved.json", content),))
+        for content in (b"of the first round", b"of the last one")
+    )
+    listen(claim, folder, settings, first, last)
+    (stored,) = stored_tables(job)
+    assert stored == last.files[0].model_dump(mode="json")
+
+
+def test_a_job_does_not_end_with_tables_that_no_event_told_of(settings: Settings, tmp_path: Path) -> None:
+    submit()
+    folder = tmp_path / "1"
+    claim = claimed(settings, folder)
+    only = saved(folder, "solved.json")
+    saved(folder, "solved.json", content=b"another")
+    with pytest.raises(Untrustworthy, match="solved"):
+        listen(claim, folder, settings, only, Finished(report=report(rows=())))
+    with pytest.raises(Untrustworthy, match="state"):
+        listen(claim, folder, settings, saved(folder, "state.json").model_copy(update={"files": many("state.json").files}))
 
 
 def test_tables_stay_with_an_ended_job_until_it_is_deleted(settings: Settings, tmp_path: Path) -> None:
