@@ -112,7 +112,7 @@ def answer(solver: SolverProcess, storage: Storage, known: Known, question: Targ
     found = _ask(solver, storage, known, question, SECONDS).answer
     if found is None:
         raise NoAnswer("the solver gave no answer")
-    return found.model_copy(update={"device_table": known.table_id})
+    return found.model_copy(update={"device_table": known.table_id if found.no_milliseconds is None else None})
 
 
 def front(solver: SolverProcess, storage: Storage, known: Known, by: By) -> TargetFront:
@@ -120,7 +120,7 @@ def front(solver: SolverProcess, storage: Storage, known: Known, by: By) -> Targ
     found = _ask(solver, storage, known, by, FRONT_SECONDS).front
     if found is None:
         raise NoAnswer("the solver gave no answer")
-    return found.model_copy(update={"device_table": known.table_id})
+    return found.model_copy(update={"device_table": known.table_id if found.no_milliseconds is None else None})
 
 
 def _ask(solver: SolverProcess, storage: Storage, known: Known, asked: TargetQuestion | By, seconds: float) -> SolverReply:

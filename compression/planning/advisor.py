@@ -308,6 +308,8 @@ def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
 
 def _recover(case: Case) -> Iterator[Remedy]:
     """Offer a lower rate, more epochs at their pace, or a milder cut, to recover more of the cut's loss."""
+    if case.recipe.auto is not None:
+        return  # what was cut first and what was trained in full are two sizes, of as many epochs as there was time for
     prune, distill, epochs = case.recipe.prune, case.recipe.distill, case.recipe.distill.epochs if case.recipe.distill else 0
     if case.row.stage in POINTS:  # no row has its score between cut and training
         yield from _teach_longer(case, 2 * epochs, f"{case.gap}, after {epochs} epochs.")

@@ -13,7 +13,7 @@ OF_SIZES = ("recipe.prune",)
 def more_time(auto: Auto, *, missed: bool) -> Iterator[Remedy]:
     """Yield more time for the search, if a target of the score is missed."""
     if missed and 2 * auto.budget_minutes <= MOST_MINUTES:
-        why = "no size that was distilled kept the target: twice the time allows longer distillations, and larger sizes"
+        why = "no size kept the target; if time ended the search, twice of it allows longer distillations and further sizes"
         yield Remedy(key="recipe.auto.budget_minutes", now=auto.budget_minutes, proposed=2 * auto.budget_minutes, why=why)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compression.models.architectures.pruning_groups import key_of
+from compression.models.architectures.pruning_groups import axis_and_layer, key_of
 from compression.planning.formats import PlannedModel, lacking
 from compression.planning.on_disk import untrained
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, GENAI, GGUF, INTEGERS, ONNX, further_formats
@@ -278,8 +278,10 @@ def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]
     kind = "unit" if shape.widths is None else "channel"
     own = {key_of("ffn", number): units for number, units in enumerate(shape.ffns or ())}
     widths = shape.widths or own or {"ffn": shape.ffn}
-    odd = {name: width for name, width in widths.items() if width % VECTOR[kind]}
-    if not odd or prune.multiple == VECTOR["unit"]:
+    odd = {name: width for name, width in widths.items() if width % VECTOR[kind] and axis_and_layer(name)[0] != "heads"}
+    # What a network's widths are rounded to is no more than what its vectors hold, whatever larger is asked for.
+    rounds = prune.multiple != "auto" and prune.multiple >= VECTOR["channel"] and kind == "channel"
+    if not odd or rounds or prune.multiple == VECTOR["unit"]:
         return
     named = ", ".join(f"{name} {width}" for name, width in list(odd.items())[:3])
     cause = f"{share:.0%} of the time goes to products, and {len(odd)} widths are no multiple of {VECTOR[kind]}: {named}."

@@ -6,7 +6,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import remade
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import MOST_RATIO, Ratios, candidates
+from compression.models.architectures.shapes import Ratios, candidates
 from compression.planning.latency_search import LatencySearch
 from compression.pruning.scores import ImportanceScores
 from compression.quantization.fake_quantize import simulation_of
@@ -46,7 +46,7 @@ def ratio_for_latency(
     if predicted is not None:
         context.notes.append(f"The device table told where to look first: {_errors(search, predicted)}.")
     if search.found == len(found):
-        deepest = f"the deepest cut of {', '.join(settings.axes)} (ratio {MOST_RATIO:g})"
+        deepest = f"the deepest cut of {', '.join(settings.axes)} (ratio {max(found[-1][0].values()):g})"
         cause = f"target_latency is out of reach: {deepest} is too slow"
         context.notes.append(f"{cause}. It was taken, for it comes nearest.")
         yield Log(level="warning", message=f"{cause}; it is taken.")

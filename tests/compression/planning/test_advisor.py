@@ -6,6 +6,7 @@ import pytest
 
 from compression.planning.remedy_figures import epochs_for, ratio_for
 from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import AUTO
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Targets, Train
@@ -255,3 +256,10 @@ def test_the_reckoning() -> None:
     assert epochs_for(0.4, 0.2, 0.05, 2) == 6  # halved every two epochs
     assert epochs_for(0.4, 0.4, 0.05, 2) is None
     assert epochs_for(0.4, 0.2, -0.1, 2) is None
+
+
+def test_a_recipe_that_looks_for_the_size_is_told_of_no_other_size_s_cut() -> None:
+    """Its cut row is the first size that was tried, and time may have ended the chosen one's training."""
+    (remedy,) = offered(AUTO, BASELINE, QUANTIZED, pruned(0.5), distilled(0.7)).values()
+    assert remedy.key == "recipe.auto.budget_minutes"
+    assert "if time ended the search" in remedy.why

@@ -185,6 +185,11 @@ def test_widths_beside_the_multiple_ask_for_rounding() -> None:
     network = Shape(layers=2, hidden=12, heads=0, ffn=0, vocabulary=0, widths={"channels.0": 16, "channels.1": 11})
     remedy = only(case(found, recipe=narrow, row=row.model_copy(update={"shape": network})))
     assert "1 widths are no multiple of 8: channels.1 11" in remedy.cause
+    rounded = row.model_copy(update={"shape": network})
+    wide = narrow.model_copy(update={"prune": Prune(ratio=0.5, multiple=16)})
+    assert profile_remedies(case(found, recipe=wide, row=rounded)) == ()  # its vectors hold no more
+    heads = network.model_copy(update={"widths": {"heads.0": 3, "ffn.0": 16}})
+    assert profile_remedies(case(found, recipe=narrow, row=row.model_copy(update={"shape": heads}))) == ()
 
 
 def test_many_small_layers_ask_for_rows_together() -> None:
