@@ -74,7 +74,9 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train, and texts without labels for the general phase of distillation."""
+    """Three splits whose labels all occur in train as it was given, and texts without labels for the general phase of
+    distillation.
+    """
 
     labels: tuple[str, ...]  #: in the order of their ids; numbers and answers have none
     splits: dict[Split, TextSplit]
@@ -151,7 +153,8 @@ def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classi
     given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
     check_dataset(given, task)
     splits = carve(given, seed, task)
-    labels = tuple(counted(task, splits["train"].labels)) if task not in UNNAMED else ()
+    # As they were given: what is carved may take a rare tag out of train.
+    labels = tuple(counted(task, given["train"].labels)) if task not in UNNAMED else ()
     texts: tuple[str, ...] = ()
     if "unlabelled" in data.splits:
         texts = tuple(row.text for row in each_row(data, "unlabelled", base, UNLABELLED))

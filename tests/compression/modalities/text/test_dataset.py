@@ -174,3 +174,14 @@ def test_texts_are_carved_and_bear_no_labels_and_of_one_no_perplexity_is_sure(tm
 
 def beside(source: Data, **splits: str) -> Data:
     return source.model_copy(update={"splits": {**source.splits, **{name: (file,) for name, file in splits.items()}}})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_rare_tag_that_is_carved_away_stays_a_label(seed: int, tmp_path: Path) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "B-X" if number else "B-RARE"]} for number in range(12)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Data.model_validate({"format": "jsonl", "splits": {"train": ["d.jsonl"]}})
+    found = load_dataset(data, tmp_path, seed=seed, task="token-classification")
+    assert found.labels == ("B-RARE", "B-X", "O")
+    numbers = [number for split in found.splits for row in found.ids(split) for number in row]
+    assert sorted(numbers) == [0, *[1] * 11, *[2] * 12]
