@@ -90,7 +90,7 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
         longest_words=train.longest,
         unlabelled_words=plain.words / max(plain.rows, 1),
         repeated={name: count for name in tallies if name != "train" and (count := _repeated(tallies[name], train))},
-        empty={name: tally.empty for name, tally in tallies.items() if tally.empty},
+        empty={name: tally.empty for name, tally in (*tallies.items(), ("unlabelled", plain)) if tally.empty},
     )
 
 

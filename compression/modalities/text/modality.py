@@ -18,7 +18,7 @@ from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.modalities.text.scoring.question_answering import QuestionScorer
 from compression.modalities.text.scoring.token_classification import TagScorer
 from compression.modalities.text.scoring.whole_texts import TextClassScorer, TextNumberScorer
-from compression.schema.errors import CompressionError, InvalidSpec, UnreadableData
+from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.manifest import BATCH, LENGTH
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
@@ -229,10 +229,6 @@ class TextModality:
 
         rows = {split: preprocessor.encode(dataset, split, task) for split in splits}
         check_texts(rows.items())
-        for split, encoded in rows.items():
-            if empty := [number for number, length in enumerate(encoded.lengths, 1) if not length]:
-                cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
-                raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
         return dict(rows)
 
     def train_rows(self, rows: Examples, views: Views | None, seed: int) -> Examples:  # noqa: ARG002

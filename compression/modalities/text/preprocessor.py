@@ -15,9 +15,18 @@ from compression.modalities.text.scoring.question_answering import Reader, Windo
 from compression.modalities.text.scoring.token_classification import first_tokens
 from compression.modalities.text.tasks.question_answering import References
 from compression.modalities.text.tasks.token_classification import IGNORED
-from compression.schema.recipe.base import Split
+from compression.schema.errors import UnreadableData
+from compression.schema.recipe.base import DataSplit, Split
 
 AT_ONCE = 512  #: rows to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them
+
+
+def with_tokens(rows: TokenizedDataset, split: DataSplit) -> TokenizedDataset:
+    """Return the rows, each of which has a token. Raises UnreadableData: some tokenizers add none to an empty text."""
+    if empty := [number for number, length in enumerate(rows.lengths, 1) if not length]:
+        cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
+        raise UnreadableData(cause, param=f"data.splits.{split}", remedy="Leave out rows whose text is empty.")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,16 @@ class TextPreprocessor:
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
-        """Tokenize a split. A language model's validation is limited to the rows that choose the epoch."""
+        """Tokenize a split. A language model's validation is limited to the rows that choose the epoch.
+
+        Raises UnreadableData for a text without tokens, unless texts are packed.
+        """
         if task.packed is not None:
             packed = PackedDataset.of(dataset.splits[split].texts, self.tokenizer, self.length, task)
             return packed.judged(0) if split == "validation" else packed
+        return with_tokens(self._encoded(dataset, split, task), split)
+
+    def _encoded(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
         if dataset.task == "token-classification":
             return self._tagged(dataset, split, task)
         if dataset.task == "question-answering":
@@ -69,8 +84,8 @@ class TextPreprocessor:
         self.tokenizer.save_pretrained(folder)
 
     def unlabelled(self, texts: Sequence[str], task: TaskAdapter) -> TokenizedDataset:
-        """Tokenize texts without labels."""
-        rows = self.rows([(text,) for text in texts], [0] * len(texts), task)
+        """Tokenize texts without labels. Raises UnreadableData for one without tokens."""
+        rows = with_tokens(self.rows([(text,) for text in texts], [0] * len(texts), task), "unlabelled")
         # Labels of token classification are a row of ids each: a single IGNORED stands for all.
         labels = torch.full((len(texts), 1), IGNORED) if task.name == "token-classification" else rows.labels
         return replace(rows, labels=labels, labelled=torch.zeros(len(texts), dtype=torch.bool))

@@ -46,8 +46,9 @@ def test_rows_of_train_in_other_splits_and_rows_without_a_word_are_counted(tmp_p
     write(tmp_path / "train.jsonl", [*GOOD, ("", "x"), (" \n", "y")])
     write(tmp_path / "validation.jsonl", [("new", "x"), ("A b c", "x")])
     write(tmp_path / "test.jsonl", [("a b c", "y"), ("d e", "y"), ("new", "x")])
-    facts = found(tmp_path, splits={name: (f"{name}.jsonl",) for name in ("train", "validation", "test")})
-    assert (facts.repeated, facts.empty) == ({"test": 2}, {"train": 2})
+    write(tmp_path / "unlabelled.jsonl", [("x y", "-"), ("", "-")])
+    facts = found(tmp_path, splits={name: (f"{name}.jsonl",) for name in ("train", "validation", "test", "unlabelled")})
+    assert (facts.repeated, facts.empty) == ({"test": 2}, {"train": 2, "unlabelled": 1})
 
 
 def test_a_pair_is_repeated_if_both_of_its_texts_are(tmp_path: Path) -> None:
