@@ -39,6 +39,7 @@ class TrainingConfig:
     warm_epochs: int = 5
     least_gain: float = 0.0  #: a better epoch gains more than this over the best one, on a plateau schedule
     first_gain: float = 0.0  #: the same over the initial model
+    keeps_last: bool = False  #: the weights that stay are the last epoch's, and not the best one's
     head_factor: float = 1.0  #: factor on the learning rate of the head
     remarks: tuple[str, ...] = ()  #: what was decided for this training before it began
 

@@ -339,7 +339,7 @@ class _Run:
     def _is_better(self, now: Validation) -> bool:
         where, plan = self.where, self.plan
         if plan.plateau is None:
-            return now > where.best
+            return now > where.best or plan.keeps_last
         return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
     def _lowers_loss(self, now: Validation) -> bool:

@@ -64,8 +64,8 @@ class Probed:
 class RateSearch:
     """Chooses the rates of body and head for one original; `tried` lists every probe. Call `steps` once.
 
-    A probe trains for a few steps on a sample of train and is judged by the loss on validation, more informative than the
-    metric after so few steps. Only a surely better setting replaces the usual one. The model ends as it was before the probes,
+    A probe trains for a few steps on a sample of train and is judged by the loss on validation after them, more informative
+    than the metric so early. Only a surely better setting replaces the usual one. The model ends as it was before the probes,
     with its head warmed up (whole_head: also the layer before it). error: of the score after the best probe.
     """
 
@@ -155,7 +155,7 @@ class RateSearch:
 
     def _train(self, rate: float, factor: float, *, frozen: Sequence[nn.Parameter] = ()) -> Ticks:
         rows, epochs, _ = self._size()
-        plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed)
+        plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed, keeps_last=True)
         return train(
             self.model,
             replace(plan, head_factor=factor),

@@ -88,6 +88,16 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
     assert all(one.steps >= preparation.PROBE_STEPS / 2 for one in found.rates)
 
 
+def test_a_probe_is_judged_by_what_its_steps_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score that does not move would otherwise have each probe judged by the weights of before it."""
+    monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 0)
+    state = fresh(new_head=False)
+    monkeypatch.setattr(type(state.task), "score", lambda *_: 0.5)
+    found = prepared(state)
+    losses = [one.loss for one in found.rates]
+    assert len(set(losses)) == len(losses) > 2
+
+
 def test_a_new_head_is_warmed_up_and_the_body_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 0)
     given = OPEN.model_copy(update={"prepare": Prepare(rate=1e-4)})
