@@ -1,6 +1,7 @@
 """Finds words with similar vectors in a model's input embeddings, a substitute for a thesaurus."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from compression.modalities.text.augmentation.words import WordSpan
 
 SPARE = 8  #: neighbours to compute beyond the requested number: other spellings of the word itself are among them
 AT_ONCE = 512  #: words whose similarities are in memory at a time
+TRIED = 200  #: words by which the form of a word inside a text is found
 MARKERS = ("Ġ", "▁")  #: markers of the space before a word in BPE and SentencePiece vocabularies
 
 
@@ -21,7 +23,6 @@ class Vocabulary:
         self.tokenizer = tokenizer
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         marker = next((mark for mark in MARKERS if sum(str(token).startswith(mark) for token in tokens) > len(tokens) / 10), "")
-        self._space = " " if marker else ""
         special = set(tokenizer.all_special_ids)
         self.words: dict[int, str] = {}
         for number, token in enumerate(tokens):
@@ -30,7 +31,20 @@ class Vocabulary:
             word = tokenizer.convert_tokens_to_string([token]).strip() if marker else token
             if len(word) > 1 and word.isalpha():  # the ## of a WordPiece inside a word is no letter
                 self.words[number] = word
+        self._space = self._spacing() if marker else ""
         self._pieces: dict[str, list[int]] = {}
+
+    def _spacing(self) -> str:
+        """Return what a word needs before it to have the tokens that it has inside a text: nothing where a normalizer puts the
+        space there itself, as in early vocabularies of SentencePiece.
+        """
+        some = dict(islice(self.words.items(), TRIED))
+
+        def whole(space: str) -> int:
+            found = self.tokenizer([space + word for word in some.values()], add_special_tokens=False)["input_ids"]
+            return sum(ids == [number] for number, ids in zip(some, found, strict=True))
+
+        return max((" ", ""), key=whole) if some else " "
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """Return each word's tokens inside a text."""

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import Unigram
+from tokenizers.normalizers import Prepend, Replace, Sequence
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from compression.modalities.text.augmentation.embedding_neighbours import Neighbours, Vocabulary, nearest
 from compression.modalities.text.augmentation.masked_lm import MaskedLM
@@ -137,3 +141,17 @@ def test_a_masked_model_says_what_fits_in_the_place_and_nothing_beyond_what_it_r
     first, last = source.candidates([word(text), word(text, 79)])
     assert len(first) == 3
     assert last == []
+
+
+@pytest.mark.parametrize("of_its_own", [True, False])
+def test_a_space_that_a_normalizer_puts_before_a_word_is_not_put_there_twice(of_its_own: bool) -> None:
+    """As Llama 2's does; in later vocabularies it is the pre-tokenizer, which puts none before a space."""
+    pieces = [f"▁{one}" for one in ("good", "bad", "film", "plot")]
+    own = Tokenizer(Unigram([("<unk>", 0.0), ("▁", -9.0), *((piece, -1.0) for piece in pieces)], unk_id=0))
+    if of_its_own:
+        own.normalizer = Sequence([Prepend("▁"), Replace(" ", "▁")])
+    else:
+        own.pre_tokenizer = Metaspace(prepend_scheme="first")
+    own.decoder = decoders.Metaspace()
+    words = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=own, unk_token="<unk>"))
+    assert words.pieces(["good", "plot"]) == [[2], [5]]
