@@ -32,6 +32,8 @@ FIT_ROWS, FIT_TOKENS = 256, 32_768
 """Limits of the train rows and tokens that the initial projections are fitted on: some thousand tokens for some hundred
 unknowns. Rows of language models are long, so fewer rows give as many tokens."""
 FIT_BATCH = 32
+FEATURES = frozenset({"hidden", "attention", "embedding"})
+"""Terms of a loss that compare what layers make."""
 AnyTeacher = Teacher | LiveTeacher
 
 
@@ -45,6 +47,7 @@ class FeatureAlignment:
     form: Literal["scores", "relations", "maps"] | None  #: how attention is compared
     heads: int  #: number of heads of that comparison
     projected: bool = True  #: whether states or maps are compared through projections, if there are any
+    without_maps: bool = False  #: whether features were asked for of networks that have none
 
     @classmethod
     def of(
@@ -52,8 +55,10 @@ class FeatureAlignment:
     ) -> "FeatureAlignment":
         """Return the features that `terms` need. Raises InvalidSpec if layers or heads do not match."""
         mine, theirs = (len(adapter_of(model).feature_maps(model)) for model in (student, teacher))
-        if (mine or theirs) and not {"hidden", "attention", "embedding"}.isdisjoint(terms):
+        if (mine or theirs) and not FEATURES.isdisjoint(terms):
             return cls._of_maps(mine, theirs, settings, terms)
+        if adapter_of(student).network(student.config) is not None:
+            return cls._of_outputs(terms)
         one, other = (adapter_of(model).shape_of(model.config) for model in (student, teacher))
         pairs = layer_pairs(settings.layers, one.layers, other.layers)
         states = list(pairs) if "hidden" in terms else []
@@ -86,9 +91,19 @@ class FeatureAlignment:
         one, other = (FeatureRequest(maps=tuple(pair[side] for pair in pairs)) for side in (0, 1))
         return cls(one, other, False, "maps" if "attention" in terms else None, 0, "hidden" in terms)
 
+    @classmethod
+    def _of_outputs(cls, terms: Collection[str]) -> "FeatureAlignment":
+        """Return the comparison of networks of which no stage leaves a map, as of dense layers alone: of their outputs."""
+        if terms and not set(terms) - FEATURES:
+            cause = "the networks have no feature maps, and nothing else is compared"
+            raise InvalidSpec(cause, param="recipe.distill.hidden", remedy="Give soft or hard a weight, and leave general out.")
+        return cls(FeatureRequest(), FeatureRequest(), False, None, 0, without_maps=not FEATURES.isdisjoint(terms))
+
     def notes(self) -> list[str]:
         """Return notes on choices that the recipe does not determine."""
         notes = []
+        if self.without_maps:
+            notes.append("The networks have no stages whose feature maps could be compared: their outputs alone are.")
         if self.student.maps:
             pairs = zip(self.student.maps, self.teacher.maps, strict=True)
             compared = ", ".join(f"{one} ← {other}" for one, other in pairs)

@@ -24,11 +24,13 @@ class LinearlyProbed(Protocol):
 
 
 def linear_probe(context: StageContext) -> float | None:
-    """Return the score on validation of a linear model of a model's features; None if not LinearlyProbed. It is fitted
-    to at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
+    """Return the score on validation of a linear model of a model's features; None if not LinearlyProbed, or if it is a network
+    none of whose stages leaves a feature map, as one of dense layers alone. It is fitted to at most FEATURE_ROWS rows of train,
+    sampled with the job's seed. The model is not changed.
     """
-    task = context.task
-    if not isinstance(task, LinearlyProbed):
+    task, adapter = context.task, adapter_of(context.model)
+    is_network = adapter.network(context.model.config) is not None
+    if not isinstance(task, LinearlyProbed) or (is_network and not adapter.feature_maps(context.model)):
         return None
     train = shuffled_rows(context.rows["train"], FEATURE_ROWS, context.recipe.train.seed)
     validation = context.rows["validation"]

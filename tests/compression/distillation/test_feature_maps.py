@@ -11,15 +11,18 @@ from compression.distillation.live_teacher import LiveTeacher, Member
 from compression.distillation.map_losses import attention_transfer_loss
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import FeatureRequest, request_features
+from compression.engine.stages.linear_probe import linear_probe
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.networks.graph import INPUT
 from compression.quantization.precision import gradient_precision
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.distill import Distill
-from tests.support.network_graphs import NETWORKS, resnet
+from compression.schema.recipe.recipe import Recipe
+from tests.support.network_graphs import NETWORKS, GraphBuilder, resnet
 from tests.support.network_models import drawn_network
 from tests.support.tiny_bert import tiny_config
-from tests.support.tiny_maps import MapRows, maps
+from tests.support.tiny_maps import MapRows, maps, network_state
 
 ROWS = maps(24, 1, varies=True)
 ALONE = {"soft": 0.0, "hard": 0.0, "hidden": 0.0}
@@ -101,3 +104,21 @@ def test_answers_alone_need_no_maps() -> None:
     network, encoder = drawn_network(resnet()), BertForSequenceClassification(tiny_config(num_labels=2))
     asked = Distill(**{**ALONE, "soft": 1.0})
     assert not len(FeatureAlignment.of(network, encoder, asked, asked.weights(), apart=False).teacher)
+
+
+def dense() -> Any:
+    """A network of dense layers alone, of which no stage leaves a map."""
+    to = GraphBuilder()
+    hidden = to.op("relu", to.linear(to.flat(INPUT), 16))
+    return drawn_network(to.graph(to.linear(hidden, 3)))
+
+
+def test_networks_without_maps_are_compared_by_their_outputs_and_say_so() -> None:
+    student, teacher = dense(), dense()
+    objective = compared(student, teacher, soft=1.0, hidden=1.0)
+    assert set(objective.terms(ROWS.batch([0, 1, 2, 3]))) == {"soft"}
+    (said,) = objective.feature_losses.comparison.notes()
+    assert "outputs alone" in said
+    with pytest.raises(InvalidSpec, match="no feature maps"):
+        compared(student, teacher, hidden=1.0)
+    assert linear_probe(network_state(student, Recipe(prune=None), varies=False)) is None
