@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TextIO, cast
+from typing import Annotated, Any, TextIO, cast
 
 import torch
 import torch.distributed as dist
@@ -277,7 +277,7 @@ def serve(spec: RankSpec) -> int:
     return 0
 
 
-def place(device: torch.device, storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+def place(device: torch.device, storage: Any, location: str) -> Any:
     """Return where a process opens the storage of a tensor: on its own device what was on the first one's."""
     return storage.to(device=device) if location.startswith("cuda") else storage
 
