@@ -32,7 +32,8 @@ class TablesRelay:
     ) -> None:
         self.claim, self.store, self.stored, self.write, self.origin = claim, store, stored, write, origin
         self.has_table = False
-        self.superseded: Untrustworthy | None = None
+        self.superseded: dict[str, Untrustworthy] = {}
+        """By dataset: what its last event told of is not there."""
 
     def take(self, event: TablesSaved | DeviceTableMeasured, part_names: Sequence[str]) -> None:
         """Store error tables for later attempts and jobs, and for other targets; or a device table. Raises Untrustworthy."""
@@ -42,9 +43,9 @@ class TablesRelay:
             self._take_tables(event, part_names)
 
     def check_last(self) -> None:
-        """Check, at the job's end, that the last event told of what is there. Raises Untrustworthy."""
-        if self.superseded is not None:
-            raise self.superseded
+        """Check, at the job's end, that each dataset's last event told of what is there. Raises Untrustworthy."""
+        for problem in self.superseded.values():
+            raise problem
 
     def _take_tables(self, event: TablesSaved, part_names: Sequence[str]) -> None:
         """Store a dataset's tables. The engine goes on meanwhile, and may write anew what other targets are answered from: then
@@ -53,11 +54,11 @@ class TablesRelay:
         number = check_tables(event, self.claim.job, part_names)
         answering = tuple(file for file in event.files if file.path.endswith(SOLVED))
         keys = self.store(FOLDER, tuple(file for file in event.files if file not in answering))
-        self.superseded = None
+        self.superseded.pop(event.part, None)
         try:
             keys |= self.store(FOLDER, answering)
         except Untrustworthy as problem:
-            self.superseded = problem
+            self.superseded[event.part] = problem
             return
         files = [file.model_dump(mode="json") for file in event.files]
         data = event.model_dump(mode="json", include={"part", "seconds"})

@@ -16,7 +16,7 @@ from compression.quantization.integer_products import (
     product_by_integers,
     product_in_shape,
 )
-from compression.quantization.precision import fast_float32, full_float32, gradient_precision
+from compression.quantization.precision import fast_float32, full_float32, gradient_precision, half_products
 
 WAYS = (exact_product, product_by_floats, product_by_integers, product_in_shape)
 
@@ -108,3 +108,14 @@ def test_tf32_is_for_training_on_a_card_and_never_for_integers(precision: Any, d
         assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.cudnn.allow_tf32 == rounds
+
+
+def test_float32_that_is_wanted_within_bfloat16_is_float32() -> None:
+    """As a language model's teacher asks for it, whose states are computed within a step of its student."""
+    one = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with half_products(one.device, wanted=False):
+            assert (one @ one).dtype == torch.float32
+        assert (one @ one).dtype == torch.bfloat16
+    with half_products(torch.device("meta"), wanted=False):  # which has no autocast
+        assert (one @ one).dtype == torch.float32
