@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -89,10 +90,11 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
 
 
 def test_a_probe_is_judged_by_what_its_steps_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A score that does not move would otherwise have each probe judged by the weights of before it."""
+    """A score that falls would otherwise have each probe judged by the weights of before it."""
     monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 0)
     state = fresh(new_head=False)
-    monkeypatch.setattr(type(state.task), "score", lambda *_: 0.5)
+    falling = itertools.count(1.0, -0.001)
+    monkeypatch.setattr(type(state.task), "score", lambda *_: next(falling))
     found = prepared(state)
     losses = [one.loss for one in found.rates]
     assert len(set(losses)) == len(losses) > 2
