@@ -21,7 +21,7 @@ from compression.engine.stage_result import StageResult
 from compression.engine.stages.registry import planned, runner_of
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.heads import of_task
-from compression.models.loading import open_stock
+from compression.models.loading import open_whole
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
@@ -255,7 +255,7 @@ def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
 
 def _opened(place: Path, facts: StageCheckpoint) -> PreTrainedModel:
     try:
-        model = open_stock(place, of_task(facts.task), sent=False)[0]
+        model = open_whole(place, of_task(facts.task), sent=False)
         return adapter_of(model).reopened(model)
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame

@@ -218,6 +218,8 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
     if not headed and layout is not None and (prefix := layout.prefix_of(head.suffix)) != layout.prefix:
         settings["key_mapping"] = {f"^{re.escape(layout.prefix)}": prefix}
     model, report = open_stock(folder, head, **settings)
+    if "key_mapping" in settings:
+        del model._weight_conversions  # save_pretrained would rename the tensors back, to names that a reader does not know
     if headed:
         labels = own_labels(model.config, labels, task, some=some)
     outer = adapter_of(model).head(model)
@@ -240,14 +242,8 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
 
 def _language_model(folder: Path) -> PreTrainedModel:
     """Load a model with its trained output layer. Raises ConfigMismatch if the weights lack it."""
-    model, report = open_stock(folder, heads.LANGUAGE)
-    if lost := sorted(report["missing_keys"]):
-        raise ConfigMismatch(
-            f"the weights lack {listed(tuple(lost))}",
-            param=f"*.safetensors:{lost[0]}",
-            remedy="Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew.",
-        )
-    return model
+    remedy = "Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew."
+    return open_whole(folder, heads.LANGUAGE, remedy=remedy)
 
 
 def _read_rows(config: PretrainedConfig, folder: Path) -> None:
@@ -348,3 +344,14 @@ def open_stock(folder: Path, head: heads.Head, *, sent: bool = True, **settings:
     if sent and family is not None:
         family.as_sent(model.config)
     return model.eval(), report
+
+
+def open_whole(folder: Path, head: heads.Head, *, sent: bool = True, remedy: str | None = None) -> PreTrainedModel:
+    """Open a folder that has all weights of its class, as `open_stock` does. Stock code draws those that are not there.
+
+    Raises ConfigMismatch, which names the first of them, and DamagedCheckpoint.
+    """
+    model, report = open_stock(folder, head, sent=sent)
+    if lost := sorted(report["missing_keys"]):
+        raise ConfigMismatch(f"the weights lack {listed(tuple(lost))}", param=f"*.safetensors:{lost[0]}", remedy=remedy)
+    return model

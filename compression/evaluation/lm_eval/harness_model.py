@@ -105,7 +105,7 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
     """Open a model and its tokenizer; it tokenizes as tokenizer.json does, as for a job's own figures."""
     try:
         if spec.job:
-            model, _ = loading.open_stock(folder, heads.LANGUAGE)
+            model = loading.open_whole(folder, heads.LANGUAGE)
             if spec.simulation is not None:
                 insert_fake_quantization(model, simulation=spec.simulation)
         else:

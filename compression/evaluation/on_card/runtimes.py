@@ -20,7 +20,7 @@ from compression.evaluation.runtimes.onnx import CARD_PROVIDER, CPU_PROVIDER, op
 from compression.evaluation.runtimes.runner import NotOnCard
 from compression.modalities.registry import modality_of, scorer_of
 from compression.models.architectures.heads import of_task
-from compression.models.loading import open_stock
+from compression.models.loading import open_whole
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
@@ -82,7 +82,7 @@ class TorchModel:
         self.version = f"torch {torch.__version__}, transformers {transformers.__version__}"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        self.model: nn.Module = open_stock(model.folder, of_task(model.task))[0].to(device, torch.bfloat16)
+        self.model: nn.Module = open_whole(model.folder, of_task(model.task)).to(device, torch.bfloat16)
         if compiled:
             self.model.compile()
 

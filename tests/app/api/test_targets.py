@@ -13,7 +13,7 @@ from app.jobs.targets import SECONDS
 from compression.planning.search.solver_request import SolverReply, SolverRequest
 from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.finished import done
-from tests.app.api.test_device_tables import store as store_device_table
+from tests.app.api.test_device_tables import TABLE, store as store_device_table
 from tests.client.figures import report
 from tests.conftest import Service
 from tests.support.device_tables import HERE
@@ -86,6 +86,15 @@ def test_a_front_and_milliseconds_by_the_table_that_is_named(service: Service, h
     assert timed["points"][0]["milliseconds"] < timed["whole"]["milliseconds"]
     problem(http.post(place, json={**asked, "device_table": "dtb_none"}), 404, "not_found", "device_table")
     problem(http.post(place, json={"target_latency": {"milliseconds": 5}}), 422, "missing_resource", "target_latency")
+
+
+def test_a_table_without_times_of_such_a_model_is_not_said_to_predict(service: Service, http: httpx.Client, place: str) -> None:
+    table = store_device_table(service, f"dtb_empty{place[-12:-8]}", TABLE.model_copy(update={"rows": ()}).model_dump_json())
+    answer = http.post(place, json={"target_params": 0.5, "device_table": table}).json()
+    assert (answer["point"]["milliseconds"], answer["device_table"]) == (None, None)
+    assert "no times" in answer["no_milliseconds"]
+    front = http.get(place, params={"device_table": table}).json()
+    assert front["device_table"] is None
 
 
 @pytest.mark.parametrize(

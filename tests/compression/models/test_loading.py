@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, PreTrainedModel
 
+from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import tokenize
 from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures import heads
 from compression.schema import errors
 from compression.schema.errors import ConfigMismatch, MissingFile, UnsafeCheckpoint
 from tests.support import decoder_models as decoders, tiny_language
@@ -193,6 +196,20 @@ def test_a_decoder_of_any_head_becomes_a_reader(kind: str, head: str, tmp_path: 
         assert not opened.qa_outputs.bias.any()
     assert opened.config.use_cache is False
     assert opened.config.pad_token_id == tiny_language.tokenizer().eos_token_id
+    kept, shipped = tmp_path / "kept", tmp_path / "shipped"
+    adapter_of(opened).save(opened, kept)
+    write_transformers(opened, shipped, int8=False)
+    for folder, sent in ((kept, False), (shipped, True)):
+        again = loading.open_whole(folder, heads.of_task("question-answering"), sent=sent)
+        assert all(value.equal(again.state_dict()[name]) for name, value in opened.state_dict().items())
+
+
+def test_a_folder_that_lacks_a_weight_is_not_opened_with_a_drawn_one(tmp_path: Path) -> None:
+    model = headed(tmp_path / "model", ["a", "b"])
+    kept = {name: value for name, value in model.state_dict().items() if name != "bert.encoder.layer.0.output.dense.weight"}
+    save_file(kept, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigMismatch, match=r"the weights lack 'bert\.encoder.layer\.0\.output\.dense\.weight'"):
+        loading.open_whole(tmp_path / "model", heads.of_task("text-classification"))
 
 
 def test_a_family_without_a_stock_reader_answers_no_questions(tmp_path: Path) -> None:
