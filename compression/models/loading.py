@@ -215,8 +215,11 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
         settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
     # A stock reader may give the bare model's tensors another prefix than the other classes do.
     layout = FAMILIES.get(config["model_type"])
-    if not headed and layout is not None and (prefix := layout.prefix_of(head.suffix)) != layout.prefix:
-        settings["key_mapping"] = {f"^{re.escape(layout.prefix)}": prefix}
+    if not headed and layout is not None:
+        theirs = (heads.of_architecture(str(name)) for name in config.get("architectures") or ())
+        given = layout.prefix_of(next((one.suffix for one in theirs if one is not None), ""))
+        if (wanted := layout.prefix_of(head.suffix)) != given:
+            settings["key_mapping"] = {f"^{re.escape(given)}": wanted}
     model, report = open_stock(folder, head, **settings)
     if "key_mapping" in settings:
         del model._weight_conversions  # save_pretrained would rename the tensors back, to names that a reader does not know

@@ -199,9 +199,22 @@ def test_a_decoder_of_any_head_becomes_a_reader(kind: str, head: str, tmp_path: 
     kept, shipped = tmp_path / "kept", tmp_path / "shipped"
     adapter_of(opened).save(opened, kept)
     write_transformers(opened, shipped, int8=False)
-    for folder, sent in ((kept, False), (shipped, True)):
-        again = loading.open_whole(folder, heads.of_task("question-answering"), sent=sent)
+    for folder, uploaded in ((kept, False), (shipped, True)):
+        again = loading.open_whole(folder, heads.of_task("question-answering"), sent=uploaded)
         assert all(value.equal(again.state_dict()[name]) for name, value in opened.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "gpt2"])
+def test_a_reader_becomes_a_classifier(kind: str, tmp_path: Path) -> None:
+    sent = decoders.tiny(kind, "ForQuestionAnswering", vocab_size=tiny_language.VOCABULARY + 4)
+    sent.save_pretrained(tmp_path)
+    tiny_language.tokenizer().save_pretrained(tmp_path)
+    opened = loading.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
+    theirs = opened.base_model.state_dict()
+    assert all(theirs[name].equal(value) for name, value in sent.base_model.state_dict().items())
+    adapter_of(opened).save(opened, tmp_path / "kept")
+    again = loading.open_whole(tmp_path / "kept", heads.of_task("text-classification"), sent=False)
+    assert all(value.equal(again.state_dict()[name]) for name, value in opened.state_dict().items())
 
 
 def test_a_folder_that_lacks_a_weight_is_not_opened_with_a_drawn_one(tmp_path: Path) -> None:
