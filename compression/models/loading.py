@@ -222,7 +222,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, 
             settings["key_mapping"] = {f"^{re.escape(given)}": wanted}
     model, report = open_stock(folder, head, **settings)
     if "key_mapping" in settings:
-        del model._weight_conversions  # save_pretrained would rename the tensors back, to names that a reader does not know
+        del model._weight_conversions  # save_pretrained would rename the tensors back, to names that this class does not know
     if headed:
         labels = own_labels(model.config, labels, task, some=some)
     outer = adapter_of(model).head(model)

@@ -221,7 +221,7 @@ def test_a_folder_that_lacks_a_weight_is_not_opened_with_a_drawn_one(tmp_path: P
     model = headed(tmp_path / "model", ["a", "b"])
     kept = {name: value for name, value in model.state_dict().items() if name != "bert.encoder.layer.0.output.dense.weight"}
     save_file(kept, tmp_path / "model/model.safetensors", {"format": "pt"})
-    with pytest.raises(ConfigMismatch, match=r"the weights lack 'bert\.encoder.layer\.0\.output\.dense\.weight'"):
+    with pytest.raises(ConfigMismatch, match=r"the weights lack 'bert\.encoder\.layer\.0\.output\.dense\.weight'"):
         loading.open_whole(tmp_path / "model", heads.of_task("text-classification"))
 
 
