@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from compression.engine.pipeline import compress
 from compression.schema.errors import CompressionError
+from compression.schema.events import StageStarted
 from compression.schema.recipe.presets import merged, preset
 from compression.schema.report.measurements import Score
 from compression.schema.report.report import Report
@@ -103,6 +105,14 @@ def test_a_decoder_answers_questions_or_says_that_there_is_no_answer(kind: str, 
             out = stock(**{name: value for name, value in asked.items() if name != "token_type_ids"})
         start, end = int(out.start_logits.argmax()), int(out.end_logits.argmax())
         assert (context[offsets[start][0] : offsets[end][1]] if start else "") == answer
+
+    # A new attempt that has the tuned model behind it goes on from that, not from weights drawn anew.
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "out" / "checkpoints" / "baseline", kept / "baseline")
+    spec = spec_of("model", task="question-answering", recipe=recipe, resume="kept")
+    events = list(compress(spec, tmp_path))
+    assert [event.stage for event in events if isinstance(event, StageStarted) and event.resumed] == ["baseline"]
+    assert [row.score for row in events[-1].report.rows] == [baseline, quantized, pruned, distilled]
 
 
 def test_a_decoder_teaches_an_encoder_that_has_other_tokens(tmp_path: Path, encoder: Path, reviews: Path) -> None:
