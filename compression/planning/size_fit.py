@@ -13,6 +13,8 @@ from compression.schema.report.size_search import KeptAfter, SizeTried
 
 MOST_GAIN = 0.5
 """The largest power of steps that losses are taken to fall with: curves of a few epochs under a falling rate are steeper."""
+MOST_STEPS = 100
+"""Times as many steps as were trained, of which curves of some epochs still tell something."""
 LEAST_LOST = 1e-3
 """Shares lost that are smaller than this say nothing of how losses fall."""
 
@@ -124,10 +126,12 @@ def extrapolate(kept: float, steps: int, to: int, gain: float) -> float:
 
 
 def steps_needed(kept: float, steps: int, target: float, gain: float) -> float:
-    """Return the steps after which the target is expected to be kept; infinity if more steps gain nothing, or all is asked."""
+    """Return the steps after which the target is expected to be kept; infinity if more steps gain nothing, all is asked, or it
+    would take more than MOST_STEPS as many: curves so short tell nothing of that.
+    """
     lost, allowed = 1 - kept, 1 - target
     if lost <= allowed:
         return float(steps)
-    if gain <= 0 or allowed <= 0:
+    if gain <= 0 or allowed <= 0 or log(lost / allowed) > gain * log(MOST_STEPS):
         return inf
-    return steps * exp(min(log(lost / allowed) / gain, 700.0))
+    return steps * exp(log(lost / allowed) / gain)

@@ -81,6 +81,7 @@ def distilled(
     objective = yield from context.tracker.relay(ASK, portion_of(precompute, outputs.asked, outputs.asked + 1))
     if objective.teacher.note is not None:
         yield Log(message=objective.teacher.note)
+    is_held = False
     try:
         held = {"before": HELD in (saved or {}), "again": training.again}
         is_held, reason = yield from quantize_teacher(context, settings, guide, **held)
@@ -90,8 +91,8 @@ def distilled(
         outcome, notes = yield from train_task(context, settings, rows, objective, phase, saved or {}, training)
     finally:
         objective.close()
-    if is_held and training.again:
-        restore_teacher(context, guide)
+        if is_held and training.again:
+            restore_teacher(context, guide)
     context.note_training(training.told("Distillation"), outcome, settings.epochs)
     context.notes.extend(notes)
     note(context, reason)  # if this attempt resumed from a save, the notes are those of the earlier one

@@ -61,8 +61,9 @@ def _between(record: SizeSearch, solver: SizeSolver, missed: Sequence[SizeTried]
 def _below(solver: SizeSolver, missed: Sequence[SizeTried], met: Sequence[SizeTried]) -> tuple[float, str | None]:
     """Return the next share below the smallest that met the target, or why there is none."""
     high = _smallest(met)
-    low = max((max(one.share, one.cost) for one in missed if one.cost < high), default=0.0)
-    if high - low <= NEAR:
+    below = [one for one in missed if one.cost < high]
+    low = max((max(one.share, one.cost) for one in below), default=0.0)
+    if below and (low >= high or min(one.cost for one in met) - max(one.cost for one in below) <= NEAR):
         return high, "no size lies between the smallest that met the target and the next one, which missed it"
     share = max(high - APART, (low + high) / 2)
     if any(solver.is_at(share, one) for one in (*missed, *met)):

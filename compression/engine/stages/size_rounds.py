@@ -223,11 +223,10 @@ class SizeRounds:
         if self.record.tried:
             kept = f"{expected:.2%} ± {fit_sizes(self.record.tried).margin:.2%} of the original's score"
             told = f"expected to keep {kept} after {self._full_steps(cost):,} steps"
-        met = (
-            ""
-            if fit.keeps(size.error, target) or not self.record.tried
-            else " None is expected to keep that; it is the mildest."
-        )
+        met = ""
+        if self.record.tried and not fit.keeps(size.error, target):
+            which = "is the mildest" if share >= self.solver.mildest else "keeps most of those that were tried"
+            met = f" None is expected to keep that; it {which}."
         sentence = (
             f"Size: {cost:.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told}; "
             f"the target is {target:.2%}.{met} {why[0].upper()}{why[1:]}."

@@ -38,7 +38,7 @@ from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_sav
 from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, steps_needed
-from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
+from compression.schema.errors import MissingResource, TargetOutOfReach, TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
@@ -96,7 +96,14 @@ class SizedTraining:
         """Train until time is over, or no other size is worth it."""
         number, record, why = yield from self._begin()
         while why is None or self.best is None:
-            record = yield from self._train(number, record)
+            try:
+                record = yield from self._train(number, record)
+            except TrainingDiverged as problem:
+                if self.best is None:
+                    raise
+                record = record.model_copy(update={"tried": record.tried[:-1]})
+                why = yield from warned("another size was not trained", problem)
+                break
             self._take_best(record)
             if why is None:
                 try:
@@ -206,14 +213,21 @@ class SizedTraining:
         tried, gain = expect(record.tried, last.steps, [original_curve(context)])
         record = record.model_copy(update={"tried": tuple(tried), "gain": gain})
         solver, *_ = yield from stored_solver(context)
-        left, took = seconds_left(context, record), last.seconds or 0.0
-        share, why = another_share(record, solver, last=left < (1 + LEAST_FITTED) * took)
+        left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
+
+        def seconds_of(cost: float) -> tuple[float, float]:
+            """Return the least that a training may take, and what it would; of a size that costs so much."""
+            took, step = (last.seconds or 0.0) * max(cost / max(last.cost, 1e-9), 1.0), step_seconds(record, asked, cost) or 0.0
+            least = max(LEAST_FITTED * took, asked.least.seconds(step))
+            return least, max(took, asked.fitted(step, left).seconds(step))
+
+        share, why = another_share(record, solver, last=False)
+        if why is not None or number + 1 >= MOST_OTHERS or left < sum(seconds_of(solver.share_of(solver.at(share)))):
+            share, why = another_share(record, solver, last=True)
         if why is not None:
             return record, why
         size = solver.size(share, kind="full", steps=0, epochs=0)
-        asked, larger = asked_training(context, self.settings, record), max(size.cost / max(last.cost, 1e-9), 1.0)
-        least = asked.least.seconds(step_seconds(record, asked, size.cost) or 0.0)
-        needed = max(LEAST_FITTED * took * larger, least)
+        needed, _ = seconds_of(size.cost)
         if left < needed:
             more = (needed - left) / 60
             return record, f"for {size.cost:.1%}, the next size, the budget is {more:.1f} minutes too short"

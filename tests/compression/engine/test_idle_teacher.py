@@ -181,9 +181,9 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
     says(size_rounds, "train_task", "training")
     says(size_rounds.SizeRounds, "_distill", "asked")
     says(size_training.SizedTraining, "_train", "asked")
-    shares = iter([(0.8, None), (0.7, None), (0.6, "time is over")])
+    shares, over = iter([(0.8, None), (0.7, None)]), (0.6, "time is over")
     monkeypatch.setattr(size_training, "preference", lambda _, place: place)  # the second is not the best, and goes
-    monkeypatch.setattr(size_training, "another_share", lambda *_, **__: next(shares))
+    monkeypatch.setattr(size_training, "another_share", lambda *_, **__: next(shares, over))
     monkeypatch.setattr(size_rounds, "best_share", lambda *_: 0.6)
     with second_device() as device:
         monkeypatch.setattr(dataset_run, "training_device", lambda: device)

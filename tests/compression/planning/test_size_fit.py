@@ -106,6 +106,8 @@ def test_the_steps_that_a_missed_target_takes_follow_from_the_power() -> None:
     assert steps_needed(0.99, 100, 0.98, 0.5) == 100
     assert steps_needed(0.96, 100, 0.98, 0.0) == inf
     assert steps_needed(0.96, 100, 1.0, 0.5) == inf
+    assert steps_needed(0.96, 100, 0.98, 0.16) == pytest.approx(100 * 2**6.25)
+    assert steps_needed(0.96, 100, 0.98, 0.15) == inf, "more than a hundred times as many"
 
 
 def test_a_full_distillation_is_fitted_into_the_time_that_is_left() -> None:

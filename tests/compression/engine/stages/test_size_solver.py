@@ -83,9 +83,10 @@ def test_a_pause_ends_a_solution_that_takes_long(tmp_path: Path, monkeypatch: py
 def test_a_size_that_was_distilled_is_not_distilled_again() -> None:
     """Below the deepest cut every share leads to that; what misses the target is followed by one that differs."""
     solver = solver_by(costs.parameters(0.0, count), "channels")
-    deepest = tried(solver, 0.1, kept=0.999, kept_error=0.0)
-    assert deepest.cost > 0.1
-    assert another_share(record(deepest), solver, last=True) == (pytest.approx(0.06), "no smaller size is left")
+    for asked, below in ((0.03, 0.015), (0.1, 0.06)):
+        deepest = tried(solver, asked, kept=0.999, kept_error=0.0)
+        assert deepest.cost > 0.1
+        assert another_share(record(deepest), solver, last=True) == (pytest.approx(below), "no smaller size is left")
     missed = deepest.model_copy(update={"kept": 0.5})
     share, why = another_share(record(missed), solver, last=True)
     assert why is None
@@ -145,6 +146,16 @@ def test_the_next_size_below_shows_that_none_smaller_keeps_the_target() -> None:
     assert met.cost - largest <= NEAR
 
 
+def test_sizes_are_near_by_what_they_cost_and_not_by_what_they_were_allowed() -> None:
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    met = tried(solver, 0.575, kept=0.9901, kept_error=0.001).model_copy(update={"cost": 0.57})
+    missed = tried(solver, 0.5255, kept=0.95, kept_error=0.001)
+    for cost, near in ((0.519, False), (0.521, True)):
+        share, why = another_share(record(missed.model_copy(update={"cost": cost}), met), solver, last=False)
+        assert (why is not None) == near
+        assert near or missed.share < share < met.cost
+
+
 def test_a_round_that_would_try_the_same_size_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: False)
     solver = solver_by(costs.parameters(0.0, count), "channels")
@@ -162,3 +173,14 @@ def test_a_size_without_rounds_names_no_steps() -> None:
     state: Any = SimpleNamespace(clock=StageClock())
     rounds = SizeRounds(state, Auto(), none, none, {}, none, record(), solver_by(costs.parameters(0.0, count), "channels"))
     assert "not tried; the target is 99.00%. There is no time." in rounds.chosen(0.7, "there is no time").why
+
+
+def test_a_size_that_is_not_expected_to_keep_the_target_is_called_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    none: Any = None
+    state: Any = SimpleNamespace(clock=StageClock())
+    solver = solver_by(costs.parameters(0.0, count), "channels")
+    monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: True)
+    monkeypatch.setattr(SizeRounds, "_full_steps", lambda *_: 100)
+    rounds = SizeRounds(state, Auto(), none, none, {}, none, record(tried(solver, 0.5, kind="short", expected=0.5)), solver)
+    assert "it keeps most of those that were tried" in rounds.chosen(0.5, "there is no time").why
+    assert "it is the mildest" in rounds.chosen(solver.mildest, "there is no time").why

@@ -1,7 +1,8 @@
 """A teacher in 8 bits: when it is held so, what it then answers, and what is forecast of it."""
 
+from collections.abc import Iterator
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,8 @@ from transformers import BertForSequenceClassification, PreTrainedModel
 from compression.distillation.teacher import FeatureRequest, Teacher
 from compression.engine import training_memory
 from compression.engine.context import StageContext
-from compression.engine.stages import teacher_precision
+from compression.engine.stages import distill as distill_stage, teacher_precision
+from compression.engine.stages.task_training import NamedTraining
 from compression.evaluation.validate import Validation, logits
 from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
@@ -25,6 +27,8 @@ from compression.quantization import frozen_int8, precision
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
+from compression.schema.errors import TrainingDiverged
+from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
@@ -193,6 +197,26 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     # The engine is stopped at a limit of its own, which may be nearer than the machine's.
     limited, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0), memory=memory.resident() + 1000)
     assert same(limited, tight)
+
+
+def test_a_teacher_that_is_asked_again_is_whole_after_a_training_that_diverges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*_: object) -> Iterator[Event]:
+        yield Log(message="It trains.")
+        assert any(map(torch.nn.utils.parametrize.is_parametrized, state.teacher.modules()))
+        raise TrainingDiverged("the loss is not finite")
+
+    monkeypatch.setattr(distill_stage, "train_task", diverges)
+    monkeypatch.setattr(distill_stage, "NamedTraining", partial(NamedTraining, again=True))
+    asked = Distill(epochs=1, hidden=1.0, teachers=Teachers(precision="int8"))
+    state = untaught(Recipe(distill=asked, train=TRAIN))
+    state.scratch, whole = tmp_path, deepcopy(state.teacher).state_dict()
+    with pytest.raises(TrainingDiverged):
+        list(distill(state))
+    now = state.teacher.state_dict()
+    assert now.keys() == whole.keys()
+    assert all(value.equal(now[name]) for name, value in whole.items())
 
 
 def test_what_training_needs_is_no_less_than_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
