@@ -63,6 +63,7 @@ def _below(solver: SizeSolver, missed: Sequence[SizeTried], met: Sequence[SizeTr
     high = _smallest(met)
     below = [one for one in missed if one.cost < high]
     low = max((max(one.share, one.cost) for one in below), default=0.0)
+    # Widths go in steps, so that sizes cost less than the shares they were allowed, but at the deepest cut more.
     if below and (low >= high or min(one.cost for one in met) - max(one.cost for one in below) <= NEAR):
         return high, "no size lies between the smallest that met the target and the next one, which missed it"
     share = max(high - APART, (low + high) / 2)
