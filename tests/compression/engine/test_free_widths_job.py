@@ -104,7 +104,7 @@ def test_a_job_that_is_killed_in_each_training_behind_the_cut_makes_the_same(
 def test_a_size_that_is_searched_for_has_widths_of_its_own_after_a_kill_too(
     tmp_path: Path, encoder: Path, reviews: Path
 ) -> None:
-    own = {key: value for key, value in FREE["prune"].items() if key != "target_params"} | {"ratio": 0.5}
+    own = {key: value for key, value in FREE["prune"].items() if key != "target_params"} | {"ratio": 0.35}
     recipe = {**FREE, "prune": own, "auto": {"rounds": 1, "steps": 20, "budget_minutes": 1000}}
     changes = {"recipe": recipe, "targets": {"retention": 0.9}, "save_seconds": 0}
     kept, place = tmp_path / "kept", tmp_path / "attempt"
@@ -121,12 +121,13 @@ def test_a_size_that_is_searched_for_has_widths_of_its_own_after_a_kill_too(
 
 
 def test_several_sizes_have_widths_of_their_own(tmp_path: Path, encoder: Path, reviews: Path) -> None:
-    recipe = {**FREE, "prune": {**FREE["prune"], "target_params": 0.5, "points": 2}}
+    # An odd number of multiples of 8 fits into 55 % of the parameters: two equal widths are never the best of a smaller size.
+    recipe = {**FREE, "prune": {**FREE["prune"], "target_params": 0.45, "points": 2}}
     report = report_of(compress(spec_of(encoder, reviews, recipe=recipe), tmp_path))
     rows = [row for row in report.rows if row.stage in ("distilled", "point2")]
     assert [one.shape for one in report.points] == [row.shape for row in rows]
     assert [one.parameters for one in report.points] == [row.parameters.total for row in rows]
-    assert any(row.shape.ffns is not None for row in rows)
+    assert rows[-1].shape.ffns is not None
     assert all(large >= small for large, small in zip(*(row.shape.each_ffn for row in rows), strict=True))
     for row in rows:
         graph = onnx.load(tmp_path / "out" / "artifacts" / row.artifact / "model.onnx").graph
