@@ -33,34 +33,40 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
     return math.sqrt((len(members) - 1) * float(np.var(scores)))
 
 
-def kept_error(model: nn.Module, original: nn.Module, rows: Examples, parts: int = 1) -> float:
+def answers_of(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
+    """Return what `kept_error` compares: all rows' logits, or a language model's loss on each group of rows, (groups,)."""
+    if (packed := rows.task.packed) is None:
+        return logits(model, rows, parts)
+    losses = [packed.loss(model, rows.at(_numbers(one)), parts) for one in _members(rows)]
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def kept_error(after: torch.Tensor, before: torch.Tensor, rows: Examples) -> float:
     """Return the standard error of the share of an original's score that a model keeps: of both scores on the same rows, by the
-    same jackknife. 0 of a single row, or if the original scores nothing.
+    same jackknife. 0 of a single row, or if the original scores nothing. after, before: `answers_of` model and original.
     """
     members = _members(rows)
     if len(members) < 2:
         return 0.0
     shares = []
     if rows.task.packed is not None:
-        after, before = (_losses_without(members, each, rows, parts) for each in (model, original))
-        shares = np.exp(before - after).tolist()
+        losses = [_losses_without(members, each, rows) for each in (before, after)]
+        shares = np.exp(losses[0] - losses[1]).tolist()
     else:
-        answers = [logits(each, rows, parts) for each in (model, original)]
         for one in members:
             some = rows.at(_numbers(~one))
-            kept, whole = (rows.task.score(found[~one], some) for found in answers)
+            kept, whole = (rows.task.score(found[~one], some) for found in (after, before))
             shares.append(kept / whole if whole > 0 else 0.0)
     return math.sqrt((len(members) - 1) * float(np.var(shares)))
 
 
-def _losses_without(members: list[torch.Tensor], model: nn.Module, rows: Examples, parts: int) -> np.ndarray:
-    """Return a language model's mean loss on all rows but those of each group, by one pass over each group."""
+def _losses_without(members: list[torch.Tensor], losses: torch.Tensor, rows: Examples) -> np.ndarray:
+    """Return a language model's mean loss on all rows but those of each group. losses: on each group."""
     packed = rows.task.packed
     assert packed is not None  # noqa: S101
-    groups = [rows.at(_numbers(one)) for one in members]
-    counts = np.array([packed.count(one) for one in groups], dtype=float)
-    losses = counts * [packed.loss(model, one, parts) for one in groups]
-    return cast(np.ndarray, (losses.sum() - losses) / (counts.sum() - counts))
+    counts = np.array([packed.count(rows.at(_numbers(one))) for one in members], dtype=float)
+    sums = counts * losses.numpy()
+    return cast(np.ndarray, (sums.sum() - sums) / (counts.sum() - counts))
 
 
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:

@@ -54,5 +54,9 @@ def validate(model: nn.Module, rows: Examples, parts: int = 1) -> Validation:
     if (packed := rows.task.packed) is not None:
         loss = packed.loss(model, rows, parts)
         return Validation(math.exp(-loss), -loss, inverse=True)
-    found = logits(model, rows, parts)
+    return validation_of(logits(model, rows, parts), rows)
+
+
+def validation_of(found: Tensor, rows: Examples) -> Validation:
+    """Score logits of all rows of a split, as `logits` returns them."""
     return Validation(rows.task.score(found, rows), -rows.task.loss(found, rows.without_inputs()).item())

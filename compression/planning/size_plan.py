@@ -23,6 +23,21 @@ def exports_after(asked: Sequence[str] | None, *, generates: bool) -> int:
     return max(2 + forms * (2 if generates else 1), FEWEST_EXPORTS)
 
 
+def judged(epochs: int, general_epochs: int) -> int:
+    """Return how often a training passes over validation: before each of its phases, after each epoch, and once more for the
+    error of its score. In the general phase it is the teacher that is asked once more.
+    """
+    return epochs + 2 + (general_epochs + 2 if general_epochs else 0)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The seconds of an optimizer step, and of a pass over validation."""
+
+    step: float
+    judging: float = 0.0
+
+
 @dataclass(frozen=True)
 class FullTraining:
     """A full distillation: passes over train, and over the unlabelled texts before it."""
@@ -42,24 +57,28 @@ class FullTraining:
         """Return the optimizer steps of the distillation on the task."""
         return self.epochs * self.epoch_steps
 
-    def seconds(self, step_seconds: float) -> float:
-        """Return the time of both phases. step_seconds: of one step."""
-        return step_seconds * (self.steps + self.general_epochs * self.general_steps)
+    def seconds(self, pace: Pace) -> float:
+        """Return the time of both phases."""
+        steps = self.steps + self.general_epochs * self.general_steps
+        return pace.step * steps + pace.judging * judged(self.epochs, self.general_epochs)
 
-    def fitted(self, step_seconds: float | None, left: float) -> "FullTraining":
-        """Return as much of it as seconds that are left allow, one epoch of each phase at least. step_seconds: None is not
-        known, since there was no time to train any size: that least.
+    def fitted(self, pace: Pace | None, left: float) -> "FullTraining":
+        """Return as much of it as seconds that are left allow, one epoch of each phase at least. pace: None is not known, since
+        there was no time to train any size: that least.
         """
-        if step_seconds is None or left <= 0:
+        if pace is None or left <= 0:
             return self.least
-        if (whole := self.seconds(step_seconds)) <= left:
+        if (whole := self.seconds(pace)) <= left:
             return self
-        share = left / whole
+        epoch, general_epoch = (pace.step * steps + pace.judging for steps in (self.epoch_steps, self.general_steps))
+        fixed = whole - self.epochs * epoch - self.general_epochs * general_epoch
+        left = max(left - fixed, 0.0)
+        share = left / (whole - fixed)
         epochs = max(int(share * self.epochs), 1)
         if not self.general_epochs:
             return replace(self, epochs=epochs)
-        room = max(left / step_seconds - epochs * self.epoch_steps, 0.0)
-        general = min(int(share * self.general_epochs), int(room / max(self.general_steps, 1)))
+        room = max(left - epochs * epoch, 0.0)
+        general = min(int(share * self.general_epochs), int(room / general_epoch))
         return replace(self, epochs=epochs, general_epochs=max(general, 1))
 
     @property

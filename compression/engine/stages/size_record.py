@@ -8,11 +8,11 @@ import torch
 
 from compression.engine.context import StageContext
 from compression.engine.stage_clock import StageClock
-from compression.evaluation.standard_error import kept_error
-from compression.evaluation.validate import Validation, validate
+from compression.evaluation.standard_error import answers_of, kept_error
+from compression.evaluation.validate import Validation, validate, validation_of
 from compression.models.tensors import Tensors
 from compression.planning.preparation import steps_an_epoch
-from compression.planning.size_plan import FullTraining, exports_after
+from compression.planning.size_plan import FullTraining, Pace, exports_after, judged
 from compression.schema.events import Event
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -41,6 +41,16 @@ class RunningTime:
         return self.before + self.clock.seconds - self._began
 
 
+@dataclass(frozen=True)
+class Original:
+    """The uncompressed model on validation: its score, and its answers, for the error of what others keep."""
+
+    score: Validation
+    answers: torch.Tensor
+
+
+LEAST_OF_STEPS = 0.1
+"""Share of a training's time that its steps take at least, however long the judging after it took."""
 SIZES = "sizes"  #: key under which a training's save has the record
 
 
@@ -106,7 +116,7 @@ def trained(
     context: StageContext,
     size: SizeTried,
     outcome: TrainingOutcome,
-    original: Validation,
+    original: Original,
     timing: RunningTime,
     rows: int | None = None,
 ) -> SizeTried:
@@ -116,11 +126,13 @@ def trained(
     """
     best, epochs = outcome.best, len(outcome.curve)
     steps = size.steps // max(size.epochs, 1) if rows is None else steps_an_epoch(rows, context.recipe.train)
-    curve = [KeptAfter(steps=number * steps, kept=kept_share(each, original)) for number, each in enumerate(outcome.curve, 1)]
-    found: dict[str, Any] = {"curve": tuple(curve), "score": best.value, "kept": kept_share(best, original)}
-    teacher = context.prepared.to(context.device)
-    found["kept_error"] = kept_error(context.model, teacher, context.rows["validation"], context.parts)
-    context.rest_teacher()
+    shares = [kept_share(each, original.score) for each in outcome.curve]
+    curve = tuple(KeptAfter(steps=number * steps, kept=share) for number, share in enumerate(shares, 1))
+    found: dict[str, Any] = {"curve": curve, "score": best.value, "kept": kept_share(best, original.score)}
+    began, validation = timing.seconds, context.rows["validation"]
+    answers = answers_of(context.model, validation, context.parts)
+    found["judging_seconds"] = timing.seconds - began
+    found["kept_error"] = kept_error(answers, original.answers, validation)
     return size.model_copy(update=found | {"epochs": epochs, "steps": epochs * steps, "seconds": timing.seconds})
 
 
@@ -129,17 +141,20 @@ def kept_share(found: Validation, original: Validation) -> float:
     return found.score / original.score if original.score > 0 else 0.0
 
 
-def original_score(context: StageContext) -> Validation:
-    """Score the original on validation. The current model makes room for it on the device."""
-    device = context.device
+def judged_original(context: StageContext) -> Original:
+    """Judge the original on validation. The current model makes room for it on the device."""
+    rows, parts = context.rows["validation"], context.parts
     with on_cpu(context.model):
-        found = validate(context.prepared.to(device), context.rows["validation"], context.parts)
+        model = context.prepared.to(context.device)
+        answers = answers_of(model, rows, parts)
+        score = validation_of(answers, rows) if rows.task.packed is None else validate(model, rows, parts)
         context.rest_teacher()
-    return found
+    return Original(score, answers)
 
 
-def step_seconds(record: SizeSearch, asked: FullTraining, cost: float) -> float | None:
-    """Return what a step takes by the last training that is done, with all that belongs to it; None before the first.
+def pace_of(record: SizeSearch, asked: FullTraining, cost: float) -> Pace | None:
+    """Return what a step takes by the last training that is done, with all that belongs to it but its passes over validation,
+    and what such a pass takes; None before the first. A short training passes as often as a full one of as many epochs.
 
     asked: the recipe's full distillation; cost: of the size that is to be trained. A larger one than the last takes longer in
     proportion, and a smaller one is not expected to take less: the teacher stays.
@@ -149,7 +164,10 @@ def step_seconds(record: SizeSearch, asked: FullTraining, cost: float) -> float 
         return None
     last = done[-1]
     steps = last.steps + last.general_epochs * asked.general_steps
-    return (last.seconds or 0.0) / max(steps, 1) * max(cost / max(last.cost, 1e-9), 1.0)
+    took, judging = last.seconds or 0.0, last.judging_seconds or 0.0
+    training = max(took - judging * judged(last.epochs, last.general_epochs), LEAST_OF_STEPS * took)
+    larger = max(cost / max(last.cost, 1e-9), 1.0)
+    return Pace(training / max(steps, 1) * larger, judging * larger)
 
 
 def original_curve(context: StageContext) -> tuple[KeptAfter, ...]:

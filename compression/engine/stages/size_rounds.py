@@ -18,15 +18,16 @@ from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
 from compression.engine.stages.objectives import objective_for
 from compression.engine.stages.size_record import (
+    Original,
     RunningTime,
     asked_training,
     begin_record,
+    judged_original,
     original_curve,
-    original_score,
+    pace_of,
     remembering,
     saved_record,
     seconds_left,
-    step_seconds,
     trained,
     write_record,
 )
@@ -36,7 +37,6 @@ from compression.engine.stages.task_training import NamedTraining, train_task
 from compression.engine.stages.teacher_ensemble import ASK, EnsembleOutputs, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, quantize_teacher, restore_teacher
 from compression.engine.tables_checkpoint import stored_search
-from compression.evaluation.validate import Validation
 from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
 from compression.models.adapters.registry import adapter_of
@@ -47,7 +47,7 @@ from compression.planning.search.problem import OutOfTime
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found
 from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share
-from compression.planning.size_plan import ShortTraining
+from compression.planning.size_plan import Pace, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
@@ -98,12 +98,12 @@ def size_rounds(
     assert auto is not None, "only a recipe with auto asks"  # noqa: S101
     assert distill is not None, "auto needs it"  # noqa: S101
     search = facts_of(context, settings, digest=tables.digest, before=before, parameters=facts)
-    cost, original = (yield from size_cost(context, search, auto.objective)), original_score(context)
+    cost, original = (yield from size_cost(context, search, auto.objective)), judged_original(context)
     record = saved_record(context, [phase_of(number) for number in range(1, auto.rounds + 1)])
     if record is None:
         whole = count_of(search)(before)
         weights, outcomes = yield from _weights(context, search, cost, scores, found)
-        record = begin_record(context, auto, original, whole).model_copy(update={"weights": dict(weights)})
+        record = begin_record(context, auto, original.score, whole).model_copy(update={"weights": dict(weights)})
     else:
         outcomes = _judged_before(context)
     search = search.model_copy(update={"weights": record.weights})
@@ -177,14 +177,14 @@ def best_share(tried: Sequence[SizeTried], retention: float) -> float:
 
 @dataclass
 class SizeRounds:
-    """The rounds of one search. original: the uncompressed model's score; record: what is known so far."""
+    """The rounds of one search. original: the uncompressed model; record: what is known so far."""
 
     context: StageContext
     auto: Auto
     distill: Distill
     scores: ImportanceScores
     orders: Tensors
-    original: Validation
+    original: Original
     record: SizeSearch
     solver: SizeSolver
     outputs: EnsembleOutputs | None = None  #: the teachers', which all rounds share
@@ -245,7 +245,7 @@ class SizeRounds:
         """Return the steps of the full distillation that the time still allows. cost: of the size."""
         left = seconds_left(self.context, self.record, cut=False)
         asked = asked_training(self.context, self.distill, self.record)
-        return asked.fitted(step_seconds(self.record, asked, cost), left).steps
+        return asked.fitted(pace_of(self.record, asked, cost), left).steps
 
     @property
     def teachers(self) -> list[PreTrainedModel]:
@@ -271,7 +271,7 @@ class SizeRounds:
     def _is_time_for(self, fully: int, cost: float, others: float = 0.0) -> bool:
         """Return whether there is time for so many full distillations of a size. others: seconds that are needed beside."""
         asked = asked_training(self.context, self.distill, self.record)
-        whole = asked.seconds(step_seconds(self.record, asked, cost) or 0.0)
+        whole = asked.seconds(pace_of(self.record, asked, cost) or Pace(0.0))
         return seconds_left(self.context, self.record, cut=False) >= fully * whole + others
 
     def _why_over(self, share: float) -> str | None:

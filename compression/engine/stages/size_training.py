@@ -19,14 +19,15 @@ from compression.engine.stages.prune import unit_scores
 from compression.engine.stages.registry import planned
 from compression.engine.stages.size_choice import another_share, fully, preference
 from compression.engine.stages.size_record import (
+    Original,
     RunningTime,
     asked_training,
+    judged_original,
     original_curve,
-    original_score,
+    pace_of,
     remembering,
     saved_record,
     seconds_left,
-    step_seconds,
     trained,
     write_record,
 )
@@ -35,9 +36,9 @@ from compression.engine.stages.solved_widths import axes_and_errors
 from compression.engine.stages.task_training import PHASE, NamedTraining
 from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
-from compression.evaluation.validate import Validation
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, steps_needed
+from compression.planning.size_plan import Pace
 from compression.schema.errors import MissingResource, TargetOutOfReach, TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
@@ -56,7 +57,7 @@ BEST = "best."  #: prefix of the names of the best model's weights in a save
 NOT_CUT = (UnusableCheckpoint, UnsupportedShape, TargetOutOfReach, MissingResource)
 """What keeps another size from being cut, but not the job from going on with those that are trained."""
 UNTRAINED = {
-    **dict.fromkeys(("score", "kept", "kept_error", "seconds")),
+    **dict.fromkeys(("score", "kept", "kept_error", "seconds", "judging_seconds")),
     **dict.fromkeys(("steps", "epochs", "general_epochs"), 0),
     "curve": (),
 }
@@ -78,17 +79,17 @@ def sized_training(context: StageContext, settings: Distill, distilled: Distille
     """Distill the context's model, and other sizes while time is left. The context's model and result are those of the best.
     distilled: the distillation of a context's model.
     """
-    yield from SizedTraining(context, settings, distilled, original_score(context), context.device).run()
+    yield from SizedTraining(context, settings, distilled, judged_original(context), context.device).run()
 
 
 @dataclass
 class SizedTraining:
-    """The full trainings of one search. original: the uncompressed model's score; device: that models train on."""
+    """The full trainings of one search. original: the uncompressed model; device: that models train on."""
 
     context: StageContext
     settings: Distill
     distilled: Distilled
-    original: Validation
+    original: Original
     device: torch.device
     best: tuple[int, PreTrainedModel] | None = None  #: number in the record, and the trained model
 
@@ -174,7 +175,7 @@ class SizedTraining:
         context, size = self.context, record.tried[-1]
         if not size.epochs:
             left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
-            full = asked.fitted(step_seconds(record, asked, size.cost), left)
+            full = asked.fitted(pace_of(record, asked, size.cost), left)
             own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
             size = size.model_copy(update=own)
         general = self.settings.general
@@ -217,9 +218,10 @@ class SizedTraining:
 
         def seconds_of(cost: float) -> tuple[float, float]:
             """Return the least that a training may take, and what it would; of a size that costs so much."""
-            took, step = (last.seconds or 0.0) * max(cost / max(last.cost, 1e-9), 1.0), step_seconds(record, asked, cost) or 0.0
-            least = max(LEAST_FITTED * took, asked.least.seconds(step))
-            return least, max(took, asked.fitted(step, left).seconds(step))
+            took = (last.seconds or 0.0) * max(cost / max(last.cost, 1e-9), 1.0)
+            pace = pace_of(record, asked, cost) or Pace(0.0)
+            least = max(LEAST_FITTED * took, asked.least.seconds(pace))
+            return least, max(took, asked.fitted(pace, left).seconds(pace))
 
         share, why = another_share(record, solver, last=False)
         if why is not None or number + 1 >= MOST_OTHERS or left < sum(seconds_of(solver.share_of(solver.at(share)))):
@@ -288,7 +290,8 @@ class SizedTraining:
             more = "more steps are not expected to change that: it takes more rows of train, or a lower target"
         else:
             asked = asked_training(self.context, self.settings, record)
-            minutes = (steps - size.steps) * (step_seconds(record, asked, size.cost) or 0.0) / 60
+            pace = pace_of(record, asked, size.cost) or Pace(0.0)
+            minutes = (steps - size.steps) * (pace.step + pace.judging / max(asked.epoch_steps, 1)) / 60
             more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
         return f"{told} That misses the target; {more}."
 

@@ -177,7 +177,7 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
     monkeypatch.setattr(size_rounds, "ensemble_outputs", outputs)
     for owner in (size_rounds, size_training):
         says(owner, "trained", "judged")
-        says(owner, "original_score", "original")
+        says(owner, "judged_original", "original")
     says(size_rounds, "train_task", "training")
     says(size_rounds.SizeRounds, "_distill", "asked")
     says(size_training.SizedTraining, "_train", "asked")

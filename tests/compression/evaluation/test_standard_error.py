@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from compression.evaluation import standard_error as standard_errors
-from compression.evaluation.standard_error import group_losses, kept_error, standard_error
+from compression.evaluation.standard_error import answers_of, group_losses, kept_error, standard_error
 from compression.evaluation.validate import validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
@@ -67,7 +67,7 @@ def test_a_language_model_is_asked_of_each_row_once(monkeypatch: pytest.MonkeyPa
         return plain(own, model, some, parts)
 
     monkeypatch.setattr(PackedTexts, "loss", loss)
-    assert kept_error(other, original, rows) == pytest.approx(expected, rel=1e-3)
+    assert kept_error(answers_of(other, rows), answers_of(original, rows), rows) == pytest.approx(expected, rel=1e-3)
     assert expected > 0
     assert sum(asked) == 2 * len(rows)
 

@@ -14,7 +14,7 @@ from compression.planning.size_fit import (
     smallest_share,
     steps_needed,
 )
-from compression.planning.size_plan import FullTraining, ShortTraining
+from compression.planning.size_plan import FullTraining, Pace, ShortTraining
 from compression.schema.recipe.distill import Distill, General
 from compression.schema.report.size_search import KeptAfter, SizeTried
 from tests.client.figures import row
@@ -112,15 +112,16 @@ def test_the_steps_that_a_missed_target_takes_follow_from_the_power() -> None:
 
 def test_a_full_distillation_is_fitted_into_the_time_that_is_left() -> None:
     asked = FullTraining.of(Distill(epochs=8, general=General(epochs=4)), 10, 20)
-    assert asked.seconds(1.0) == 160
-    assert asked.fitted(1.0, 200) == asked
-    assert asked.fitted(1.0, 160) == asked
-    half = asked.fitted(1.0, 80)
+    second = Pace(1.0)
+    assert asked.seconds(second) == 160
+    assert asked.fitted(second, 200) == asked
+    assert asked.fitted(second, 160) == asked
+    half = asked.fitted(second, 80)
     assert (half.epochs, half.general_epochs, half.steps) == (4, 2, 40)
-    for step, left in ((1.0, -5.0), (0.0, -5.0), (None, -5.0), (None, 5.0)):  # None: there was no time to try any size
-        least = asked.fitted(step, left)
+    for pace, left in ((second, -5.0), (Pace(0.0), -5.0), (None, -5.0), (None, 5.0)):  # None: no time to try any size
+        least = asked.fitted(pace, left)
         assert (least.epochs, least.general_epochs) == (1, 1)
-    assert FullTraining.of(Distill(epochs=8), 10, 20).fitted(1.0, 40).general_epochs == 0
+    assert FullTraining.of(Distill(epochs=8), 10, 20).fitted(second, 40).general_epochs == 0
 
 
 def test_a_short_distillation_takes_a_part_of_many_rows_and_several_passes_over_few() -> None:
@@ -129,8 +130,17 @@ def test_a_short_distillation_takes_a_part_of_many_rows_and_several_passes_over_
     assert ShortTraining.of(200, 100_000, 32, all_rows=True) == ShortTraining(100_000, 1, 3125)
 
 
+@pytest.mark.parametrize("judging", [0.0, 5.0])
 @pytest.mark.parametrize("left", [31, 40, 57, 90, 120])
-def test_what_is_fitted_takes_no_longer_than_is_left(left: int) -> None:
-    asked = FullTraining.of(Distill(epochs=3, general=General(epochs=10)), 10, 20)
-    assert asked.fitted(1.0, left).seconds(1.0) <= left
-    assert asked.least.seconds(1.0) == 30
+def test_what_is_fitted_takes_no_longer_than_is_left(left: int, judging: float) -> None:
+    asked, pace = FullTraining.of(Distill(epochs=3, general=General(epochs=10)), 10, 20), Pace(1.0, judging)
+    passes = 6  # before and after the epoch of each phase, the teacher's, and the last one
+    assert asked.least.seconds(pace) == 30 + passes * judging
+    assert asked.fitted(pace, left + passes * judging).seconds(pace) <= left + passes * judging
+
+
+def test_passes_over_validation_count_with_the_epochs_and_not_with_the_steps() -> None:
+    asked = FullTraining.of(Distill(epochs=8), 100, 0)
+    assert asked.seconds(Pace(1.0, 20.0)) == 800 + 10 * 20
+    assert asked.fitted(Pace(1.0, 20.0), 1000).epochs == 8
+    assert asked.fitted(Pace(1.0, 20.0), 40 + 4 * 120).epochs == 4

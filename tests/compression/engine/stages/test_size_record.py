@@ -8,10 +8,20 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from compression.engine.stage_clock import StageClock
-from compression.engine.stages.size_record import RunningTime, asked_training, remembering, seconds_left, step_seconds, trained
+from compression.engine.stages import size_record
+from compression.engine.stages.size_record import (
+    Original,
+    RunningTime,
+    asked_training,
+    judged_original,
+    pace_of,
+    remembering,
+    seconds_left,
+    trained,
+)
 from compression.engine.stages.size_rounds import SizeRounds, best_share
 from compression.evaluation.validate import Validation
-from compression.planning.size_plan import FullTraining, exports_after
+from compression.planning.size_plan import FullTraining, Pace, exports_after
 from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.augment import Augment
@@ -76,15 +86,28 @@ def test_if_the_solver_has_no_time_the_best_of_the_rounds_is_taken(monkeypatch: 
 
 
 def test_a_step_of_a_larger_size_takes_longer_than_one_of_the_last_that_was_trained() -> None:
-    assert step_seconds(record(), ASKED, 0.5) is None
+    assert pace_of(record(), ASKED, 0.5) is None
     known = record(size(cost=0.8, seconds=90.0), size(cost=0.25), size(cost=0.3, kept=None, seconds=None))
-    assert step_seconds(known, ASKED, 0.25) == step_seconds(known, ASKED, 0.1) == 0.5
-    assert step_seconds(known, ASKED, 0.75) == pytest.approx(1.5)
+    assert pace_of(known, ASKED, 0.25) == pace_of(known, ASKED, 0.1) == Pace(0.5)
+    assert pace_of(known, ASKED, 0.75) == Pace(pytest.approx(1.5))
+
+
+def test_a_short_training_says_what_steps_take_and_what_judging_does() -> None:
+    """Of 100 steps and 2 epochs, 4 passes over validation; a full one of 80 steps and 8 epochs passes over it 10 times."""
+    asked = FullTraining(epochs=8, general_epochs=0, epoch_steps=100, general_steps=0)
+    pace = pace_of(record(size(seconds=50.0, judging_seconds=10.0)), asked, 0.5)
+    assert pace == Pace(pytest.approx(0.1), 10.0)
+    assert asked.seconds(pace) == pytest.approx(80 + 100)
+    assert asked.fitted(pace, 181) == asked
+    assert pace_of(record(size(seconds=50.0, judging_seconds=20.0)), asked, 0.5) == Pace(pytest.approx(0.05), 20.0)
+    assert pace_of(record(size(cost=0.25, judging_seconds=10.0)), asked, 0.5) == Pace(pytest.approx(0.2), 20.0)
+    general = size(kind="full", steps=20, epochs=2, general_epochs=3, seconds=710.0, judging_seconds=10.0)
+    assert pace_of(record(general), ASKED, 0.5) == Pace(1.0, 10.0)
 
 
 def test_steps_of_the_general_phase_are_those_of_its_own_texts() -> None:
     full = size(kind="full", steps=20, epochs=2, general_epochs=3)  # 600 more
-    assert step_seconds(record(full), ASKED, 0.5) == pytest.approx(50 / 620)
+    assert pace_of(record(full), ASKED, 0.5) == Pace(pytest.approx(50 / 620))
 
 
 def test_new_rows_count_in_a_full_distillation_and_not_in_its_general_phase(model: BertForSequenceClassification) -> None:
@@ -117,9 +140,31 @@ def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model:
     outcome = TrainingOutcome(2, Validation(0.5, -1.0), curve[1], False, curve=curve, out_of_patience=True)
     planned = size(kind="full", steps=80, epochs=8, kept=None, seconds=None)
     clock = SimpleNamespace(seconds=15.0)
-    found = trained(state, planned, outcome, Validation(1.0, -1.0), RunningTime(clock, 15.0))
-    fewer = trained(state, planned, outcome, Validation(1.0, -1.0), RunningTime(clock, 15.0), rows=96)
+    original = Original(Validation(1.0, -1.0), judged_original(state).answers)
+    found = trained(state, planned, outcome, original, RunningTime(clock, 15.0))
+    fewer = trained(state, planned, outcome, original, RunningTime(clock, 15.0), rows=96)
     assert [one.steps for one in fewer.curve] == [6, 12, 18]  # of rows that augmentation made fewer
     assert (found.epochs, found.steps, found.kept) == (3, 30, 0.9)
     assert [(one.steps, one.kept) for one in found.curve] == [(10, 0.6), (20, 0.9), (30, 0.8)]
-    assert step_seconds(record(found), ASKED, 0.5) == pytest.approx(15 / 30)
+    assert pace_of(record(found), ASKED, 0.5) == Pace(pytest.approx(15 / 30))
+
+
+def test_a_training_tells_what_judging_it_took_and_asks_the_original_no_more(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_of(model, Recipe(train=Train(batch=16)))
+    state.teacher = model
+    original, clock, asked = judged_original(state), SimpleNamespace(seconds=15.0), list[object]()
+    assert original.score == state.validate()
+    plain = size_record.answers_of
+
+    def answers(one: object, *given: Any) -> Any:
+        asked.append(one)
+        clock.seconds += 4.0
+        return plain(cast(Any, one), *given)
+
+    monkeypatch.setattr(size_record, "answers_of", answers)
+    outcome = TrainingOutcome(1, Validation(0.5, -1.0), Validation(0.6, -1.0), False, curve=(Validation(0.6, -1.0),))
+    found = trained(state, size(seconds=None), outcome, original, RunningTime(clock, 5.0))
+    assert (asked, found.judging_seconds, found.seconds) == ([state.model], 4.0, 9.0)
+    assert found.kept_error == 0.0  # the model is its own original
