@@ -1,13 +1,12 @@
 """Standard errors of the engine's own validation scores and losses; `scoring` has those of reported scores."""
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from compression.evaluation.validate import logits
+from compression.evaluation.validate import Validation, logits, validation_of
 from compression.modalities.base import Examples
 from compression.modalities.scoring.standard_errors import of_ratio
 
@@ -34,39 +33,47 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
 
 
 def answers_of(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
-    """Return what `kept_error` compares: all rows' logits, or a language model's loss on each group of rows, (groups,)."""
+    """Return all rows' logits, or a language model's loss on each group of rows, (groups,)."""
     if (packed := rows.task.packed) is None:
         return logits(model, rows, parts)
     losses = [packed.loss(model, rows.at(_numbers(one)), parts) for one in _members(rows)]
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def kept_error(after: torch.Tensor, before: torch.Tensor, rows: Examples) -> float:
-    """Return the standard error of the share of an original's score that a model keeps: of both scores on the same rows, by the
-    same jackknife. 0 of a single row, or if the original scores nothing. after, before: `answers_of` model and original.
-    """
-    members = _members(rows)
-    if len(members) < 2:
-        return 0.0
-    shares = []
+def judged(answers: torch.Tensor, rows: Examples) -> Validation:
+    """Score what `answers_of` returned. A language model's is `validate`'s but for rounding: its groups' tokens are summed."""
+    if rows.task.packed is None:
+        return validation_of(answers, rows)
+    counts = _counts(rows)
+    loss = float((counts * answers.numpy()).sum() / counts.sum())
+    return Validation(math.exp(-loss), -loss, inverse=True)
+
+
+def scores_without(answers: torch.Tensor, rows: Examples) -> np.ndarray:
+    """Return a model's score without each group of rows, (groups,): of a perplexity its inverse. answers: `answers_of` it."""
     if rows.task.packed is not None:
-        losses = [_losses_without(members, each, rows) for each in (before, after)]
-        shares = np.exp(losses[0] - losses[1]).tolist()
-    else:
-        for one in members:
-            some = rows.at(_numbers(~one))
-            kept, whole = (rows.task.score(found[~one], some) for found in (after, before))
-            shares.append(kept / whole if whole > 0 else 0.0)
-    return math.sqrt((len(members) - 1) * float(np.var(shares)))
+        counts = _counts(rows)
+        losses = counts * answers.numpy()
+        without: np.ndarray = np.exp((losses - losses.sum()) / np.maximum(counts.sum() - counts, 1.0))
+        return without
+    return np.array([rows.task.score(answers[~one], rows.at(_numbers(~one))) for one in _members(rows) if not one.all()])
 
 
-def _losses_without(members: list[torch.Tensor], losses: torch.Tensor, rows: Examples) -> np.ndarray:
-    """Return a language model's mean loss on all rows but those of each group. losses: on each group."""
+def kept_error(after: np.ndarray, before: np.ndarray) -> float:
+    """Return the standard error of the share of an original's score that a model keeps: of both scores on the same rows, by the
+    same jackknife. 0 of a single row, or if the original scores nothing. after, before: `scores_without` of model and original.
+    """
+    if len(before) < 2:
+        return 0.0
+    shares = np.where(before > 0, after / np.where(before > 0, before, 1.0), 0.0)
+    return math.sqrt((len(before) - 1) * float(np.var(shares)))
+
+
+def _counts(rows: Examples) -> np.ndarray:
+    """Return the scored tokens of each group of a language model's rows, (groups,)."""
     packed = rows.task.packed
     assert packed is not None  # noqa: S101
-    counts = np.array([packed.count(rows.at(_numbers(one))) for one in members], dtype=float)
-    sums = counts * losses.numpy()
-    return cast(np.ndarray, (sums.sum() - sums) / (counts.sum() - counts))
+    return np.array([packed.count(rows.at(_numbers(one))) for one in _members(rows)], dtype=float)
 
 
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:

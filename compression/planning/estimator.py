@@ -18,7 +18,7 @@ from compression.planning.memory import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, m
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.point_work import point_factors, resized
 from compression.planning.rates import REFERENCE
-from compression.planning.size_plan import ShortTraining
+from compression.planning.size_plan import ShortTraining, judgings
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
 from compression.planning.training_work import training_work
@@ -295,7 +295,7 @@ def _rounds(job: PlannedJob, auto: Auto) -> Work:
     short = ShortTraining.of(auto.steps, rows, train.batch * train.accumulate, all_rows=bool(job.named))
     asked = auto.rounds * job.forward(job.model) * short.rows / max(rows, 1)
     passes = auto.rounds * short.steps / job.steps()
-    judged = auto.rounds * short.epochs
+    judged = auto.rounds * judgings(short.epochs, 0)
     return job.trained(PRUNED, job.result, passes, auto.rounds * short.steps, asked=asked, judged=judged).model_copy(
         update={"fitted": True, "least": 1 / auto.rounds}
     )

@@ -23,7 +23,7 @@ def exports_after(asked: Sequence[str] | None, *, generates: bool) -> int:
     return max(2 + forms * (2 if generates else 1), FEWEST_EXPORTS)
 
 
-def judged(epochs: int, general_epochs: int) -> int:
+def judgings(epochs: int, general_epochs: int) -> int:
     """Return how often a training passes over validation: before each of its phases, after each epoch, and once more for the
     error of its score. In the general phase it is the teacher that is asked once more.
     """
@@ -32,10 +32,11 @@ def judged(epochs: int, general_epochs: int) -> int:
 
 @dataclass(frozen=True)
 class Pace:
-    """The seconds of an optimizer step, and of a pass over validation."""
+    """The seconds of an optimizer step, of a pass over validation with its score, and of what is computed once: the error."""
 
     step: float
     judging: float = 0.0
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class FullTraining:
     def seconds(self, pace: Pace) -> float:
         """Return the time of both phases."""
         steps = self.steps + self.general_epochs * self.general_steps
-        return pace.step * steps + pace.judging * judged(self.epochs, self.general_epochs)
+        return pace.step * steps + pace.judging * judgings(self.epochs, self.general_epochs) + pace.error
 
     def fitted(self, pace: Pace | None, left: float) -> "FullTraining":
         """Return as much of it as seconds that are left allow, one epoch of each phase at least. pace: None is not known, since

@@ -4,15 +4,16 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from compression.engine.context import StageContext
 from compression.engine.stage_clock import StageClock
-from compression.evaluation.standard_error import answers_of, kept_error
-from compression.evaluation.validate import Validation, validate, validation_of
+from compression.evaluation.standard_error import answers_of, judged, kept_error, scores_without
+from compression.evaluation.validate import Validation
 from compression.models.tensors import Tensors
 from compression.planning.preparation import steps_an_epoch
-from compression.planning.size_plan import FullTraining, Pace, exports_after, judged
+from compression.planning.size_plan import FullTraining, Pace, exports_after, judgings
 from compression.schema.events import Event
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -43,14 +44,14 @@ class RunningTime:
 
 @dataclass(frozen=True)
 class Original:
-    """The uncompressed model on validation: its score, and its answers, for the error of what others keep."""
+    """The uncompressed model on validation: its score, and the scores without each group of rows (`scores_without`)."""
 
     score: Validation
-    answers: torch.Tensor
+    without: np.ndarray
 
 
 LEAST_OF_STEPS = 0.1
-"""Share of a training's time that its steps take at least, however long the judging after it took."""
+"""Share of a training's time that its steps take at least, however long its judging takes by that after it."""
 SIZES = "sizes"  #: key under which a training's save has the record
 
 
@@ -129,10 +130,13 @@ def trained(
     shares = [kept_share(each, original.score) for each in outcome.curve]
     curve = tuple(KeptAfter(steps=number * steps, kept=share) for number, share in enumerate(shares, 1))
     found: dict[str, Any] = {"curve": curve, "score": best.value, "kept": kept_share(best, original.score)}
+    context.rest_teacher()
     began, validation = timing.seconds, context.rows["validation"]
     answers = answers_of(context.model, validation, context.parts)
-    found["judging_seconds"] = timing.seconds - began
-    found["kept_error"] = kept_error(answers, original.answers, validation)
+    judged(answers, validation)  # as each epoch is
+    found["judging_seconds"], began = timing.seconds - began, timing.seconds
+    found["kept_error"] = kept_error(scores_without(answers, validation), original.without)
+    found["error_seconds"] = timing.seconds - began
     return size.model_copy(update=found | {"epochs": epochs, "steps": epochs * steps, "seconds": timing.seconds})
 
 
@@ -143,18 +147,16 @@ def kept_share(found: Validation, original: Validation) -> float:
 
 def judged_original(context: StageContext) -> Original:
     """Judge the original on validation. The current model makes room for it on the device."""
-    rows, parts = context.rows["validation"], context.parts
+    rows, device = context.rows["validation"], context.device
     with on_cpu(context.model):
-        model = context.prepared.to(context.device)
-        answers = answers_of(model, rows, parts)
-        score = validation_of(answers, rows) if rows.task.packed is None else validate(model, rows, parts)
+        answers = answers_of(context.prepared.to(device), rows, context.parts)
         context.rest_teacher()
-    return Original(score, answers)
+    return Original(judged(answers, rows), scores_without(answers, rows))
 
 
 def pace_of(record: SizeSearch, asked: FullTraining, cost: float) -> Pace | None:
-    """Return what a step takes by the last training that is done, with all that belongs to it but its passes over validation,
-    and what such a pass takes; None before the first. A short training passes as often as a full one of as many epochs.
+    """Return what a step takes by the last training that is done, with all that belongs to it but its judging, and what judging
+    takes; None before the first. A short training is judged as often as a full one of as many epochs.
 
     asked: the recipe's full distillation; cost: of the size that is to be trained. A larger one than the last takes longer in
     proportion, and a smaller one is not expected to take less: the teacher stays.
@@ -164,10 +166,10 @@ def pace_of(record: SizeSearch, asked: FullTraining, cost: float) -> Pace | None
         return None
     last = done[-1]
     steps = last.steps + last.general_epochs * asked.general_steps
-    took, judging = last.seconds or 0.0, last.judging_seconds or 0.0
-    training = max(took - judging * judged(last.epochs, last.general_epochs), LEAST_OF_STEPS * took)
+    took, judging, error = last.seconds or 0.0, last.judging_seconds or 0.0, last.error_seconds or 0.0
+    training = max(took - judging * judgings(last.epochs, last.general_epochs) - error, LEAST_OF_STEPS * took)
     larger = max(cost / max(last.cost, 1e-9), 1.0)
-    return Pace(training / max(steps, 1) * larger, judging * larger)
+    return Pace(training / max(steps, 1) * larger, judging * larger, error)
 
 
 def original_curve(context: StageContext) -> tuple[KeptAfter, ...]:

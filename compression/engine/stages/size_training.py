@@ -57,7 +57,7 @@ BEST = "best."  #: prefix of the names of the best model's weights in a save
 NOT_CUT = (UnusableCheckpoint, UnsupportedShape, TargetOutOfReach, MissingResource)
 """What keeps another size from being cut, but not the job from going on with those that are trained."""
 UNTRAINED = {
-    **dict.fromkeys(("score", "kept", "kept_error", "seconds", "judging_seconds")),
+    **dict.fromkeys(("score", "kept", "kept_error", "seconds", "judging_seconds", "error_seconds")),
     **dict.fromkeys(("steps", "epochs", "general_epochs"), 0),
     "curve": (),
 }

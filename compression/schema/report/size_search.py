@@ -38,7 +38,8 @@ class SizeTried(Config):
     kept_error: Annotated[float | None, Field(description="Standard error of `kept`, of the rows' paired differences.")] = None
     expected: Annotated[float | None, Field(description="What a full distillation is expected to keep; null: is one.")] = None
     seconds: Annotated[float | None, Field(description="Of its training, with the teacher's answers.")] = None
-    judging_seconds: Annotated[float | None, Field(description="Of one pass over validation by the trained model.")] = None
+    judging_seconds: Annotated[float | None, Field(description="Of a pass over validation, with its score.")] = None
+    error_seconds: Annotated[float | None, Field(description="Of `kept_error`.")] = None
     chosen: Annotated[bool, Field(description="Whether this is the model that the job goes on with.")] = False
 
     def text(self, of_what: str) -> str:

@@ -29,7 +29,7 @@ AUTO: dict[str, Any] = {
     "auto": {"rounds": 2, "steps": 20, "budget_minutes": 1000},
     "artifacts": [],
 }
-TIMES = {"seconds", "minutes", "ship_seconds"}
+TIMES = {"seconds", "judging_seconds", "error_seconds", "minutes", "ship_seconds"}
 
 
 def untimed(found: SizeSearch) -> dict[str, Any]:

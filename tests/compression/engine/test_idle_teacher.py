@@ -162,10 +162,11 @@ def watch_cuts(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, idle: Cal
     return found
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read(
-    watch: Watch, says: Any, encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: int, watch: Watch, says: Any, encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guide is the second original, which the rounds share."""
+    """The guide is the original, or the second of two, which the rounds share."""
     scores, guides, plain = count(1.0), list[PreTrainedModel](), size_rounds.ensemble_outputs
     monkeypatch.setattr(teacher_ensemble, "validate", lambda *_: Validation(next(scores), 0.0))
 
@@ -187,7 +188,8 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
     monkeypatch.setattr(size_rounds, "best_share", lambda *_: 0.6)
     with second_device() as device:
         monkeypatch.setattr(dataset_run, "training_device", lambda: device)
-        state = watch.state = opened_job(encoder, reviews, tmp_path, AUTO)
+        recipe = {**AUTO, "distill": {**AUTO["distill"], "teachers": {"seeds": seeds}}}
+        state = watch.state = opened_job(encoder, reviews, tmp_path, recipe)
         cuts = watch_cuts(monkeypatch, size_rounds, "cut_of", lambda: [state.teacher, *state.originals, *guides])
         cut_after = watch_cuts(monkeypatch, prune_stage, "updated_cut", lambda: [state.teacher, *state.originals])
         others = watch_cuts(monkeypatch, size_training, "cut_of", lambda: [state.teacher, state.model])
@@ -196,13 +198,14 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
         state.model_of = lambda _: copy.deepcopy(uncut)
         list(placement.prune(state))
         assert guides
-        assert guides[0] is not state.teacher
+        assert (guides[0] is state.teacher) == (seeds == 1)
         list(placement.distill(state))
-        assert [list(map(len, each)) for each in (cuts, cut_after, others)] == [[2, 3], [2], [2, 2]]
+        idle = [[1, 2], [1], [2, 2]] if seeds == 1 else [[2, 3], [2], [2, 2]]
+        assert [list(map(len, each)) for each in (cuts, cut_after, others)] == idle
         assert all(where == {HOST} for each in cuts + cut_after + others for where in each)
-        assert watch.found["cut"] == watch.found["training"] == {HOST}
+        assert (watch.found["cut"], watch.found["training"]) == ({HOST}, {DEVICE if seeds == 1 else HOST})
         assert DEVICE in watch.found["asked"]
-        assert watch.found["original"] == watch.found["judged"] == {DEVICE}
+        assert (watch.found["original"], watch.found["judged"]) == ({DEVICE}, {HOST})
         assert (places(state.teacher), places(state.model)) == ({HOST}, {DEVICE})
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from compression.evaluation import standard_error as standard_errors
-from compression.evaluation.standard_error import answers_of, group_losses, kept_error, standard_error
+from compression.evaluation.standard_error import answers_of, group_losses, judged, kept_error, scores_without, standard_error
 from compression.evaluation.validate import validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
@@ -67,9 +67,13 @@ def test_a_language_model_is_asked_of_each_row_once(monkeypatch: pytest.MonkeyPa
         return plain(own, model, some, parts)
 
     monkeypatch.setattr(PackedTexts, "loss", loss)
-    assert kept_error(answers_of(other, rows), answers_of(original, rows), rows) == pytest.approx(expected, rel=1e-3)
+    answers = {each: answers_of(each, rows) for each in (other, original)}
+    without_each = {each: scores_without(found, rows) for each, found in answers.items()}
+    assert kept_error(without_each[other], without_each[original]) == pytest.approx(expected, rel=1e-3)
     assert expected > 0
     assert sum(asked) == 2 * len(rows)
+    score = judged(answers[other], rows)
+    assert (score.score, score.inverse) == (pytest.approx(validate(other, rows).score), True)
 
 
 @pytest.mark.parametrize("task", toys.TASKS)

@@ -1,10 +1,12 @@
 """What a search for a size knows of its trainings: how long others take by them, and which size they speak for."""
 
+import copy
 from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.stage_clock import StageClock
@@ -20,7 +22,8 @@ from compression.engine.stages.size_record import (
     trained,
 )
 from compression.engine.stages.size_rounds import SizeRounds, best_share
-from compression.evaluation.validate import Validation
+from compression.evaluation.standard_error import answers_of, kept_error, scores_without
+from compression.evaluation.validate import Validation, validate
 from compression.planning.size_plan import FullTraining, Pace, exports_after
 from compression.schema.errors import UnsupportedShape
 from compression.schema.events import Event, Log
@@ -103,6 +106,10 @@ def test_a_short_training_says_what_steps_take_and_what_judging_does() -> None:
     assert pace_of(record(size(cost=0.25, judging_seconds=10.0)), asked, 0.5) == Pace(pytest.approx(0.2), 20.0)
     general = size(kind="full", steps=20, epochs=2, general_epochs=3, seconds=710.0, judging_seconds=10.0)
     assert pace_of(record(general), ASKED, 0.5) == Pace(1.0, 10.0)
+    error = size(seconds=50.0, judging_seconds=5.0, error_seconds=10.0)  # whose time a training takes once
+    pace = pace_of(record(error), asked, 0.5)
+    assert pace == Pace(pytest.approx(0.2), 5.0, 10.0)
+    assert asked.seconds(pace) == pytest.approx(160 + 50 + 10)
 
 
 def test_steps_of_the_general_phase_are_those_of_its_own_texts() -> None:
@@ -140,7 +147,7 @@ def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model:
     outcome = TrainingOutcome(2, Validation(0.5, -1.0), curve[1], False, curve=curve, out_of_patience=True)
     planned = size(kind="full", steps=80, epochs=8, kept=None, seconds=None)
     clock = SimpleNamespace(seconds=15.0)
-    original = Original(Validation(1.0, -1.0), judged_original(state).answers)
+    original = Original(Validation(1.0, -1.0), judged_original(state).without)
     found = trained(state, planned, outcome, original, RunningTime(clock, 15.0))
     fewer = trained(state, planned, outcome, original, RunningTime(clock, 15.0), rows=96)
     assert [one.steps for one in fewer.curve] == [6, 12, 18]  # of rows that augmentation made fewer
@@ -149,22 +156,34 @@ def test_a_training_that_patience_ended_counts_for_the_epochs_that_it_had(model:
     assert pace_of(record(found), ASKED, 0.5) == Pace(pytest.approx(15 / 30))
 
 
-def test_a_training_tells_what_judging_it_took_and_asks_the_original_no_more(
+def test_a_training_tells_what_judging_took_and_the_original_is_asked_once(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = state_of(model, Recipe(train=Train(batch=16)))
-    state.teacher = model
-    original, clock, asked = judged_original(state), SimpleNamespace(seconds=15.0), list[object]()
-    assert original.score == state.validate()
-    plain = size_record.answers_of
+    state.teacher, rows = copy.deepcopy(model), state.rows["validation"]
+    with torch.no_grad():
+        for own in state.teacher.classifier.parameters():
+            own.neg_()  # it says the opposite
+    clock, asked = SimpleNamespace(seconds=15.0), list[object]()
+    without = [scores_without(answers_of(each, rows), rows) for each in (model, state.teacher)]
+    plain = {name: getattr(size_record, name) for name in ("answers_of", "scores_without")}
 
-    def answers(one: object, *given: Any) -> Any:
+    def answers(one: Any, *given: Any) -> Any:
         asked.append(one)
         clock.seconds += 4.0
-        return plain(cast(Any, one), *given)
+        return plain["answers_of"](one, *given)
+
+    def each_without(*given: Any) -> Any:
+        clock.seconds += 7.0
+        return plain["scores_without"](*given)
 
     monkeypatch.setattr(size_record, "answers_of", answers)
+    monkeypatch.setattr(size_record, "scores_without", each_without)
+    original, began = judged_original(state), clock.seconds
+    assert original.score == validate(state.teacher, rows) != validate(model, rows)
     outcome = TrainingOutcome(1, Validation(0.5, -1.0), Validation(0.6, -1.0), False, curve=(Validation(0.6, -1.0),))
-    found = trained(state, size(seconds=None), outcome, original, RunningTime(clock, 5.0))
-    assert (asked, found.judging_seconds, found.seconds) == ([state.model], 4.0, 9.0)
-    assert found.kept_error == 0.0  # the model is its own original
+    found = trained(state, size(seconds=None), outcome, original, RunningTime(cast(Any, clock), 5.0))
+    assert len(asked) == 2
+    assert (asked[0] is state.teacher, asked[1] is model) == (True, True)
+    assert (found.judging_seconds, found.error_seconds, found.seconds) == (4.0, 7.0, 5.0 + clock.seconds - began)
+    assert found.kept_error == kept_error(*without) != 0.0
