@@ -109,8 +109,9 @@ def _attempt(folder: Path, minutes: float | None) -> None:
                     continue
                 events.write(line)
                 if isinstance(event, StageFinished):
-                    _take(out / "checkpoints" / event.row.stage, kept / event.row.stage)
+                    # The checkpoint last: an attempt that finds it does not write the artifact again.
                     _take(out / "artifacts" / event.row.artifact, folder / "artifacts" / event.row.artifact)
+                    _take(out / "checkpoints" / event.row.stage, kept / event.row.stage)
                 elif isinstance(event, TablesSaved):
                     _take(out / "checkpoints" / TABLES, kept / TABLES)
                 elif isinstance(event, TrainingSaved):

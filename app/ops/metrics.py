@@ -163,7 +163,8 @@ def _queues(session: Session) -> Iterator[Metric]:
     waits: dict[str, list[Any]] = {
         JOBS: [select(func.count(), func.min(Job.created_at)).where(Job.state == QUEUED)],
         CHECKS: [
-            select(func.count(), func.min(kind.created_at)).where(kind.state == "validating") for kind in (Model, Dataset)
+            select(func.count(), func.min(kind.created_at)).where(kind.state == "validating", kind.deleted_at.is_(None))
+            for kind in (Model, Dataset)
         ],
     }
     moment = session.scalar(select(now()))

@@ -3,7 +3,6 @@
 What each ships is judged by validation; the files' answers to test are read once, and pooled over the sets.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,7 +59,8 @@ def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
         data, recipe = auto_sets.prepare(name, place), plan.at(seed)
         jobs = Jobs(place, RECIPE, data, {"targets": {"retention": RETENTION}})
         about = {**jobs.about(recipe), **jobs.more}
-        yield Step(f"{name}-{seed}", about, partial(_run, jobs, recipe, f"{name}-{seed}"))
+        stem = f"{name}-{seed}"
+        yield Step(stem, about, partial(_run, jobs, recipe, stem), (jobs.folder(stem),))
 
 
 def _run(jobs: Jobs, recipe: Recipe, name: str, clock: Clock) -> Facts:
@@ -72,7 +72,6 @@ def _run(jobs: Jobs, recipe: Recipe, name: str, clock: Clock) -> Facts:
     found = {"shipped": shipped, "original": before, "gate": report.get("gate"), "sizes": report.get("sizes")}
     found |= {"seconds": run.seconds, "choice": report["choice"]}
     found["answers"] = jobs.answers(run.artifact(before["artifact"]), run.artifact(shipped["artifact"]))
-    shutil.rmtree(run.folder)
     return found
 
 

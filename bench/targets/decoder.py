@@ -6,7 +6,6 @@ the solver's cut to this size, taught alike, stands for what it does there.
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from bench import engine
 from bench.account.job import digest_of
@@ -33,6 +33,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "solver": {"search": "solver", "ratio": 0.4, "axes": ["hidden", "heads", "ffn"], "reconstruct": False},
 }
 """Changes of the preset's cut. The solver's cut solves weights itself, so it needs no least squares after it."""
+FIRST = "language"  #: the side whose original, and its integers, the other one takes over
 FIELDS = ("tokens", "bytes", "loss", "right")
 
 
@@ -42,7 +43,7 @@ class Plan:
 
     epochs: int = EPOCHS
     removed: float = REMOVED
-    changes: Mapping[str, Any] = field(default_factory=lambda: {"prune": {"multiple": 8}})
+    changes: Mapping[str, Any] = field(default_factory=lambda: {"prune": {"multiple": 8}, "artifacts": ()})
     length: int = 128  #: of the passes that are timed
 
     def at(self, side: str) -> Recipe:
@@ -63,7 +64,13 @@ def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
     for side in SIDES:
         recipe = plan.at(side)
         about = {"model": digest_of(model), "text": digest, "recipe": recipe.model_dump(mode="json")}
-        yield Step(side, about, partial(_cut, place, model, folder, recipe, side, plan.length))
+        both = () if side == FIRST else tuple(_folder(place, one) for one in SIDES)
+        yield Step(side, about, partial(_cut, place, model, folder, recipe, side, plan.length), both)
+
+
+def _folder(place: Place, side: str) -> Path:
+    """Return the folder of a side's run."""
+    return place.folder / "decoder" / side
 
 
 def _cut(place: Place, model: Path, folder: Path, recipe: Recipe, side: str, length: int, clock: Clock) -> Facts:
@@ -71,15 +78,17 @@ def _cut(place: Place, model: Path, folder: Path, recipe: Recipe, side: str, len
     data = Data(format="jsonl", splits={name: (str(folder / f"{name}.jsonl"),) for name in ("train", "validation", "test")})
     spec: dict[str, Any] = {"task": "causal-lm", "model": str(model), "data": data, "recipe": recipe}
     spec |= {"evaluate": Evaluate(tokens=10**9, length=length), "threads": place.threads}
-    run = engine.run(place.folder / "decoder" / side, spec, keep={"onnx"}, minutes=clock.left())
-    before, after = run.report.rows[0], run.report.rows[-1]
-    found: Facts = {"shape": after.shape.model_dump(mode="json"), "seconds": run.seconds}
-    found |= {"parameters": {"before": before.parameters.total, "after": after.parameters.total}}
-    found |= {"tokens": run.report.splits["train"].tokens, "validation": score_of(after)}
-    for name, row in (("before", before), ("after", after)):
-        losses = language.as_shipped(run.artifact(row.artifact), folder, recipe.train.max_length)
+    first = _folder(place, FIRST)
+    after = first if side != FIRST and (first / "done.json").is_file() else None
+    run = engine.run(_folder(place, side), spec, keep={"onnx"}, after=after, minutes=clock.left())
+    whole = run if after is None else engine.Run(first, run.report, {}, 0.0)  # what is taken over is not written again
+    original, last = run.report.rows[0], run.report.rows[-1]
+    found: Facts = {"shape": last.shape.model_dump(mode="json"), "seconds": run.seconds}
+    found |= {"parameters": {"before": original.parameters.total, "after": last.parameters.total}}
+    found |= {"tokens": run.report.splits["train"].tokens, "validation": score_of(last)}
+    for name, artifact in (("before", whole.artifact(original.artifact)), ("after", run.artifact(last.artifact))):
+        losses = language.as_shipped(artifact, folder, recipe.train.max_length)
         found[name] = {each: getattr(losses, each).tolist() for each in FIELDS}
-    shutil.rmtree(run.folder)
     return found
 
 
@@ -104,7 +113,10 @@ def table(records: Path) -> str:
         losses = (f"{after.value:.4f} ± {after.standard_error or 0:.4f}", f"{before.value:.4f}")
         lines.append(line(side, size, Shape.model_validate(record["shape"]).short, f"{taught:,}", *losses))
     if {*found} == {*SIDES}:
-        gap = added_loss(losses_of(found["language"], "after"), losses_of(found["solver"], "after"))
-        error, below = gap.standard_error or 0, told(holds=gap.value < 0)
-        lines += ["", f"The solver's less the preset's: {gap.value:+.4f} ± {error:.4f} nats a token (below: {below})."]
+        preset, solved = (losses_of(found[side], "after") for side in SIDES)
+        gap, texts = added_loss(preset, solved), len(preset.tokens)
+        reach = float(t.ppf(0.975, texts - 1)) * (gap.standard_error or 0.0)
+        below = "cannot tell" if abs(gap.value) <= reach else told(holds=gap.value < 0)
+        whole = f"{gap.value:+.4f} [{gap.value - reach:+.4f}, {gap.value + reach:+.4f}] nats a token"
+        lines += ["", f"The solver's less the preset's, of {texts} texts: {whole} (below: {below})."]
     return "\n".join(lines)

@@ -35,13 +35,17 @@ class Jobs:
         """Return what the result of a recipe depends on."""
         return {"model": digest_of(self.model), "rows": self.data.digest, "recipe": recipe.model_dump(mode="json")}
 
+    def folder(self, name: str) -> Path:
+        """Return the folder of a job's run."""
+        return self.place.folder / self.part / name
+
     def run(self, name: str, recipe: Recipe, clock: Clock, after: engine.Run | None = None) -> engine.Run:
         """Run a job, or return an earlier call's. after: a run whose stages and tables are taken over if they fit."""
         data = self.data
         spec: dict[str, Any] = {"task": data.task, "model": str(self.model), "data": data.data, "recipe": recipe}
         spec |= {"evaluate": data.evaluate, "threads": self.place.threads, **self.more}
-        folder, earlier = self.place.folder / self.part / name, after.folder if after is not None else None
-        return engine.run(folder, spec, keep={"onnx"}, after=earlier, minutes=clock.left())
+        earlier = after.folder if after is not None else None
+        return engine.run(self.folder(name), spec, keep={"onnx"}, after=earlier, minutes=clock.left())
 
     def answers(self, before: Path, after: Path) -> Facts:
         """Answer the rows of test by the files of the original and of what became of it, a row at a time, as JSON."""

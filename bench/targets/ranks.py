@@ -4,7 +4,6 @@ One job cuts the encoder in half and trains it. Its error tables and scores say 
 `POST /v1/jobs/{id}/targets` answers. Each target is then a job of its own, with the same recipe. All scores are validation's.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +57,8 @@ def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
     for removed in plan.removed:
         recipe, name = plan.at(removed), f"cut-{round(1000 * removed):03d}"
         about = {**jobs.about(recipe), "reference": plan.reference}
-        yield Step(name, about, partial(_trained, jobs, first, recipe, removed, name))
+        # Some hundred megabytes, of which nothing is read again.
+        yield Step(name, about, partial(_trained, jobs, first, recipe, removed, name), (jobs.folder(name),))
 
 
 def _predicts(jobs: Jobs, recipe: Recipe, clock: Clock) -> Facts:
@@ -90,7 +90,6 @@ def _trained(jobs: Jobs, first: Recipe, recipe: Recipe, removed: float, name: st
     found: Facts = {key: value.model_dump(mode="json") for key, value in known.items()}
     found |= {"parameters": row.parameters.total, "seconds": run.seconds}
     found["notes"] = [note for each in run.report.rows if each.stage == PRUNED for note in each.notes]
-    shutil.rmtree(run.folder)  # some hundred megabytes, of which nothing is read again
     return found
 
 

@@ -1,6 +1,7 @@
 """Runs the steps of a part that have no record yet, one after another, until the minutes of the call are over."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Step:
     name: str  #: of the record's file
     about: Facts  #: what the result depends on beside code and machine: digests of model and rows, recipe, settings
     make: Callable[[Clock], Facts]
+    folders: tuple[Path, ...] = ()  #: of runs that nothing needs once the record is there
 
     def kept(self, records: Path) -> Facts | None:
         """Return the record, or None if there is none or if it is of other inputs."""
@@ -79,6 +81,8 @@ def run_steps(steps: Iterable[Step], records: Path, clock: Clock) -> None:
         # Of the call in which the step ended: what earlier calls of a step that was stopped saw is not known any more.
         seen = {"others": round(others.share(), 3), "call_seconds": round(time.monotonic() - started, 1)}
         record_file.write(records / f"{step.name}.json", {"about": step.about, **found, **seen})
+        for folder in step.folders:
+            shutil.rmtree(folder, ignore_errors=True)
         print(f"{step.name}: {seen['call_seconds'] / 60:.1f} min, others took {seen['others']:.0%}", flush=True)
 
 

@@ -5,13 +5,12 @@ alike then. One side has the widths that a stock config can state, the other fee
 (`prune.free_widths`). Nothing is chosen by the scores: those of test are read once, at the end.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,14 @@ from compression.schema.stages import PRUNED
 from compression.system import durable_files
 
 SIDES: dict[str, dict[str, Any]] = {"uniform": {"free_widths": False}, "free": {"free_widths": True}}
+ALIKE = "uniform"  #: the side that runs first, and tunes the original of both
 SETS = ("sst2", "mrpc", "stsb", "banking77")
 MILLISECONDS = "milliseconds"  #: the part whose device table predicts
-FAST = Prune(search="solver", target_latency=TargetLatency(speed_up=5.0))
-CUT = Recipe(prune=FAST, distill=Distill(epochs=6), train=Train(max_length=64))
+SPEED_UP = 5.0
+FAST = Prune(search="solver", target_latency=TargetLatency(speed_up=SPEED_UP))
+CUT = Recipe(prune=FAST, distill=Distill(epochs=6), train=Train(max_length=64), artifacts=())
+NEAR = 0.05
+"""Share by which one side may be faster than the other on the mean, and either slower than asked, at equal milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,9 @@ class Plan:
     rows: Mapping[str, int] = field(default_factory=lambda: MOST)
     recipe: Recipe = CUT
 
-    def at(self, side: str | None, seed: int) -> Recipe:
-        """Return the recipe of one side, or of the tuned original that both begin with."""
+    def at(self, side: str, seed: int) -> Recipe:
+        """Return the recipe of one side."""
         train = {"train": self.recipe.train.model_copy(update={"seed": seed})}
-        if side is None:
-            return self.recipe.model_copy(update={**train, "prune": None, "distill": None})
         assert self.recipe.prune is not None, "cuts are what is compared"
         return self.recipe.model_copy(update={**train, "prune": self.recipe.prune.model_copy(update=SIDES[side])})
 
@@ -57,45 +58,63 @@ PLAN = Plan()
 
 
 def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
-    """Yield the runs: with each seed of each set, both sides. Raises SystemExit without this machine's device table."""
+    """Yield a step for each set and seed: both sides, on one machine. Raises SystemExit without this machine's device table."""
     file = place.folder / f"{TABLE}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     durable_files.write_text(file, kept_table(place.records.parent / MILLISECONDS).model_dump_json())
     for seed, name in product(plan.seeds, plan.sets):
         jobs = Jobs(place, "widths", prepared(place, name, plan.rows[name]), {"device_tables": (str(file),)})
-        for side in SIDES:
-            recipe, stem = plan.at(side, seed), f"{name}-{seed}"
-            yield Step(f"{stem}-{side}", jobs.about(recipe), partial(_cut, jobs, plan.at(None, seed), recipe, stem, side))
+        stem, recipes = f"{name}-{seed}", {side: plan.at(side, seed) for side in SIDES}
+        about, folders = {**jobs.about(recipes[ALIKE]), "sides": SIDES}, tuple(jobs.folder(f"{stem}-{side}") for side in SIDES)
+        yield Step(stem, about, partial(_cut, jobs, recipes, stem), folders)
 
 
-def _cut(jobs: Jobs, alone: Recipe, recipe: Recipe, stem: str, side: str, clock: Clock) -> Facts:
-    """Tune the original, if that is not done; run one side, and answer the rows of test by its file and the original's."""
-    original = jobs.run(f"{stem}-original", alone, clock)
-    run = jobs.run(f"{stem}-{side}", recipe, clock, after=original)
-    row, whole = run.report.rows[-1], original.report.rows[0]
-    if not isinstance(row.latency, Latency):
-        raise SystemExit(f"{row.artifact} was not timed: {row.latency}")
-    known = {"shape": row.shape, "latency": row.latency, "validation": validated(row)}
-    found: Facts = {key: value.model_dump(mode="json") for key, value in known.items()}
-    found |= {"parameters": row.parameters.total, "bytes": row.size.bytes, "seconds": run.seconds}
-    found["notes"] = [note for each in run.report.rows if each.stage == PRUNED for note in each.notes]
-    found["answers"] = jobs.answers(original.artifact(whole.artifact), run.artifact(row.artifact))
-    shutil.rmtree(run.folder)
-    return found
+def _cut(jobs: Jobs, recipes: Mapping[str, Recipe], stem: str, clock: Clock) -> Facts:
+    """Run both sides, the second with the tuned original and the tables of the first; answer the rows of test by the files."""
+    first = jobs.run(f"{stem}-{ALIKE}", recipes[ALIKE], clock)
+    before, sides = first.artifact(first.report.rows[0].artifact), dict[str, Facts]()
+    for side, recipe in recipes.items():
+        run = first if side == ALIKE else jobs.run(f"{stem}-{side}", recipe, clock, after=first)
+        row = run.report.rows[-1]
+        if not isinstance(row.latency, Latency):
+            raise SystemExit(f"{row.artifact} was not timed: {row.latency}")
+        known = {"shape": row.shape, "latency": row.latency, "validation": validated(row)}
+        found: Facts = {key: value.model_dump(mode="json") for key, value in known.items()}
+        found |= {"parameters": row.parameters.total, "bytes": row.size.bytes, "seconds": run.seconds}
+        found["notes"] = [note for each in run.report.rows if each.stage == PRUNED for note in each.notes]
+        found["answers"] = jobs.answers(before, run.artifact(row.artifact))
+        sides[side] = found
+    return {"sides": sides}
 
 
 Found = Mapping[str, Mapping[str, Sequence[Facts]]]
-"""Set → side → records, one a seed that both sides have."""
+"""Set → side → what came of it, one a seed."""
 
 
-def complete(records: Path) -> Found:
-    """Return the records of seeds that both sides have."""
-    known, found = dict(records_of(records)), dict[str, dict[str, list[Facts]]]()
-    for stem in (name.removesuffix("-free") for name in known if name.endswith("-free")):
-        if f"{stem}-uniform" in known:
-            for side in SIDES:
-                found.setdefault(stem.rpartition("-")[0], {}).setdefault(side, []).append(known[f"{stem}-{side}"])
+def by_set(records: Path) -> Found:
+    """Return what came of each side of each set."""
+    found = dict[str, dict[str, list[Facts]]]()
+    for stem, record in records_of(records):
+        for side, one in record["sides"].items():
+            found.setdefault(stem.rpartition("-")[0], {}).setdefault(side, []).append(one)
     return found
+
+
+def times_as_fast(one: Facts) -> float:
+    """Return how many times as fast as its original a side's file is, as measured."""
+    share: float = one["latency"]["baseline_median_ms"] / one["latency"]["median_ms"]
+    return share
+
+
+def why_unequal(found: Found) -> str | None:
+    """Return why the sides are not compared at equal milliseconds, or None."""
+    speeds = {side: [times_as_fast(one) for sides in found.values() for one in sides[side]] for side in SIDES}
+    if (slowest := min(map(min, speeds.values()))) < SPEED_UP * (1 - NEAR):
+        return f"one is {slowest:.2f} times as fast, and {SPEED_UP:g} were asked"
+    means = {side: geometric_mean(each) for side, each in speeds.items()}
+    low, high = sorted(means.values())
+    told = " and ".join(f"{mean:.2f} times ({side})" for side, mean in means.items())
+    return f"on the mean they are {told} as fast" if high > low * (1 + NEAR) else None
 
 
 def gap(found: Found) -> tuple[float, float, float]:
@@ -112,16 +131,15 @@ def gap(found: Found) -> tuple[float, float, float]:
 
 def table(records: Path) -> str:
     """Return the records as a line a set and side, and what they come to."""
-    found = complete(records)
+    found = by_set(records)
     lines = head("set", "side", "seeds", "shapes", "parameters", "times as fast, measured", "validation", "test")
     for name, sides in found.items():
         for side, each in sides.items():
             shapes = " and ".join(dict.fromkeys(Shape.model_validate(one["shape"]).short for one in each))
-            fast = [one["latency"]["baseline_median_ms"] / one["latency"]["median_ms"] for one in each]
             pairs = [[np.array(one["answers"][key]) for key in ("after", "wanted")] for one in each]
             means = [fmean(one["parameters"] for one in each) / 1e6, fmean(one["validation"]["value"] for one in each)]
             scores = (f"{means[1]:.2%}", f"{fmean(METRICS[name](*pair) for pair in pairs):.2%}")
-            speeds = ", ".join(f"{one:.2f}" for one in fast)
+            speeds = ", ".join(f"{times_as_fast(one):.2f}" for one in each)
             lines.append(line(name, side, len(each), shapes, f"{means[0]:.2f} M", speeds, *scores))
     if found:
         points, low, high = gap(found)
@@ -130,5 +148,6 @@ def table(records: Path) -> str:
             "",
             f"Free widths less uniform on test, mean of {len(found)} sets: {points:+.2f} points [{low:+.2f}, {high:+.2f}].",
         ]
-        lines.append(f"Free widths are {verdict}.")
+        unequal = why_unequal(found)
+        lines.append(f"Free widths are {verdict}." if unequal is None else f"Not at equal milliseconds: {unequal}.")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from client.api import Lathe
 from client.device_types import Claim
 from client.devices.lease import Lease, refuses
 from client.devices.measuring import failure, measure
-from client.errors import ClientError, Problem, Unreachable, WrongHash
+from client.errors import BrokenTransfer, ClientError, Problem, Unreachable, WrongHash
 from client.transfers.download import download
 from compression.schema.profile import Profile, ProfileFailure
 from compression.schema.report.written import plain
@@ -109,7 +109,8 @@ class Runner:
         except WrongHash as error:
             return failure("bad_artifact", error.cause, error.remedy_text)
         except (ClientError, OSError) as error:
-            waits = isinstance(error, Problem) and not refuses(error)  # the service may give the files later
+            away = isinstance(error, BrokenTransfer | Unreachable)
+            waits = away or (isinstance(error, Problem) and not refuses(error))  # the service may give the files later
             if ended() or waits or (isinstance(error, Problem) and error.status in GONE):
                 return None
             cause, remedy = (error.cause, error.remedy_text) if isinstance(error, ClientError) else (str(error), "")

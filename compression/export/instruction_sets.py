@@ -117,12 +117,13 @@ def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[in
     """Compare predictions. -> their number, how many differ, the largest difference of a logit."""
     answers = changed = 0
     largest = 0.0
+    scale = max((float(np.abs(logits).max()) for one in expected for logits in one.values()), default=0.0)
     for one, other in zip(expected, found, strict=True):
         for name, logits in one.items():
             wanted, got = (np.asarray(values, np.float64) for values in (logits, other[name]))
             largest = max(largest, float(np.abs(wanted - got).max()))
             if wanted.shape[-1] == 1:  # a regression's prediction is the number itself
-                different = np.abs(wanted - got) > DIFFERENT * np.abs(wanted).max()
+                different = np.abs(wanted - got) > DIFFERENT * scale
             else:
                 different = wanted.argmax(axis=-1) != got.argmax(axis=-1)
             answers, changed = answers + different.size, changed + int(different.sum())

@@ -101,10 +101,21 @@ def command(spec: Spec) -> str:
     for option, given, usual in (("--target", spec.targets, Targets()), ("--evaluate", spec.evaluate, Evaluate())):
         for key, value in given.model_dump(mode="json").items():
             if value != getattr(usual, key):
-                words += [option, f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+                words += [option, f"{key}={_written(value)}"]
     for key, value in _columns(spec.asked).items():
         words += ["--column", f"{key}={value}"]
     return shlex.join([*words, "--wait"])
+
+
+def _written(value: object) -> str:
+    """Return a value as `lathe` reads it: as JSON, or as text where that is none."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
 
 
 def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:

@@ -12,6 +12,8 @@ from compression.schema.searches import SEARCHES
 
 CANDIDATES, JUDGED_ROWS = 8, 512
 """Solutions that are cut and judged to correct the tables, at most, and the rows that judge them."""
+JUDGED_TOKENS = 65_536
+"""Of these rows, if they are sequences: as many as judge a language model's epochs, for differences need no more."""
 OTHER_SIZES = (0.35, 0.7, 1.3, 1.6)
 """Shares of what a target takes away, of further cuts that are judged: milder and deeper ones."""
 JUDGED = CANDIDATES + len(OTHER_SIZES)
@@ -158,7 +160,9 @@ def calibration_share(prune: Prune, rows: int, tokens: float, model: Counted, au
     All layers are observed in the passes for moments. Each cut of a network estimates running statistics again; the whole model
     and each cut that is judged answer the same rows.
     """
-    seen, judged = passes(model) * calibrated_rows(prune, rows, tokens), min(JUDGED_ROWS, rows)
+    seen, judged = passes(model) * calibrated_rows(prune, rows, tokens), float(min(JUDGED_ROWS, rows))
+    if model.network is None:
+        judged = min(judged, JUDGED_TOKENS / max(tokens, 1.0))
     if model.network is not None and prune.refresh_statistics:
         seen += cuts(auto) * min(prune.calibration_rows, rows)
     return (seen + (JUDGED + 1) * judged) / max(rows, 1)

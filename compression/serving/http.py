@@ -31,6 +31,8 @@ BODY_SECONDS = 20.0
 """Time for a request's body to arrive."""
 SHORT = 4096
 """Bytes of a body whose texts are encoded at once, in some tenths of a millisecond."""
+READING = 2
+"""Others that are read at a time: some kilobytes may be an image of 50 million pixels, of which several copies are held."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Server:
         self.batcher = Batcher(
             model.run, rules, length=model.length, most_waiting=limits.queue, anchors=anchors, heard=self.metrics.ran
         )
-        self.open = 0
+        self.open, self.reading = 0, asyncio.Semaphore(READING)
         self.short_texts = not FILES & set(TASKS[model.task].asks)  # a small file may be a large image
 
     def app(self) -> Starlette:
@@ -103,7 +105,8 @@ class Server:
             if len(body) <= SHORT and self.short_texts:
                 row, asked = self.model.encode(given)
             else:  # on a thread, which is not worth its switches for a short text
-                row, asked = await asyncio.to_thread(self.model.encode, given)
+                async with self.reading:
+                    row, asked = await asyncio.to_thread(self.model.encode, given)
             if len(asked.windows) > self.limits.queue:
                 cause = f"it is read in {len(asked.windows)} windows, and the queue has room for {self.limits.queue}"
                 raise Problem(problems.INVALID, cause, next(reversed(TASKS[self.model.task].asks)))

@@ -31,7 +31,7 @@ def format_of(folder: Path, name: str) -> FormatSpec:
     found = [spec for spec in ARTIFACT_FORMATS.values() if any(any(folder.glob(each)) for each in spec.weights)]
     if not found:
         raise MissingFile(f"{folder} has no weights", param=str(folder), remedy="Download the artifact again.")
-    chosen = max(found, key=lambda spec: len(spec.name) if f"-{spec.name}-" in name else 0)
+    chosen = max(found, key=lambda spec: len(spec.name) if f"-{spec.name}-" in f"{name}-" else 0)
     if not _serves(chosen):
         names = ", ".join(spec.name for spec in ARTIFACT_FORMATS.values() if _serves(spec))
         raise NotServable(f"{folder.name} runs in {chosen.runs_in}; the formats that are served are {names}")

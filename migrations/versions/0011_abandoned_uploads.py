@@ -16,5 +16,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in ("models", "datasets"):
-        with op.batch_alter_table(table) as batch:
-            batch.drop_column("arrived_at")
+        op.drop_column(table, "arrived_at")

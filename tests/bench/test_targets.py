@@ -141,17 +141,26 @@ def test_free_widths_are_ahead_only_if_the_interval_says_so(
 ) -> None:
     for name in ("sst2", "banking77"):
         for seed in (0, 1):
-            keep(tmp_path / "free-or-uniform", f"{name}-{seed}-uniform", **side(40, 5.0))
-            keep(tmp_path / "free-or-uniform", f"{name}-{seed}-free", **side(wrong, 5.1))
-    keep(tmp_path / "free-or-uniform", "mrpc-0-uniform", **side(0, 5.0))  # its other side is not there yet
+            keep(tmp_path / "free-or-uniform", f"{name}-{seed}", sides={"uniform": side(40, 5.0), "free": side(wrong, 5.1)})
     lines = printed("free-or-uniform", tmp_path, capsys)
     assert lines[2] == f"| banking77 | free | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |" or (
         lines[3] == f"| banking77 | free | 2 | {SHAPE.short} | 5.00 M | 5.10, 5.10 | 90.00% | {1 - wrong / 200:.2%} |"
     )
-    assert not any("mrpc" in line for line in lines)
     points = 100 * (40 - wrong) / 200
     assert f"mean of 2 sets: {points:+.2f} points" in lines[-2]
     assert lines[-1] == f"Free widths are {verdict}."
+
+
+@pytest.mark.parametrize(
+    ("fast", "why"), [(5.6, "5.00 times (uniform) and 5.60 times (free)"), (4.5, "one is 4.50 times as fast")]
+)
+def test_sides_that_are_not_equally_fast_are_not_compared(
+    fast: float, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path / "free-or-uniform", "sst2-0", sides={"uniform": side(40, 5.0), "free": side(10, fast)})
+    last = printed("free-or-uniform", tmp_path, capsys)[-1]
+    assert last.startswith("Not at equal milliseconds: ")
+    assert why in last
 
 
 def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +177,22 @@ def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.Ca
         keep(tmp_path / "decoder", name, about=about, shape=shape(), tokens=1000, parameters=count, **losses)
     lines = printed("decoder", tmp_path, capsys)
     assert lines[2].startswith(f"| language | 70.0 M (-30.0%) | {SHAPE.short} | 2,000 |")
-    assert lines[-1] == "The solver's less the preset's: -0.1000 ± 0.0000 nats a token (below: yes)."
+    assert lines[-1] == "The solver's less the preset's, of 3 texts: -0.1000 [-0.1000, -0.1000] nats a token (below: yes)."
+    uneven = {
+        "loss": np.add(hard, [40.0, -60.0, -10.0]).tolist(),
+        **{key: losses["after"][key] for key in ("tokens", "bytes", "right")},
+    }
+    keep(
+        tmp_path / "decoder",
+        "solver",
+        about=about,
+        shape=shape(),
+        tokens=1000,
+        parameters=count,
+        before=losses["before"],
+        after=uneven,
+    )
+    assert "(below: cannot tell)" in printed("decoder", tmp_path, capsys)[-1]
 
 
 @pytest.mark.parametrize("name", list(decoder.SIDES))

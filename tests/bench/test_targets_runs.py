@@ -1,5 +1,6 @@
 """Each part of the bench of targets once, on tiny models: from the inputs to the record, and not again."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def once(steps: Callable[[], Iterator[Step]], place: Place, monkeypatch: pytest.
     return {path.stem: record_file.read(path) or {} for path in sorted(place.records.glob("*.json"))}
 
 
+def resumed_stages(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Return, by the name of a run's folder, the stages that it took over."""
+    found, plain = dict[str, list[str]](), engine._tidy
+
+    def tidy(folder: Path, keep: set[str] | None) -> None:
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+        found[folder.name] = [one["stage"] for one in events if one["type"] == "stage_started" and one["resumed"]]
+        plain(folder, keep)
+
+    monkeypatch.setattr(engine, "_tidy", tidy)
+    return found
+
+
 def test_cuts_are_predicted_by_another_job_and_then_trained(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = ranks.Plan(Recipe(prune=Prune(search="solver", **CUT), **TINY), reference=0.3, removed=(0.2, 0.5), rows=128)
     found = once(lambda: ranks.steps(place, plan), place, monkeypatch)
@@ -83,16 +97,17 @@ def test_both_sides_are_timed_and_answer_the_same_rows(place: Place, monkeypatch
     few = Prune(search="solver", target_latency=fast, axes=("ffn",), **{**CUT, "multiple": 16})
     recipe = Recipe(prune=few, **TINY)
     plan = widths.Plan(sets=("demo",), seeds=(3,), rows={"demo": 128}, recipe=recipe)
+    resumed = resumed_stages(monkeypatch)
     found = once(lambda: widths.steps(place, plan), place, monkeypatch)
-    assert [*found] == ["demo-3-free", "demo-3-uniform"]
-    answers = [record["answers"] for record in found.values()]
-    assert answers[0]["before"] == answers[1]["before"], "both begin with the same original"
-    assert answers[0]["wanted"] == answers[1]["wanted"]
-    assert len(answers[0]["after"]) == 60
-    for record in found.values():
+    sides = found["demo-3"]["sides"]
+    assert [*found, *sides] == ["demo-3", "uniform", "free"]
+    assert sides["free"]["answers"]["wanted"] == sides["uniform"]["answers"]["wanted"]
+    assert len(sides["free"]["answers"]["after"]) == 60
+    for record in sides.values():
         assert any("prune.search solver chose" in note for note in record["notes"])
-    assert found["demo-3-uniform"]["shape"]["ffns"] is None
-    assert [path.name for path in (place.folder / "widths").iterdir()] == ["demo-3-original"]
+    assert any("seconds were spared" in note for note in sides["free"]["notes"]), "the tables are those of the first side"
+    assert resumed["demo-3-free"] == ["baseline", "quantized"], "both begin with the same tuned original"
+    assert not [*(place.folder / "widths").iterdir()]
     assert "mean of 1 sets" in widths.table(place.records)
 
 
@@ -150,8 +165,11 @@ def test_a_decoder_is_cut_by_both_sides_on_the_same_tokens(place: Place, monkeyp
     text.parent.mkdir(parents=True)
     text.write_text("".join(f" \n = Part {n} = \n \n" + " The cat sat on the mat .\n" * 6 for n in range(20)), "utf-8")
     plan = decoder.Plan(removed=0.1, changes={"prune": {"multiple": 8, "calibration_rows": 16}}, length=16)
+    resumed = resumed_stages(monkeypatch)
     found = once(lambda: decoder.steps(place, plan), place, monkeypatch)
     assert [*found] == ["language", "solver"]
+    assert resumed["solver"] == ["baseline", "quantized"]
+    assert not [*(place.folder / "decoder").iterdir()]
     assert found["language"]["before"] == found["solver"]["before"], "the original answers the same windows"
     assert found["language"]["tokens"] == found["solver"]["tokens"] > 0
     assert all(record["parameters"]["after"] <= 0.9 * record["parameters"]["before"] for record in found.values())

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -15,10 +17,11 @@ import pytest
 from client.api import Lathe
 from client.commands.profiles import advice
 from client.device_types import NewDevice, Profile
+from client.devices import runner
 from client.devices.lease import refuses
-from client.errors import NoDevice, Problem, Unreachable, WaitedTooLong
+from client.errors import BrokenTransfer, ClientError, NoDevice, Problem, Unreachable, WaitedTooLong
 from compression.schema.device_table import DeviceTable
-from compression.schema.profile import ProfileRequest
+from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.profile_remedies import ProfileRemedy
 from compression.schema.report.measurements import Remedy
 from tests.app.api.conftest import add_artifact, add_artifact_of
@@ -165,6 +168,24 @@ def test_a_loop_that_waits_ends_at_once(owner: Lathe, device: NewDevice, start: 
     wait_for(lambda: owner.devices()[0].last_heard)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0  # far from the seconds that a claim is held back
+
+
+@pytest.mark.parametrize("away", [BrokenTransfer("The download kept breaking off."), Unreachable("No answer came.")])
+def test_a_profile_whose_files_the_service_cannot_give_now_goes_back(
+    away: ClientError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Exception] = [away, OSError(28, "No space left on device")]
+
+    def download(*_: object, **__: object) -> Path:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(runner, "download", download)
+    loop = runner.Runner(cast(Any, None), "dev_1", print)
+    claim = cast(Any, SimpleNamespace(artifact=None))
+    assert loop._outcome(claim, tmp_path, lambda: False) is None
+    failed = loop._outcome(claim, tmp_path, lambda: False)
+    assert isinstance(failed, ProfileFailure)
+    assert "No space left" in failed.detail
 
 
 def test_a_device_leaves_a_profile_that_is_gone(owner: Lathe, device: NewDevice, artifact: str, start: Start) -> None:

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from client.transfers.folders import model_files
 from compression.schema.job_spec import Columns
+from tests.app.api.test_quotas import limit
 from tests.conftest import wait_for
 from tests.pages.conftest import PATIENCE, Window, World
 from tests.support.examples import tiny_model, tiny_splits
@@ -255,6 +257,24 @@ def test_an_upload_goes_on_after_a_broken_line_and_after_a_closed_page(window: W
     # Random bytes are no model, which the check says once it has them all.
     expect(page.locator("#said-models")).to_contain_text("Rejected", timeout=PATIENCE)
     assert mine()["id"] == begun["id"]
+
+
+@pytest.mark.parametrize("size", [4096, 3 << 20])  # sent whole, and in parts
+def test_an_upload_that_finds_no_room_says_so(size: int, window: Window, world: World, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(os.urandom(size))
+    window.dropped = True  # the browser itself writes that a request was refused
+    page = window.go("/new")
+    page.locator("summary", has_text="Upload a model").click()
+    page.locator("#files-models").set_input_files(file)
+    page.locator("#name-models").fill(f"no room for {size}")
+    limit(world.service, bytes_arriving=1)
+    try:
+        page.locator("[data-send=models]").click()
+        expect(page.locator("#said-models")).to_contain_text("arriving", timeout=PATIENCE)
+        expect(page.locator("#offline")).to_be_hidden()
+    finally:
+        limit(world.service)
 
 
 def test_the_page_hashes_as_everybody_does(window: Window) -> None:

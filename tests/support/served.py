@@ -34,5 +34,5 @@ def artifact(task: Any, tokenizer: Path, folder: Path) -> Path:
     modality_of(task).write_preprocessor(tokenizer, folder, LENGTH, task, model)
     exporter_of(KIND).write(model, folder, "float16")
     write_config(model, folder, labels, LENGTH, KIND)
-    (folder / "before.json").write_text(json.dumps({"task": task, "artifact": f"baseline-{KIND}-float16"}))
+    (folder / "before.json").write_text(json.dumps({"task": task, "artifact": f"baseline-{KIND}"}))
     return folder

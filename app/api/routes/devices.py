@@ -115,6 +115,9 @@ async def claim(
     found = await asyncio.to_thread(_claim, request, caller, device_id, settings)
     seconds = parse_wait(prefer)
     if found is None and seconds and await change_poller.changed("device", device_id, None, seconds):
+        await request.body()  # what comes after it is whether the device has hung up
+        if await request.is_disconnected():
+            return Response(status_code=204)
         found = await asyncio.to_thread(_claim, request, caller, device_id, settings)
     if found is None:
         return Response(status_code=204)

@@ -19,13 +19,13 @@ from compression.engine.context import StageContext
 from compression.engine.stages.signs_of_life import solver_of
 from compression.evaluation.validate import logits, validate
 from compression.modalities.base import Examples
-from compression.modalities.sampling import shuffled_rows
+from compression.modalities.sampling import first_tokens, shuffled_rows
 from compression.modalities.scoring.metrics import spearman
 from compression.models.architectures.pruning_groups import axis_and_layer
 from compression.planning.search.problem import OutOfTime, Problem, Solve
 from compression.planning.search.space import Cost, SearchSpace
 from compression.planning.search.within import Found, solve_within
-from compression.planning.table_work import CANDIDATES, JUDGED_ROWS, OTHER_SIZES
+from compression.planning.table_work import CANDIDATES, JUDGED_ROWS, JUDGED_TOKENS, OTHER_SIZES
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event
@@ -78,7 +78,7 @@ def error_weights(
                 raise
             continue
         found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
-    rows = shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed)
+    rows = first_tokens(shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed), JUDGED_TOKENS)
     change = change_from(context.model, rows, context.parts)
 
     def judged(solutions: Iterable[Found]) -> Generator[Event, None, list[float]]:

@@ -54,17 +54,16 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
         return f"Fewer than {FEWEST} different cuts were judged in this job: nothing says how changes grow with the error."
     if power.exponent <= 0:
         return "In this job, cuts of a larger predicted error changed the answers no more: the tables predict no score."
-    before, after, lower = facts.before, facts.after, facts.before.lower_is_better
+    before, after = facts.before, facts.after
     farther = log(error / search.error) if error > 0 else None
     times = 0.0 if farther is None else exp(min(power.exponent * farther, 50.0))
-    lost = after.value - before.value
-    lost = max(lost, 0.0) if lower else min(lost, 0.0)  # a job that gained by its cut says nothing of deeper ones
-    value = before.value + times * lost
+    lost = min(after.worth - before.worth, 0.0)  # a job that gained by its cut says nothing of deeper ones
     unsure = 0.0 if farther is None else (farther * power.deviation) ** 2 + power.scatter**2
-    noise = ((1 - times) * before.standard_error) ** 2 + (times * after.standard_error) ** 2 + (times * lost) ** 2 * unsure
-    worst = max(before.chance, before.value) if lower else min(before.chance, before.value)
-    value = min(value, worst) if lower else max(value, worst)
-    widest = max(abs(before.value - worst), before.standard_error)  # no value is further off
+    noise = ((1 - times) * before.worth_error) ** 2 + (times * after.worth_error) ** 2 + (times * lost) ** 2 * unsure
+    most = max(before.above_chance, 0.0)
+    worth = before.worth + max(times * lost, -most)
+    error = min(sqrt(noise), max(most, before.worth_error))  # no value is further off
+    value, slope = (exp(-worth), exp(-worth)) if before.lower_is_better else (worth, 1.0)  # a perplexity's, by the delta method
     basis = (
         f"{power.cuts} untrained cuts, whose change grew as error^{power.exponent:.2f}, and this job's own cut, which after "
         f"training went from {before.value:.4g} to {after.value:.4g} on validation. One job is one point: no bound follows."
@@ -72,8 +71,8 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
     return PredictedScore(
         metric=before.metric,
         value=value,
-        standard_error=min(sqrt(noise), widest),
-        lower_is_better=lower,
+        standard_error=slope * error,
+        lower_is_better=before.lower_is_better,
         extrapolated=error > max(each.error for each in search.outcomes),
         basis=basis,
     )

@@ -77,6 +77,7 @@ def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Dat
     with Session(engine) as session, session.begin():
         known = authenticate(session, database.key)
         reader = create_key(session, known.team, "eyes", READ)[1]
+        session.add(File(model_id=submitted(session).model_id, path="a", size=1, sha256="0" * 64))  # rows that point to others
     for step, revision in ((command.downgrade, "0005"), (command.upgrade, "head")):
         with engine.begin() as connection:
             config.attributes["connection"] = connection

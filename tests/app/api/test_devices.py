@@ -1,6 +1,8 @@
 """Devices and profiles over HTTP: who is given what, which results are taken, and that each is taken once."""
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -207,6 +209,22 @@ def test_a_waiting_device_is_given_what_comes(
         held = pool.submit(http.get, f"/v1/profiles/{made['id']}", headers=waits)
         send(device, given, failure=FAILURE)
         assert held.result(60).json()["state"] == "failed"
+
+
+def test_nothing_is_claimed_for_a_device_that_has_hung_up(
+    service: Service, http: httpx.Client, artifact: str, registered: Json, device: httpx.Client
+) -> None:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port)) as line:
+        head = f"POST /v1/devices/{registered['id']}/claim HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 0\r\n"
+        line.sendall(f"{head}Authorization: Bearer {registered['key']}\r\nPrefer: wait=60\r\n\r\n".encode())
+        wait_for(lambda: http.get("/v1/devices").json()["items"][0]["last_heard"])
+    made = ask(http, artifact)
+    time.sleep(3)  # the one who hung up would have claimed it by now: waiting claims look each second
+    assert http.get(f"/v1/profiles/{made['id']}").json()["state"] == "queued"
+    given = claim(device, registered)
+    assert given is not None
+    assert given["profile"] == made["id"]
 
 
 def test_what_is_handed_back_waits_again_and_a_removed_device_fails_it(

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.ids import new_id
 from app.ops.metrics import STAGE_BUCKETS
-from tests.app.api.conftest import MOMENT, SCRAPE, Json, insert, problem, sql
+from tests.app.api.conftest import MOMENT, SCRAPE, Json, entry, insert, problem, sql
 from tests.conftest import ROOT, Service, fresh_database, started, wait_for
 
 Found = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -89,6 +89,8 @@ def test_figures_are_what_the_database_says(service: Service, http: httpx.Client
     jobs = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(3)]
     row = {"position": 2, "fence": 1, "parameters": 1, "size_bytes": 1, "seconds": 45.0, "row": "{}", "created_at": MOMENT}
     insert(service, "metrics", job_id=jobs[1], stage="pruned", **row)
+    upload = http.post("/v1/models", json={"name": "given up", "files": [entry("config.json", b"{}")]}).json()["id"]
+    sql(service, "UPDATE models SET state = 'validating', deleted_at = %s WHERE id = %s", MOMENT, upload)
     error = json.dumps({"code": "worker_lost"})
     insert(service, "events", job_id=jobs[1], seq=2, type="requeued", data=error, at=MOMENT)
     sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", error, jobs[1])
@@ -100,6 +102,7 @@ def test_figures_are_what_the_database_says(service: Service, http: httpx.Client
     wait_for(lambda: grew("lathe_jobs_finished_total", 1, outcome="succeeded"))
     assert grew("lathe_jobs", 1, state="queued")
     assert grew("lathe_queue_depth", 1, lane="jobs")
+    assert grew("lathe_queue_depth", 0, lane="checks"), "a deleted upload waits for no check"
     assert grew("lathe_jobs", 0, state="succeeded"), "a deleted job is not there any more"
     assert grew("lathe_jobs_finished_total", 1, outcome="failed")
     assert grew("lathe_jobs_failed_total", 1, code="worker_lost")

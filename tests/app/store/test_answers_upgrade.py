@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from app.jobs.jobs import whole_report
 from app.store.models import Artifact, Job
@@ -21,11 +23,13 @@ def test_answers_go_to_the_samples_or_with_them_and_come_back(
     with transaction() as session:
         for job, samples in ((shown, rows), (deleted, None)):
             found = session.get_one(Job, job.id)
-            found.report, found.samples = before, samples
+            found.report, found.samples, found.state = before, samples, "succeeded"
             facts = {name: value for name, value in whole["artifacts"][0].items() if name != "files"}
             session.add(Artifact(job_id=job.id, fence=1, name="int8", facts=facts))
     migrate(engine, "0022", down=True)
     migrate(engine, "head")
+    with pytest.raises(DBAPIError, match="outcome of a job is final"), engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET report = NULL WHERE id = :id"), {"id": shown.id})
     with transaction() as session:
         kept, gone = (session.get_one(Job, job.id) for job in (shown, deleted))
         assert whole_report(kept) == whole

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import transformers
@@ -16,9 +17,11 @@ from transformers import BertForSequenceClassification
 from compression.engine import shipping
 from compression.export.exporter import exporter_of
 from compression.export.onnx.exporter import write_onnx
+from compression.export.onnx.half import EXPORTER
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.report.measurements import Latency
+from tests.support import decoder_families as decoders
 from tests.support.images import encoded, pixels as colors
 from tests.support.measuring import briefly
 from tests.support.network_files import pixels, session, simulated
@@ -79,7 +82,28 @@ def test_an_onnx_file_in_float16_answers_as_in_float32_and_is_timed(
     one, other = (session(onnx.load(path)).run(["logits"], given)[0] for path in (plain, folder / "model.onnx"))
     assert one.dtype == other.dtype == np.float32
     assert 0 < np.abs(one - other).max() <= HALF_STEP * np.abs(one).max()
-    assert "Weights and arithmetic are float16, but layer normalization, softmax" in (folder / "README.md").read_text()
+    assert "Weights and arithmetic are float16, but normalization, softmax" in (folder / "README.md").read_text()
+
+
+def test_a_decoder_s_file_in_float16_keeps_positions_and_large_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+    model = decoders.tiny_classifier("llama", vocab_size=512, max_position_embeddings=1024)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1000)  # squares of what enters the first norm are beyond float16
+    ids = torch.randint(3, 512, (1, 700), generator=torch.Generator().manual_seed(0))
+    wanted = decoders.logits(model, ids).numpy()
+    assert float(model.model.embed_tokens.weight.abs().max()) ** 2 > 65_504
+    EXPORTER.write(model, tmp_path, "float16")
+    proto, data = onnx.load(tmp_path / "model.onnx", load_external_data=False), tmp_path / "model.onnx_data"
+    (tmp_path / "plain").mkdir()
+    plain = write_onnx(model, tmp_path / "plain", int8=False)
+    assert data.stat().st_size < 0.6 * (plain.parent / "model.onnx_data").stat().st_size
+    large = [each for each in proto.graph.initializer if np.prod(each.dims) > 1024]
+    assert {each.data_type for each in large} == {TensorProto.FLOAT16}
+    given = {"input_ids": ids.numpy(), "attention_mask": np.ones((1, 700), np.int64)}
+    found = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(["logits"], given)[0]
+    assert np.isfinite(found).all()
+    assert np.abs(found - wanted).max() <= 2 * HALF_STEP * np.abs(wanted).max()
 
 
 def test_a_network_has_its_file_in_float16_and_only_stock_ones_a_checkpoint(

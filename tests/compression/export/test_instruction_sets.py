@@ -144,6 +144,11 @@ def test_what_counts_as_another_answer(one: list[object], other: list[object], c
     assert found[2] == pytest.approx(float(np.abs(np.array(one) - np.array(other)).max()))
 
 
+def test_a_number_near_zero_is_held_against_the_largest_of_all_rows() -> None:
+    one, other = ([{"logits": np.array([[value]])} for value in values] for values in ((0.001, 4.8), (0.00102, 4.8)))
+    assert instruction_sets.differences(one, other)[:2] == (2, 0)
+
+
 def said(compared: ComparedAnswers | NotCompared | None) -> str:
     return card_of(compared_on=compared).render()
 

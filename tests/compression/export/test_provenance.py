@@ -73,6 +73,14 @@ def spec(tmp_path: Path, **changes: object) -> Spec:
     return Spec.model_validate(given)
 
 
+@pytest.mark.parametrize("label", ["1", "null", "NaN", "yes"])
+def test_a_label_that_reads_as_a_number_stays_a_label(label: str, tmp_path: Path) -> None:
+    folder(tmp_path / "model", config_json="{}")
+    origin = Origin.of(spec(tmp_path, evaluate=Evaluate(metric="f1", positive=label)), tmp_path)
+    asked = typer.main.get_command(app).commands["submit"].make_context("submit", shlex.split(origin.command)[2:]).params
+    assert values("--evaluate", list(asked["evaluate"])) == {"metric": "f1", "positive": label}
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> None:
     folder(tmp_path / "model", config_json=json.dumps({"_name_or_path": "org/name"}), LICENSE=APACHE)

@@ -65,6 +65,7 @@ def test_a_large_model_takes_several_passes_and_a_file() -> None:
 def test_calibration_rows_are_counted_as_they_are_taken() -> None:
     assert calibration_share(prune(calibration_rows=400), 4000, 15, COUNTED) == (400 + 13 * 512) / 4000
     assert calibration_share(prune(calibration_rows=400), 4000, 128, COUNTED) == (128 + 13 * 512) / 4000
+    assert calibration_share(prune(calibration_rows=400), 4000, 512, COUNTED) == (32 + 13 * 128) / 4000
     network = replace(COUNTED, shape=whole_shape(FACTS), network=FACTS)
     assert calibration_share(prune(calibration_rows=400), 4000, 1, network) == (14 * 400 + 13 * 512) / 4000
     plain = prune(calibration_rows=400, refresh_statistics=False)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from compression.modalities.scoring.base import answered
 from compression.schema.prediction import Served
 from compression.serving import http
 from compression.serving.batching import BatchRules
-from compression.serving.http import Limits, Server
+from compression.serving.http import READING, SHORT, Limits, Server
 from compression.serving.served_model import ServedModel
 from tests.support.tiny_shipment import Shipment
 
@@ -43,6 +44,31 @@ def asked(model: ServedModel, *requests: dict[str, Any], limits: Limits = LIMITS
             return [await asking.request(**{"method": "POST", "url": "/v1/predict", **each}) for each in requests]
 
     return asyncio.run(story())
+
+
+def test_few_requests_are_read_at_a_time(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is as long as is read on a thread; an image of some kilobytes may be large too."""
+    together, most, lock = 0, 0, threading.Lock()
+
+    def encode(given: Any) -> Any:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.05)
+        with lock:
+            together -= 1
+        return ServedModel.encode(model, given)
+
+    monkeypatch.setattr(model, "encode", encode)
+
+    async def story() -> list[httpx.Response]:
+        async with client(Server(model, RULES, LIMITS)) as asking:
+            texts = [{"text": "good " * SHORT} for _ in range(6)]
+            return await asyncio.gather(*(asking.post("/v1/predict", json=each) for each in texts))
+
+    assert {answer.status_code for answer in asyncio.run(story())} == {200}
+    assert most == READING
 
 
 def test_it_answers_as_try_does(model: ServedModel) -> None:

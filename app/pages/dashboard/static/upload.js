@@ -7,6 +7,7 @@ const PART = 8 << 20;
 const SMALL = 1 << 20;
 const AT_ONCE = 6;
 const LONGEST = 15000;
+const FULL = 507;  // a quota is used up, or the service's disk: the same request is refused again
 const rest = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 // Thrown if the user pauses.
@@ -50,13 +51,13 @@ async function sendFile(place, file, signal, told) {
       if (whole) return;
       const { status, parsed, after } = await patch(place, at, file.slice(at, at + PART), signal, told);
       if (status === 409 && parsed.code === "upload_offset_mismatch") continue;
-      if (status >= 500) throw new TypeError("the service is away");
+      if (status >= 500 && status !== FULL) throw new TypeError("the service is away");
       if (status >= 400) throw new Problem(status, parsed, after);
       offline(false);
       pause = 500;
       if (parsed.uploaded) { told(file.size); return; }
     } catch (error) {
-      if (error instanceof Paused || (error instanceof Problem && error.status < 500)) throw error;
+      if (error instanceof Paused || (error instanceof Problem && (error.status < 500 || error.status === FULL))) throw error;
       offline(true);
       await rest(pause);
       pause = Math.min(2 * pause, LONGEST);
@@ -74,7 +75,7 @@ async function sendWhole(place, file, signal) {
     if (signal.aborted) throw new Paused();
     return false;
   }
-  if (answer.status >= 400 && answer.status < 500) throw new Problem(answer.status, await answer.json().catch(() => ({})), answer.headers.get("Retry-After"));
+  if ((answer.status >= 400 && answer.status < 500) || answer.status === FULL) throw new Problem(answer.status, await answer.json().catch(() => ({})), answer.headers.get("Retry-After"));
   return answer.ok;
 }
 

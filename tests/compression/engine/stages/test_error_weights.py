@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from compression.engine.stages import error_weights
 from compression.engine.stages.error_tables import error_tables
 from compression.engine.stages.error_weights import drawn_weights
 from compression.engine.tables_checkpoint import stored_search
@@ -34,6 +35,21 @@ def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkey
     assert drawn[0] != drawn[-1]
     assert adapter_of(state.model).shape_of(state.model.config) == drawn[best]
     assert len(judged) > len(drawn), "other sizes are judged, and none is taken"
+
+
+def test_cuts_are_judged_on_a_number_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, judged = encoder_state(tmp_path, target_params=0.4), list[Any]()
+    plain = error_weights.change_from
+
+    def change_from(whole: Any, rows: Any, parts: int) -> Any:
+        judged.append(rows)
+        return plain(whole, rows, parts)
+
+    monkeypatch.setattr(error_weights, "change_from", change_from)
+    monkeypatch.setattr(error_weights, "JUDGED_TOKENS", 100)
+    list(prune(state))
+    (rows,) = judged
+    assert 50 < sum(rows.lengths) <= 100 < sum(state.rows["train"].lengths)
 
 
 @pytest.mark.parametrize("multiple", [8, 16])

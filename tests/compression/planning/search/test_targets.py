@@ -180,7 +180,10 @@ def test_a_score_follows_the_power_by_which_cuts_changed_answers() -> None:
 def test_of_a_perplexity_more_is_lost_by_a_larger_value() -> None:
     found = predict_score(0.4, search(error=0.2, outcomes=POWERS), scores(20.0, 24.0, lower_is_better=True, chance=1000.0))
     assert isinstance(found, PredictedScore)
-    assert found.value == pytest.approx(20 + 4 * 2**1.5)
+    assert found.value == pytest.approx(20 * (24 / 20) ** (2**1.5))  # nats add up, perplexities do not
+    deep = predict_score(50.0, search(error=0.2, outcomes=POWERS), scores(20.0, 24.0, lower_is_better=True, chance=1000.0))
+    assert isinstance(deep, PredictedScore)
+    assert deep.value == pytest.approx(1000)
 
 
 @pytest.mark.parametrize(
