@@ -214,6 +214,8 @@ SETS_MODES: Mapping[str, int] = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmod
 OPENS: Mapping[str, int] = {"open": 1, "openat": 2}
 """System call → the index of its flags: if they create a file (O_CREAT, O_TMPFILE), the next argument is its mode."""
 _SET_IDS, _MAKES_A_FILE = 0o6000, 0o20000100
+_TO_WRITE, _TO_READ_AND_WRITE, _EMPTIES = 1, 2, 0o1000
+"""O_WRONLY, O_RDWR and O_TRUNC. Both of the first two together are a mode that neither reads nor writes."""
 _SET_DUMPABLE = 4
 """Of prctl. A process that is not dumpable does not show an unprivileged worker its open files."""
 
@@ -263,7 +265,7 @@ def build_filter(answers: Mapping[str, int], machine: str | None = None, familie
         assert number is not None  # noqa: S101
         refused = [line for value in values for line in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | errno.EPERM))]
         lines += [(_EQUAL, 0, len(refused) + 2, number), (_LOAD, 0, 0, _SECOND_ARGUMENT), *refused, (_RETURN, 0, 0, _ALLOW)]
-    lines += _refuse_set_ids(column)
+    lines += _refuse_set_ids(column, keeps_sizes="truncate" in answers)
     number = NUMBERS["prctl"][column]
     assert number is not None  # noqa: S101
     lines += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, _SET_DUMPABLE), (_RETURN, 0, 0, _ERRNO)]
@@ -288,14 +290,24 @@ def _allow_sockets(column: int, families: Sequence[int]) -> list[tuple[int, int,
     return [(_EQUAL, 0, len(checks) + 1, number), *checks, (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
 
 
-def _refuse_set_ids(column: int) -> list[tuple[int, int, int, int]]:
-    """Return the rules that refuse files which change who runs them."""
+def _refuse_set_ids(column: int, *, keeps_sizes: bool) -> list[tuple[int, int, int, int]]:
+    """Return the rules that refuse files which change who runs them. keeps_sizes: whether no file is emptied by opening it for
+    less than writing, either: Landlock asks for the right to write only where a file is opened so.
+    """
     lines: list[tuple[int, int, int, int]] = []
     for name, place in {**SETS_MODES, **OPENS}.items():
         if (number := NUMBERS[name][column]) is None:
             continue
         checks = [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * place)]
         if name in OPENS:
+            if keeps_sizes:
+                checks += [
+                    (_ANY_BIT, 0, 1, _TO_WRITE),
+                    (_ANY_BIT, 2, 3, _TO_READ_AND_WRITE),
+                    (_ANY_BIT, 2, 0, _TO_READ_AND_WRITE),
+                    (_ANY_BIT, 0, 1, _EMPTIES),
+                    (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+                ]
             checks += [
                 (_ANY_BIT, 1, 0, _MAKES_A_FILE),
                 (_RETURN, 0, 0, _ALLOW),

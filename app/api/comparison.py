@@ -246,15 +246,17 @@ def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
     at = one.shipped.latency_at or {}
     # What another job was timed beside, or on an unknown machine, is held against nothing but itself.
     alone = None if at.get("exclusive", True) and at.get("processor") else one.id
-    return (*judged, at, alone)
+    return (*judged, at, alone, bool(one.asked.get("evaluate.raw_inputs")))  # with which preparing the inputs counts
 
 
 def _scored_texts(one: Compared) -> tuple[Any, ...]:
-    """Return what a perplexity depends on besides the data: the context length and the scored texts."""
+    """Return what a perplexity depends on besides the data: the tokenizer, which is the original's, the context length and the
+    scored texts.
+    """
     if one.task not in TASKS or not TASKS[one.task].generates:
         return ()
     window = one.asked.get("evaluate.window") or one.asked.get("recipe.train.max_length")
-    return window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")
+    return one.model, window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")
 
 
 def _judging_metrics(one: Compared) -> list[tuple[str, str | None]]:

@@ -23,6 +23,7 @@ from compression.engine.reporting.stage_rows import stage_row, with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded
+from compression.planning.advisor import Held
 from compression.planning.quality_gate import each_verdict
 from compression.planning.verdicts import choose, judged
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged
@@ -242,7 +243,8 @@ class Job:
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe
-        row = judged(row, part.rows, recipe, self.spec.targets, limit=limit, task=task, streamed=part.on_disk, draws=draws)
+        held: Held | None = "on disk" if part.on_disk else "student" if self.spec.student is not None else None
+        row = judged(row, part.rows, recipe, self.spec.targets, limit=limit, task=task, held=held, draws=draws)
         if part.data.name and row.verdict is not None:
             row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": ()})})
         return row
@@ -310,7 +312,8 @@ def judged_mean_row(
     if (gate := spec.targets.quality_gate) is not None:
         row = row.model_copy(update={"gate": each_verdict(gate, {name: part.gate for name, part in parts.items()})})
     row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
-    return judged(row, before, spec.recipe, spec.targets, limit=limit, task=task, draws=means)
+    held: Held | None = "student" if spec.student is not None else None
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, task=task, held=held, draws=means)
 
 
 def _unused(problem: object) -> Log:

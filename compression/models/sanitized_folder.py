@@ -18,7 +18,7 @@ from compression.models.files.timm_config import is_timm
 from compression.models.validation.network import is_onnx
 from compression.schema.errors import UnsupportedArchitecture
 from compression.schema.job_spec import Spec
-from compression.system import durable_files
+from compression.system import durable_files, sealed_folder
 
 CODE = "auto_map"
 """The key that names code to run."""
@@ -32,10 +32,11 @@ class Unpacker:
 
     is_one: Callable[[Path], bool]  #: of a folder
     unpack: Callable[[Path, Path, Sequence[str]], None]  #: a folder into another; the data's labels name outputs without names
+    reads_labels: bool = True  #: whether what is unpacked depends on them
 
 
 UNPACKERS = (
-    Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place)),
+    Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place), reads_labels=False),
     Unpacker(is_onnx, onnx_unpack.unpack),
     Unpacker(stock_unpack.is_one, stock_unpack.unpack),
     Unpacker(is_timm, timm_unpack.unpack),
@@ -43,16 +44,20 @@ UNPACKERS = (
 
 
 def sanitized_folder(folder: Path, place: Path, labels: Sequence[str] = ()) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place` if it is unpacked or a file names code.
+    """Return the folder that stock code opens a model from: `folder`, or `place`, or one beside it for these labels, if it is
+    unpacked or a file names code.
 
-    labels: the data's; they name the outputs of a network that has no names for them.
+    labels: the data's; they name the outputs of a network that has no names for them, and are as many as it gets.
     """
     found = _unpacker(folder)
     if found is None:
         return without_code(folder, place)
-    if not place.exists():
-        found.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), place, labels)
-    return place
+    made = place
+    if found.reads_labels and labels:  # another dataset of the job may have others
+        made = place.with_name(f"{place.name}-{sealed_folder.text_digest(json.dumps([*labels]))[:12]}")
+    if not made.exists():
+        found.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), made, labels)
+    return made
 
 
 def without_code(folder: Path, place: Path) -> Path:

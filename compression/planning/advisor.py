@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import attrgetter, getitem
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -48,6 +48,11 @@ def has_collapsed(row: Row, targets: Targets) -> bool:
     return kept is not None and 1 - kept > max(COLLAPSED * (1 - targets.retention), LEAST_COLLAPSE)
 
 
+Held = Literal["on disk", "student"]
+"""What keeps a job from parts of a recipe: memory does not hold the model, so nothing trains it; or another model is taught in
+its place, which is smaller by itself and not cut."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A row, and the facts for or against a change of the recipe."""
@@ -60,7 +65,12 @@ class Case:
     is_worse: bool  #: an earlier row is better at no extra cost
     limit: str | None = None  #: the training limit that was reached
     task: Task | None = None  #: selects the settings that are offered for stages that the recipe leaves out
-    streamed: bool = False  #: memory does not hold the model, so nothing that trains it is offered
+    held: Held | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Return whether memory does not hold the model."""
+        return self.held == "on disk"
 
     @cached_property
     def rows(self) -> dict[Stage, Row]:
@@ -108,7 +118,7 @@ class Case:
         """Return the missed size and latency targets, once no later stage makes the model smaller."""
         return (
             []
-            if self.later & {QUANTIZED, PRUNED, *POINTS}
+            if self.later & ({QUANTIZED, PRUNED, *POINTS} | ({DISTILLED} if self.held == "student" else set()))
             else [name for name in self.missed if TARGETS[name].left is not None]
         )
 
@@ -248,6 +258,8 @@ def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
 
 def _cut(case: Case) -> Iterator[Remedy]:
     """Offer the ratio that meets the hardest target; if nothing was cut, the cut that suits the task."""
+    if case.held == "student":
+        return
     prune = case.recipe.prune
     ratio = prune.deepest if prune is not None else None
     if prune is not None and (prune.has_target or not ratio):

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from compression.planning.estimator import Estimate
-from compression.planning.preflight import Preflight, evaluation_settings, preflight
+from compression.planning.preflight import AskedJob, Preflight, evaluation_settings, preflight_dataset
 from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.schema.report.measurements import Parameters
@@ -39,7 +39,8 @@ def preflight_several(
                 cause = f"perplexities have no mean with other scores: {facts.task} is a job of one dataset"
                 raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
             own = evaluation_settings(evaluate, place, len(parts), facts.task, facts.labels)
-            found[name] = preflight(model, facts, shared, own, student, teachers, targets=targets, devices=devices)
+            asked = AskedJob(model, facts, shared, own, student, teachers)
+            found[name] = preflight_dataset(asked, targets, devices, alone=False)
         except CompressionError as problem:
             problem.found_in(f"datasets.{place} ({name})")
             if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):

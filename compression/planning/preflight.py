@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -161,6 +161,18 @@ def has_labels(own: Collection[str], data: Collection[str], task: Task) -> bool:
     return set(data) <= set(own) if TASKS[task].some_labels else set(data) == set(own)
 
 
+@dataclass(frozen=True)
+class AskedJob:
+    """What is asked of one dataset. student, teachers: beside the model."""
+
+    model: ModelFacts
+    data: DataFacts
+    recipe: Recipe
+    evaluate: JobEvaluate
+    student: ModelFacts | None = None
+    teachers: Sequence[ModelFacts] = ()
+
+
 def preflight(
     model: ModelFacts,
     data: DataFacts,
@@ -172,12 +184,18 @@ def preflight(
     targets: Targets = Targets(),  # noqa: B008 (frozen)
     devices: Collection[str] = (),
 ) -> Preflight:
-    """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model;
-    devices: names of the team's.
+    """Check models, data and recipe of a job with one dataset, and return the expected result, as `preflight_dataset` does."""
+    return preflight_dataset(AskedJob(model, data, recipe, evaluate, student, teachers), targets, devices)
+
+
+def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str], *, alone: bool = True) -> Preflight:
+    """Check models, data and recipe against each other and return the expected result. devices: names of the team's; alone:
+    whether the dataset is the job's only one, without which nothing goes from file to file.
 
     Raises ConfigMismatch, InvalidSpec, LabelMismatch, TargetOutOfReach, UnsupportedShape and UnsupportedTask, each with its
     field.
     """
+    model, data, recipe, evaluate, student, teachers = (getattr(given, each.name) for each in fields(given))
     family = ARCHITECTURE_SPECS[model.family]
     asked, recipe = recipe, fitted(recipe, family, model.shape)
     wanted = _checked(model, data, recipe, evaluate, student, teachers)
@@ -200,7 +218,7 @@ def preflight(
     if not fits_a_graph(before.total) and not family.decodes:  # a decoder's weights are stored beside its graph
         cause = f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB"
         raise UnsupportedShape(cause, param="config.json", remedy="Send a smaller model of the family.")
-    found, more = _estimated(job, model)
+    found, more = _estimated(job, model, alone=alone)
     aimed = job
     if (
         recipe.prune and recipe.prune.target_latency and student is None
@@ -220,10 +238,10 @@ def preflight(
     )
 
 
-def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]:
-    """Return a job's estimate, and notes if it runs from file to file or could."""
+def _estimated(job: PlannedJob, model: ModelFacts, *, alone: bool) -> tuple[Estimate, list[str]]:
+    """Return a job's estimate, and notes if it runs from file to file or could. alone: whether it has one dataset."""
     found, parameters, warnings = estimate(job), job.model.parameters.total, list[str]()
-    may_stream = ARCHITECTURE_SPECS[model.family].decodes and has_head(model, job.data.task)
+    may_stream = alone and ARCHITECTURE_SPECS[model.family].decodes and has_head(model, job.data.task)
     streamed = may_stream and untrained(job.recipe)
     if streamed:
         found = from_file_to_file(found, model, parameters, job.recipe)

@@ -222,10 +222,10 @@ def judged(
     *,
     limit: str | None = None,
     task: Task | None = None,
-    streamed: bool = False,
+    held: advisor.Held | None = None,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Return a row with its verdict. before: rows of earlier stages; limit, task, streamed: `advisor.Case`; draws: by stage."""
+    """Return a row with its verdict. before: rows of earlier stages; limit, task, held: `advisor.Case`; draws: by stage."""
     first = before[0] if before else row
     flag = first.convergence == "not converged" or baseline.is_at_chance(first)
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
@@ -233,7 +233,7 @@ def judged(
     missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
-    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, streamed)
+    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, held)
     verdict = StageVerdict(
         met=by_status(row, targets, "met"),
         missed=missed,

@@ -28,6 +28,8 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "open to write": lambda path: os.close(os.open(path, os.O_WRONLY)),
     "create": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)),
     "truncate": lambda path: os.truncate(path, Path(path).stat().st_size),
+    "empty by opening": lambda path: os.close(os.open(path, os.O_RDONLY | os.O_TRUNC)),
+    "empty by the fourth mode": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_RDWR | os.O_TRUNC)),
     "link to": lambda path: Path("stolen").hardlink_to(path),
     "move in": lambda path: Path(path).rename("moved"),
     "chmod": lambda path: Path(path).chmod(0o777),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import psutil
 import pytest
 
@@ -67,6 +68,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         folder.mkdir(parents=True)
     for secret in (other / "spec.json", home / "lathe.db", home / "storage" / "blob", home / ".env"):
         secret.write_text("of others")
+    (home / "storage" / "empty").touch()
     with ExitStack() as stack:
         doors = []
         addresses: list[tuple[int, Any]] = [
@@ -95,6 +97,8 @@ def ways_out(house: House) -> list[list[Any]]:
         ["read", f"/proc/{pid}/environ"],
         ["open to write", str(home / "lathe.db")],
         ["truncate", str(home / "lathe.db")],
+        ["empty by the fourth mode", str(home / "storage" / "empty")],
+        ["empty by opening", str(Path(numpy.__file__).with_name("py.typed"))],  # which is read, and empty already
         ["open to write", str(ROOT / "compression" / "__init__.py")],
         *(["open to write", path] for path in ("/proc/sys/kernel/core_pattern",) if os.access(path, os.W_OK)),
         ["create", str(house.other / "new")],

@@ -96,6 +96,24 @@ def test_files_signal_nobody(plain: Plain) -> None:
         assert found == list(refused)
 
 
+def test_where_landlock_guards_no_sizes_a_file_is_emptied_by_writers_alone(machine: str, plain: Plain) -> None:
+    column, architecture, without = plain
+    guarded = seccomp.build_filter({"truncate": errno.EPERM}, machine)
+    reads, writes, both, neither, empties, creates = 0, 1, 2, 3, 0o1000, 0o100
+    allowed = [reads, writes, both, writes | empties, both | empties, writes | creates | empties]
+    for name, place in seccomp.OPENS.items():
+        if (number := seccomp.NUMBERS[name][column]) is None:
+            continue
+
+        def asked(program: bytes, flags: int, number: int = number, place: int = place) -> int:
+            return verdict(program, architecture, number, *[0] * place, flags, 0o600)
+
+        assert {asked(guarded, flags) for flags in allowed} == {ALLOW}
+        refused = [reads | empties, neither, neither | empties]
+        assert {asked(guarded, flags) for flags in refused} == {ERRNO | errno.EPERM}
+        assert {asked(without, flags) for flags in refused} == {ALLOW}
+
+
 def test_other_numberings_are_unknown() -> None:
     program = seccomp.build_filter({}, "x86_64")
     x86_64, i386 = 0xC000003E, 0x40000003

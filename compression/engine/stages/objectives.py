@@ -29,7 +29,8 @@ def objective_for(
     train as the model reads it. If rows vary, or feature maps are compared, the teachers run on each batch instead.
     """
     packed, terms, guide, theirs = context.task.packed, settings.weights(), outputs.guide, outputs.rows
-    comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
+    apart = settings.embedding is not None or "embedding" in terms  # which a schedule may lead to
+    comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=apart)
     parts, cache_file, targets = context.parts, context.cache_file("task"), None
     half = asks_in_half(context, settings)
     members = (Member(guide, theirs, outputs.weight), *outputs.others)

@@ -74,8 +74,8 @@ def prune(context: StageContext) -> Iterator[Event]:
     else:
         chosen = yield from _solved(context, settings, before, scores, saved)
     result, scores, ratios, after, errors = context.result, chosen.scores, chosen.ratios, chosen.shape, chosen.errors
-    found = after if settings.search else None, errors, result.search, result.tables
-    progress = PruneProgress(scores, tuple(ratios.values()), {}, *found)
+    # Of a network no ratios may lead to its shape: what a target leaves over is filled up.
+    progress = PruneProgress(scores, tuple(ratios.values()), {}, after, errors, result.search, result.tables)
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)

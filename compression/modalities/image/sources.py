@@ -41,7 +41,8 @@ class Listing:
         """Return the labels that occur, in the order of a model's outputs: by number if they have one, else by name."""
         known = set(self.labels)
         if self.names:
-            return tuple(name for name in dict.fromkeys(self.names) if name in known)
+            named = [name for name in dict.fromkeys(self.names) if name in known]
+            return (*named, *sorted(known.difference(named)))  # another file may have labels without numbers
         return tuple(sorted(known, key=int) if self.numbered else sorted(known))
 
 
@@ -80,7 +81,8 @@ def _parquet(path: Path, data: Data, split: Split, listing: Listing) -> None:
     labels, names = parquet.read_labels(path, columns.image, columns.label)
     for row, name in enumerate(labels):
         listing.add(Location(str(path), row, columns.image), name, split)
-    listing.names = names if len(names) > len(listing.names) else listing.names
+    first, other = (names, listing.names) if len(names) > len(listing.names) else (listing.names, names)
+    listing.names = tuple(dict.fromkeys((*first, *other)))
     listing.numbered = not listing.names and all(name.removeprefix("-").isdecimal() for name in set(listing.labels))
 
 

@@ -62,7 +62,7 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
     noise = ((1 - times) * before.worth_error) ** 2 + (times * after.worth_error) ** 2 + (times * lost) ** 2 * unsure
     most = max(before.above_chance, 0.0)
     worth = before.worth + max(times * lost, -most)
-    error = min(sqrt(noise), max(most, before.worth_error))  # no value is further off
+    unsure_by = min(sqrt(noise), max(most, before.worth_error))  # no value is further off
     value, slope = (exp(-worth), exp(-worth)) if before.lower_is_better else (worth, 1.0)  # a perplexity's, by the delta method
     basis = (
         f"{power.cuts} untrained cuts, whose change grew as error^{power.exponent:.2f}, and this job's own cut, which after "
@@ -71,7 +71,7 @@ def predict_score(error: float, search: SolvedSearch, facts: ScoreFacts | None) 
     return PredictedScore(
         metric=before.metric,
         value=value,
-        standard_error=slope * error,
+        standard_error=slope * unsure_by,
         lower_is_better=before.lower_is_better,
         extrapolated=error > max(each.error for each in search.outcomes),
         basis=basis,

@@ -219,6 +219,12 @@ def test_other_windows_or_texts_are_unranked(
     assert best_by(http) == {plain: [] if alike else BOTH, better: BOTH}
 
 
+def test_times_with_the_preparation_of_inputs_are_of_another_kind(finish: Finish, http: httpx.Client) -> None:
+    plain = finish(shipped(20, 9.0, 0.6), language=({}, {}))
+    raw = finish(shipped(10, 8.0, 0.7), language=({}, {"raw_inputs": True}))
+    assert best_by(http) == {plain: ["latency_ms"], raw: BOTH}
+
+
 def test_lower_perplexities_are_better_without_a_baseline(finish: Finish, http: httpx.Client, browser: httpx.Client) -> None:
     asked = ((12.5, False, True), (30.0, False, True), (12.5, True, False), (12.5, False, False))
     good, bad, before, none = (finish(perplexities(*each), language=({}, {})) for each in asked)

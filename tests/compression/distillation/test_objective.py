@@ -16,7 +16,7 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import Batch
 from compression.models.adapters.registry import encoder_of
 from compression.quantization.precision import gradient_precision
-from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.distill import Distill, Weights
 from compression.schema.recipe.recipe import Recipe
 from tests.support.tiny_bert import lesson_of, state_of, tiny_config
 
@@ -64,6 +64,12 @@ def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tup
     assert found.item() == pytest.approx(hidden_state_loss(given, wanted, taught.projections[0]).item(), rel=2e-3)
     found.backward()
     assert learning_layers(state) == list(mine)
+
+
+def test_a_schedule_may_lead_to_the_embedding_layer(state: StageContext) -> None:
+    led = {"hidden": 1.0, "weighting": "linear", "to": Weights(embedding=1.0)}
+    found = [objective(state, **own)[0].feature_losses.comparison for own in (led, {**led, "to": Weights(hidden=0.5)})]
+    assert [one.apart for one in found] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -263,3 +263,12 @@ def test_a_recipe_that_looks_for_the_size_is_told_of_no_other_size_s_cut() -> No
     (remedy,) = offered(AUTO, BASELINE, QUANTIZED, pruned(0.598), distilled(0.79)).values()
     assert remedy.key == "recipe.auto.budget_minutes"
     assert "if time ended the search" in remedy.why
+
+
+def test_a_job_with_a_student_is_offered_no_cut() -> None:
+    uncut = RECIPE.model_copy(update={"prune": None})
+    taught = row("distilled", 19_000_000, 19_000_000, 8.0, 0.798)
+    for rows in ([BASELINE, QUANTIZED], [BASELINE, QUANTIZED, taught]):
+        assert "recipe.prune" in offered(uncut, *rows)
+        assert "recipe.prune" not in offered(uncut, *rows, held="student")
+    assert not offered(uncut, BASELINE, QUANTIZED, held="student"), "the student is still to come, which is smaller"

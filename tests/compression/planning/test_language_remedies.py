@@ -57,7 +57,7 @@ def test_what_memory_does_not_hold_is_offered_nothing_that_trains(recipe: Recipe
     rows = table(*scores)[: 2 if recipe.prune is None else 3]
     for targets in (Targets(), Targets(parameter_reduction=0.6, speed_up=8)):
         everything = offered(recipe, *rows, targets=targets, task=task)
-        found = offered(recipe, *rows, targets=targets, task=task, streamed=True)
+        found = offered(recipe, *rows, targets=targets, task=task, held="on disk")
         assert found.keys() <= everything.keys()
         for key, remedy in found.items():
             changed = recipe.model_dump(mode="json")

@@ -5,11 +5,12 @@ import pytest
 from compression.models.architectures.families import LLAMA
 from compression.models.architectures.shapes import parameters_at
 from compression.planning.estimator import LARGEST_GRAPH
+from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import preflight
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Prepare, Recipe
 from compression.schema.report.measurements import Shape
 from tests.compression.planning.test_planning import DATA, MODEL
 from tests.support.facts import LLAMA3, decoder_facts
@@ -56,3 +57,13 @@ def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
     assert plain.estimate.memory_bytes < whole.estimate.memory_bytes
     told = f"prune.reconstruct: false it goes from file to file, in {plain.estimate.memory_bytes:,}."
     assert [told in "".join(each.warnings) for each in (whole, plain)] == [True, False]
+
+
+def test_of_several_datasets_none_goes_from_file_to_file() -> None:
+    model = decoder_facts("llama", LLAMA3, 2, "ForSequenceClassification", labels=("negative", "positive"))
+    only_quantize = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
+    alone = preflight(model, DATA, only_quantize, Evaluate())
+    several = preflight_several(model, {"a": DATA, "b": DATA}, only_quantize, JobEvaluate())
+    assert several.estimate.memory_bytes > 4 * model.parameters.total > alone.estimate.memory_bytes
+    assert any("from file to file" in warning for warning in alone.warnings)
+    assert not any("from file to file" in warning for warning in several.warnings)

@@ -1,15 +1,21 @@
 """The stage that prunes cuts a network to the planned widths, and its report has each layer's."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from compression.engine.stages import prune as prune_stage
 from compression.engine.stages.prune import aimed, counter, plan_shape
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import own_axes
+from compression.models.architectures.shapes import shape_at
+from compression.pruning.prune_progress import PruneProgress
+from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.system.progress import run_silently
 from tests.support.network_graphs import resnet, vit
 from tests.support.network_models import drawn_network
 from tests.support.stage_runs import prune
@@ -65,3 +71,22 @@ def test_steps_end_at_the_planned_shape_and_curves_are_of_each_axis_alone() -> N
     heads = state.result.sensitivity["heads"]
     assert [round(point.taken, 2) for point in heads] == sorted(round(point.taken, 2) for point in heads)
     assert heads[-1].taken == 0.5
+
+
+def test_what_a_target_leaves_over_stays_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = {"epochs": 1, "rate": 1e-3, "shallow_first": False}
+    asked: dict[str, Any] = {"target_flops": 0.4, "axes": ["channels"], "recovery": recovery}
+    state, saved = state_of(asked, resnet((3, 3), 16)), list[Any]()
+
+    def recover(*given: Any) -> Iterator[Event]:
+        saved.append(PruneProgress.of_tensors(given[-1]))
+        yield Log(message="It recovers.")
+
+    monkeypatch.setattr(prune_stage, "recover", recover)
+    ratios, planned = plan_shape(state.model, state.recipe.prune)
+    whole, network = (getattr(adapter_of(state.model), name)(state.model.config) for name in ("shape_of", "network"))
+    assert planned != shape_at(NETWORK, whole, state.recipe.prune, ratios, network), "no ratios lead to it"
+    list(prune(state))
+    again = state_of(asked, resnet((3, 3), 16))
+    found = run_silently(prune_stage._solved(again, again.recipe.prune, whole, saved[0].scores, saved[0]))
+    assert found.shape == planned == adapter_of(state.model).shape_of(state.model.config)

@@ -91,3 +91,17 @@ def test_a_trained_swin_is_still_a_stock_model(tmp_path: Path) -> None:
     model.eval()
     assert not torch.equal(model.get_parameter("stage0_block0_distances.value"), before)
     assert EXPORTER.hinders(model) is None
+
+
+def test_datasets_of_one_job_get_heads_of_their_own(tmp_path: Path) -> None:
+    """A bare network has as many outputs as the data have labels."""
+    model, size = saved_classifier("resnet", tmp_path / "whole")
+    bare = type(model).base_model_prefix
+    getattr(model, bare).save_pretrained(tmp_path / "sent")
+    ImagePreprocessing(size=size).write(tmp_path / "sent")
+    for labels in (("a", "b", "c"), tuple("abcdefghij"), ("x", "y", "z")):
+        place = sanitized_folder(tmp_path / "sent", tmp_path / "unpacked", labels)
+        opened = loading.load_model(place, labels, "image-classification", seed=0)
+        arrays = {"pixel_values": torch.zeros(1, 3, *size)}
+        assert opened(**arrays).logits.shape == (1, len(labels))
+        assert loading.head_labels(opened.config) == labels

@@ -11,6 +11,7 @@ import pyarrow as arrow
 import pyarrow.parquet
 import pytest
 
+from compression.modalities.image import sources
 from compression.modalities.image.arrays import ArrayImages
 from compression.modalities.image.dataset import load_dataset
 from compression.modalities.image.dataset_check import check
@@ -280,3 +281,8 @@ def test_uploads_may_have_images_and_arrays() -> None:
     for name in ("model.npz", "photo.jpg"):
         with pytest.raises(CompressionError):
             check_name(name, "model")
+
+
+def test_labels_that_only_one_file_numbers_keep_their_numbers() -> None:
+    listing = sources.Listing(labels=["bird", "dog", "ant", "cat"], names=("cat", "dog", "horse"))
+    assert listing.ordered() == ("cat", "dog", "ant", "bird")

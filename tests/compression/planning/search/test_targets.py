@@ -169,6 +169,11 @@ def test_a_score_follows_the_power_by_which_cuts_changed_answers() -> None:
     assert far.extrapolated
     assert far.value == 0.5  # chance
     assert found.standard_error < far.standard_error <= 0.9 - 0.5
+    small = tuple(each.model_copy(update={"error": each.error / 100}) for each in POWERS)
+    near = predict_score(0.004, search(error=0.002, outcomes=small), scores())
+    assert isinstance(near, PredictedScore)
+    assert near.standard_error > max(each.error for each in small)
+    assert not near.extrapolated, "it lies within the errors that were judged"
     noisy = tuple(
         each.model_copy(update={"change": each.change * factor}) for each, factor in zip(POWERS, (1, 2, 1, 2), strict=True)
     )
