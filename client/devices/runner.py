@@ -28,6 +28,8 @@ ASK = 30.0
 """Seconds that the service may hold a claim back."""
 AGAIN = 10.0
 """Seconds until the next claim after the service did not answer."""
+HAND_BACKS = 10
+"""Times that a profile goes back because its files do not come: an outage of minutes. What lasts longer is said."""
 GONE = (404, 409)
 """Statuses of a profile that is no longer ours."""
 Outcome = Profile | ProfileFailure
@@ -44,6 +46,7 @@ class Runner:
         self.lathe, self.device_id, self.tell, self.command = lathe, device_id, tell, command
         self.stopped = threading.Event()
         self.waiting = False
+        self.absent = dict[str, int]()  #: profile → how often its files did not come
 
     def stop(self, *_: object) -> None:
         """End the wait for work at once, or the current profile within a second. Handles signals."""
@@ -109,12 +112,22 @@ class Runner:
         except WrongHash as error:
             return failure("bad_artifact", error.cause, error.remedy_text)
         except (ClientError, OSError) as error:
-            away = isinstance(error, BrokenTransfer | Unreachable)
-            waits = away or (isinstance(error, Problem) and not refuses(error))  # the service may give the files later
+            if isinstance(error, BrokenTransfer | Unreachable) and not ended() and self._is_outage(claim, error):
+                return None
+            waits = isinstance(error, Problem) and not refuses(error)  # the service may give the files later
             if ended() or waits or (isinstance(error, Problem) and error.status in GONE):
                 return None
             cause, remedy = (error.cause, error.remedy_text) if isinstance(error, ClientError) else (str(error), "")
             return failure("failed", f"The device cannot measure: {cause}", remedy or "Look at the disk of the device.")
+
+    def _is_outage(self, claim: Claim, error: ClientError) -> bool:
+        """Return whether a profile whose files did not come goes back, after a pause, and has not too often."""
+        self.absent[claim.profile] = self.absent.get(claim.profile, 0) + 1
+        if self.absent[claim.profile] > HAND_BACKS:
+            return False
+        self.tell(f"{claim.profile}: {error.cause}. It is handed back in {AGAIN:g} s.")
+        self.stopped.wait(AGAIN)
+        return True
 
     def _send(self, claim: Claim, outcome: Outcome) -> None:
         try:

@@ -49,8 +49,7 @@ def has_collapsed(row: Row, targets: Targets) -> bool:
 
 
 Held = Literal["on disk", "student"]
-"""What keeps a job from parts of a recipe: memory does not hold the model, so nothing trains it; or another model is taught in
-its place, which is smaller by itself and not cut."""
+"""What keeps a job from parts of a recipe: no memory to train the model, or a student in its place, smaller and not cut."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Case:
         """Return the missed size and latency targets, once no later stage makes the model smaller."""
         return (
             []
-            if self.later & ({QUANTIZED, PRUNED, *POINTS} | ({DISTILLED} if self.held == "student" else set()))
+            if self.later & {QUANTIZED, PRUNED, *POINTS, *((DISTILLED,) if self.held == "student" else ())}
             else [name for name in self.missed if TARGETS[name].left is not None]
         )
 

@@ -28,7 +28,7 @@ class PruneProgress:
     ratios: tuple[float, ...]  #: the recipe's pruning ratios, in its order, with its target solved
     ranges: Mapping[str, Range] = field(default_factory=dict)
     """Static input ranges of each layer as the previous steps trained it; a new attempt does not have that model."""
-    shape: Shape | None = None  #: after the cut, if a search found it: no ratios lead to it
+    shape: Shape | None = None  #: after the cut; None: of an earlier version. To a searched or filled one no ratios lead
     errors: Mapping[str, float] = field(default_factory=dict)  #: predicted by a search, by group
     search: SearchComparison | None = None  #: of the report's row, as `tables`: a later attempt does not search again
     tables: TablesUsed | None = None

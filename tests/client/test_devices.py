@@ -174,18 +174,22 @@ def test_a_loop_that_waits_ends_at_once(owner: Lathe, device: NewDevice, start: 
 def test_a_profile_whose_files_the_service_cannot_give_now_goes_back(
     away: ClientError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raised: list[Exception] = [away, OSError(28, "No space left on device")]
+    raised: list[Exception] = [*[away] * (runner.HAND_BACKS + 1), OSError(28, "No space left on device")]
+    monkeypatch.setattr(runner, "AGAIN", 0.0)
 
     def download(*_: object, **__: object) -> Path:
         raise raised.pop(0)
 
     monkeypatch.setattr(runner, "download", download)
     loop = runner.Runner(cast(Any, None), "dev_1", print)
-    claim = cast(Any, SimpleNamespace(artifact=None))
-    assert loop._outcome(claim, tmp_path, lambda: False) is None
-    failed = loop._outcome(claim, tmp_path, lambda: False)
-    assert isinstance(failed, ProfileFailure)
-    assert "No space left" in failed.detail
+    claim = cast(Any, SimpleNamespace(artifact=None, profile="prf_1"))
+    found = [loop._outcome(claim, tmp_path, lambda: False) for _ in range(runner.HAND_BACKS + 2)]
+    assert not any(found[: runner.HAND_BACKS])
+    lasting, full = found[runner.HAND_BACKS :]
+    assert isinstance(lasting, ProfileFailure)
+    assert away.cause in lasting.detail
+    assert isinstance(full, ProfileFailure)
+    assert "No space left" in full.detail
 
 
 def test_a_device_leaves_a_profile_that_is_gone(owner: Lathe, device: NewDevice, artifact: str, start: Start) -> None:

@@ -271,7 +271,8 @@ def test_an_upload_that_finds_no_room_says_so(size: int, window: Window, world: 
     limit(world.service, bytes_arriving=1)
     try:
         page.locator("[data-send=models]").click()
-        expect(page.locator("#said-models")).to_contain_text("arriving", timeout=PATIENCE)
+        expect(page.locator("#said-models")).to_have_text("Upload failed.", timeout=PATIENCE)
+        expect(page.locator("#messages")).to_contain_text("bytes are being uploaded")
         expect(page.locator("#offline")).to_be_hidden()
     finally:
         limit(world.service)

@@ -29,9 +29,10 @@ class InProcess:
     def _lines(self) -> Iterator[bytes]:
         try:
             for event in job(self.spec):
-                yield event.model_dump_json().encode()
+                yield event.model_dump_json().encode() + b"\n"
         except CompressionError as problem:
-            yield Failed(code=problem.code, cause=problem.cause, remedy=problem.remedy_text).model_dump_json().encode()
+            failed = Failed(code=problem.code, cause=problem.cause, remedy=problem.remedy_text)
+            yield failed.model_dump_json().encode() + b"\n"
 
     def __enter__(self) -> Self:
         return self

@@ -12,12 +12,15 @@ from compression.distillation.losses import attention_score_loss, hidden_state_l
 from compression.distillation.objective import DistillationObjective
 from compression.distillation.teacher import FeatureRequest, request_features
 from compression.engine.context import StageContext
+from compression.engine.stages.objectives import objective_for
+from compression.engine.stages.teacher_ensemble import EnsembleOutputs
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import Batch
 from compression.models.adapters.registry import encoder_of
 from compression.quantization.precision import gradient_precision
 from compression.schema.recipe.distill import Distill, Weights
 from compression.schema.recipe.recipe import Recipe
+from compression.system.progress import run_silently
 from tests.support.tiny_bert import lesson_of, state_of, tiny_config
 
 ROWS = [0, 5, 2, 9]
@@ -67,9 +70,11 @@ def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tup
 
 
 def test_a_schedule_may_lead_to_the_embedding_layer(state: StageContext) -> None:
-    led = {"hidden": 1.0, "weighting": "linear", "to": Weights(embedding=1.0)}
-    found = [objective(state, **own)[0].feature_losses.comparison for own in (led, {**led, "to": Weights(hidden=0.5)})]
-    assert [one.apart for one in found] == [True, False]
+    rows = state.rows["train"]
+    for to, apart in ((Weights(embedding=1.0), True), (Weights(hidden=0.5), False)):
+        settings = Distill(weighting="linear", to=to)
+        found = run_silently(objective_for(state, settings, EnsembleOutputs(state.teacher, rows), rows))
+        assert found.feature_losses.comparison.apart == apart
 
 
 @pytest.mark.parametrize(

@@ -87,17 +87,27 @@ def test_an_onnx_file_in_float16_answers_as_in_float32_and_is_timed(
 
 def test_a_decoder_s_file_in_float16_keeps_positions_and_large_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly)
-    model = decoders.tiny_classifier("llama", vocab_size=512, max_position_embeddings=1024)
+    model = decoders.tiny_classifier("llama", vocab_size=4096, max_position_embeddings=1024)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(1000)  # squares of what enters the first norm are beyond float16
     ids = torch.randint(3, 512, (1, 700), generator=torch.Generator().manual_seed(0))
     wanted = decoders.logits(model, ids).numpy()
     assert float(model.model.embed_tokens.weight.abs().max()) ** 2 > 65_504
     EXPORTER.write(model, tmp_path, "float16")
-    proto, data = onnx.load(tmp_path / "model.onnx", load_external_data=False), tmp_path / "model.onnx_data"
+    proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     (tmp_path / "plain").mkdir()
     plain = write_onnx(model, tmp_path / "plain", int8=False)
-    assert data.stat().st_size < 0.6 * (plain.parent / "model.onnx_data").stat().st_size
+    sizes = [
+        sum(one.stat().st_size for one in (folder / "model.onnx", folder / "model.onnx_data"))
+        for folder in (tmp_path, plain.parent)
+    ]
+    assert sizes[0] < 0.6 * sizes[1]
+    made = {name: node for node in proto.graph.node for name in node.output}
+    turns = [node for node in proto.graph.node if node.op_type in ("Cos", "Sin")]
+    assert {made[node.input[0]].op_type for node in turns} == {"Mul"}, "with no cast to 16 bits between"
+    places = [made[name] for node in turns for name in made[node.input[0]].input if name in made]
+    assert {node.op_type for node in places} == {"Cast"}
+    assert {node.attribute[0].i for node in places} == {TensorProto.FLOAT}
     large = [each for each in proto.graph.initializer if np.prod(each.dims) > 1024]
     assert {each.data_type for each in large} == {TensorProto.FLOAT16}
     given = {"input_ids": ids.numpy(), "attention_mask": np.ones((1, 700), np.int64)}

@@ -63,8 +63,8 @@ def test_few_requests_are_read_at_a_time(model: ServedModel, monkeypatch: pytest
     monkeypatch.setattr(model, "encode", encode)
 
     async def story() -> list[httpx.Response]:
-        async with client(Server(model, RULES, LIMITS)) as asking:
-            texts = [{"text": "good " * SHORT} for _ in range(6)]
+        async with client(Server(model, RULES, Limits(queue=8, body=10_000))) as asking:
+            texts = [{"text": "good " * (SHORT // 4)} for _ in range(6)]
             return await asyncio.gather(*(asking.post("/v1/predict", json=each) for each in texts))
 
     assert {answer.status_code for answer in asyncio.run(story())} == {200}

@@ -20,6 +20,7 @@ BESIDE: dict[Stage, set[str]] = {
     "quantized": {"beside.qat.order"},
     "pruned": {
         "beside.ratios",
+        "beside.shape",
         *(f"beside.scores.{key}" for key in ("compared.N", "ffn.N", "heads.N", "hidden", "pooled", "values.N")),
     },
     "distilled": {"beside.last", "beside.asked"},
