@@ -69,7 +69,7 @@ def test_a_worker_takes_new_work_after_the_broker_was_a_black_hole(stand: Stand)
     stand.taken(stand.job(LONG))
     stand.broker.swallow()
     log = stand.service.log
-    wait_for(lambda: "Cannot connect" in log(name), 120)  # it has noticed, and what it connects to swallows as well
+    wait_for(lambda: "Cannot connect" in log(name), 300)  # it has noticed, and what it connects to swallows as well
     job_id = stand.job(LONG)
     stand.broker.heal()
     stand.taken(job_id)
