@@ -25,6 +25,7 @@ from app.store.db import make_engine
 from app.store.models import Dataset, Model, Team
 from client import config
 from client.api import Lathe
+from client.terminal import output
 from client.types import Artifact, Manifest
 from tests.client.embedded import Up, running
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
@@ -38,6 +39,12 @@ def commands_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
+
+
+@pytest.fixture(autouse=True)
+def printing_for_people() -> None:
+    """Forget the --json of a command that an earlier test of this process put together or ran."""
+    output.reset()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from client.errors import NotReady, Problem
-from client.terminal import output, render
+from client.terminal import render
 from client.terminal.output import console, emit, moving, say, show_error, table, write_json
 from client.terminal.text import lines, one_line
 from tests.client.figures import report
@@ -20,7 +20,6 @@ CLEAR = "\x1b[2J\x9b1A\x08\x7f"
 
 
 def test_no_name_and_no_log_line_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    output.reset()
     emit(None, f"name {TITLE}", table(("id", "name"), [("job", f"é\tü {CLEAR}")], empty="none"))
     say(f"next {TITLE}")
     console().print(f"10:00  {CLEAR}[bold]text", markup=False)
@@ -36,7 +35,6 @@ TURNED = "\u202eexe.gpj\u2066\u200f"
 
 
 def test_no_name_forges_a_line_or_turns_one_round(capsys: pytest.CaptureFixture[str]) -> None:
-    output.reset()
     name = FORGED + TURNED
     problem = Problem(f"{name} is in use", status=409, code="in_use", remedy=name, param=name, request_id="r")
     hostile = report().model_copy(update={"notes": (name,), "choice": f"\n{name}"})
@@ -81,7 +79,6 @@ def test_lines_of_a_file_that_is_shown_steer_no_terminal() -> None:
 
 
 def test_a_transfer_is_told_once_and_only_if_something_moves(capsys: pytest.CaptureFixture[str]) -> None:
-    output.reset()
     with moving("uploading it", 91_600_000):
         pass
     assert capsys.readouterr().err == ""
