@@ -15,6 +15,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 import compression
 from app.core.settings import Settings, get_settings
@@ -186,7 +187,8 @@ def find_exposed(settings: Settings) -> str | None:
         ("LATHE_DATABASE_URL", settings.database_url, "sqlite:///"),
     ):
         if url.startswith(scheme):
-            private[name] = Path(url.removeprefix(scheme)).resolve()
+            place = url.removeprefix(scheme)
+            private[name] = Path(unquote(place) if scheme == "file://" else place).resolve()
     for name, place in private.items():
         for root in (*readable_paths(), *lent_folders(settings)):
             if place.is_relative_to(root.resolve()):

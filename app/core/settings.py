@@ -175,9 +175,11 @@ class Settings(BaseSettings):
         if self.public_url:
             object.__setattr__(self, "public_url", self.public_url.rstrip("/"))
         if not self.database_url:
+            if "?" in str(home):
+                raise ValueError("LATHE_HOME must have no `?` where LATHE_DATABASE_URL is empty: SQLite's address ends there")
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'lathe.db'}")
         if not self.storage_url:
-            object.__setattr__(self, "storage_url", f"file://{home / 'storage'}")
+            object.__setattr__(self, "storage_url", (home / "storage").as_uri())
         if self.lease_seconds < 5 * self.heartbeat_seconds:
             raise ValueError("LATHE_LEASE_SECONDS must be at least five times LATHE_HEARTBEAT_SECONDS")
         return self

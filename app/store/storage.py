@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import NotFoundError
@@ -295,7 +295,7 @@ def open_storage(settings: Settings) -> Storage:
     """Open the storage that `storage_url` names. Raises ValueError for an unknown scheme."""
     url = urlsplit(settings.storage_url)
     if url.scheme == "file":
-        return LocalStorage(Path(url.path))
+        return LocalStorage(Path(unquote(url.path)))
     if url.scheme == "s3":
         return S3Storage(url.netloc, url.path.strip("/"), settings)
     raise ValueError(f"LATHE_STORAGE_URL: unknown scheme {url.scheme!r}; use file:///folder or s3://bucket/prefix")

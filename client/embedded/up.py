@@ -99,6 +99,14 @@ def tighten(home: Path) -> None:
     say(f"Note: {home} was open to other users (mode {mode:03o}); it is its owner's alone now.")
 
 
+def own_database(home: Path) -> str:
+    """Return the address of the home's own database. Raises CannotStart for a home that it cannot name."""
+    if "?" in str(home):
+        remedy = "Name another folder: lathe up --home DIR"
+        raise CannotStart(f"{home} has a `?`, where a database's address ends", remedy=remedy)
+    return f"sqlite:///{home / 'lathe.db'}"
+
+
 @contextmanager
 def locked(home: Path) -> Iterator[int]:
     """Lock the home against a second `lathe up`. Raises CannotStart."""
@@ -138,7 +146,7 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
         "LATHE_HOME": str(plan.home),
         DATABASE: plan.database,
         BROKER: broker,
-        "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or f"file://{plan.home / 'storage'}",
+        "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or (plan.home / "storage").as_uri(),
         "PYTHONUNBUFFERED": "1",
     }
     # Parts run in the home, so that they never import a folder called `app` from the user's working directory. A checkout
@@ -356,7 +364,7 @@ def up(
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
             say(f"torch is not installed, so jobs cannot run here: {pip_install('worker')}")
-        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers)
+        plan = Plan(place, host, free_port(host, port), database or own_database(place), broker, workers)
         env = environment(plan, broker or "")
         own = read_settings(place, env)
         own = own if device is None else replace(own, device=device)

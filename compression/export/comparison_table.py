@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.report.before import Figures
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score, shown
@@ -22,7 +23,7 @@ def comparison(rows: Sequence[Row], figures: Figures, artifact: Artifact, row_wo
     ratios = own.ratios if own.artifact == artifact.name else None
     intervals = (ratios.retention_on_validation_interval, ratios.retention_interval) if ratios is not None else (None, None)
     # As with latency, a ratio across two runtimes would compare the runtimes.
-    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{artifact.kind}-") else f"{UNKNOWN} (another runtime)"
+    other = "" if _runs_in(baseline) == ARTIFACT_FORMATS[artifact.kind].runs_in else f"{UNKNOWN} (another runtime)"
     return [
         _counted("parameters", baseline.parameters.total, own.parameters.total + zeros),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),
@@ -31,6 +32,12 @@ def comparison(rows: Sequence[Row], figures: Figures, artifact: Artifact, row_wo
         *_speed(baseline.latency, figures.latency, row_word),
         _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes, other),
     ]
+
+
+def _runs_in(row: Row) -> str | None:
+    """Return the name of the runtime of a row's own artifact."""
+    named = (spec.runs_in for name, spec in ARTIFACT_FORMATS.items() if row.artifact.startswith(f"{row.stage}-{name}-"))
+    return next(named, None)
 
 
 def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured, unlike: str = "") -> Cells:

@@ -51,3 +51,12 @@ def test_a_password_in_an_argument_is_warned_of(
     assert "Set LATHE_BROKER_URL instead" in said
     assert "LATHE_DATABASE_URL" not in said
     assert planned(tmp_path, monkeypatch) == (f"sqlite:///{tmp_path / 'lathe.db'}", None)
+
+
+def test_a_home_that_no_database_address_can_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LATHE_DATABASE_URL", raising=False)
+    with pytest.raises(IndexError):  # no plan was made
+        planned(tmp_path / "what?", monkeypatch)
+    assert "has a `?`, where a database's address ends" in capsys.readouterr().err

@@ -199,3 +199,17 @@ def test_what_a_killed_writer_left_is_freed_once_it_is_old(tmp_path: Path) -> No
     os.utime(old, (0, 0))
     storage.forget_unfinished(3600)
     assert [part.exists() for part in (old, new)] == [False, True]
+
+
+def test_the_storage_of_a_home_lies_in_it_whatever_its_name(tmp_path: Path) -> None:
+    home = tmp_path / "team #1 100%25"
+    storage = open_storage(Settings(home=home, storage_url="", database_url=""))
+    asyncio.run(storage.write("key", pieces(DATA)))
+    assert [one.name for one in tmp_path.iterdir()] == [home.name]
+    assert sum(one.stat().st_size for one in (home / "storage").rglob("*") if one.is_file()) == len(DATA)
+
+
+def test_a_home_that_no_database_address_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="LATHE_HOME must have no"):
+        Settings(home=tmp_path / "what?", database_url="")
+    assert Settings(home=tmp_path / "what?", database_url="postgresql+psycopg://h/d").home.name == "what?"

@@ -91,3 +91,5 @@ def test_memory_of_two_runtimes_is_not_compared() -> None:
     assert one[:2] == other[:2]
     assert one[2].endswith("%")
     assert other[2] == "– (another runtime)"
+    for kind in ("onnx-f16", "triton"):
+        assert table(BASELINE, DISTILLED, kind=kind)[name] == one, "other formats of one runtime"
