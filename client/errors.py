@@ -7,14 +7,14 @@ import httpx
 FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE, REFUSED, NOT_ACCEPTED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 7, 130
 EXITS = {
     0: "done; of a job that was waited for: it succeeded",
-    FAILED: "the job failed, or this machine could not do its part (a full disk, a wrong hash)",
+    FAILED: "the job, profile or prediction failed, or this machine could not do its part (a full disk, a wrong hash)",
     USAGE: "wrong usage: an option, a file, no key",
     CANCELLED: "the job was cancelled",
     TIMEOUT: "--timeout is over; the job goes on",
-    UNREACHABLE: "the service does not answer",
+    UNREACHABLE: "the service does not answer as Lathe does, or transfers keep breaking off",
     REFUSED: "the service refused: the message has its code, its cause and what to do",
     NOT_ACCEPTED: "--gate: the job succeeded, and its quality gate says regression or undecided",
-    INTERRUPTED: "Ctrl-C",
+    INTERRUPTED: "Ctrl-C; `up`, `serve` and `device run` end with 0",
 }
 """Exit codes of every command, as `lathe --help` and docs/client.md list them."""
 
