@@ -16,7 +16,7 @@ from app.store.storage import Storage
 from compression.planning.search.solver_request import SolverReply, SolverRequest
 from compression.schema.device_table import DeviceTable
 from compression.schema.errors import CompressionError
-from compression.schema.recipe.recipe import JobEvaluate
+from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Row, Score
 from compression.schema.solved_search import MOST_JSON
 from compression.schema.stages import PRUNED, wanted
@@ -55,7 +55,9 @@ def find(session: Session, team: str, job_id: str, part: str, table_id: str | No
     within = f"{part}/" if part else ""
     files = {file["path"].removeprefix(within): file for file in row.files} if row is not None else {}
     if row is None or not {STATE, SOLVED} <= files.keys():
-        raise NoTables(f"{job_id} has no solved error tables")
+        prune = Recipe.model_validate(job.recipe).prune
+        searches = prune is not None and prune.search is not None
+        raise NoTables(f"{job_id} has no error tables yet" if searches else f"the recipe of {job_id} has no prune.search")
     table, used = _device_table(session, job, table_id)
     kept = {name: files[name] for name in (STATE, SOLVED)}
     return Known(team, row.prefix, kept, table, used, _scores(job, part), JobEvaluate.model_validate(job.evaluate))

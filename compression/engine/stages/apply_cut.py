@@ -39,12 +39,15 @@ def apply_cut(
     return remade(context, model, build)
 
 
-def calibration_batches(context: StageContext) -> Batches:
-    """Return what begins a pass over the calibration rows, as many as the recipe says and memory for systems of equations."""
+def calibration_batches(context: StageContext, parts: int | None = None) -> Batches:
+    """Return what begins a pass over the calibration rows, as many as the recipe says and memory for systems of equations.
+
+    parts: micro-batches of a batch; None: as many as memory asks for.
+    """
     settings = context.recipe.prune
     assert settings is not None, "only a recipe that prunes asks"  # noqa: S101
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
-    return partial(rows.by_length, micro_batch_size(CALIBRATION_BATCH, context.parts))
+    return partial(rows.by_length, micro_batch_size(CALIBRATION_BATCH, context.parts if parts is None else parts))
 
 
 def updated_cut(context: StageContext, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:

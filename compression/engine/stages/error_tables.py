@@ -28,7 +28,8 @@ def error_tables(context: StageContext) -> Generator[Event, None, tuple[ErrorTab
     """
     batches = calibration_batches(context)
     inputs = context.layer_inputs = KeptInputs(batches, context.scratch)
-    digest = tables_digest(context.model, batches)
+    # Of whole batches: the same rows have the same tables however memory splits them.
+    digest = tables_digest(context.model, calibration_batches(context, parts=1))
     folder, earlier, part = context.checkpointer.folder, context.checkpointer.resume, context.checkpointer.part
     for place in filter(None, (folder, earlier, *context.known_tables)):
         if not (place / FOLDER / part).is_dir():

@@ -33,6 +33,8 @@ from compression.schema.solved_search import CutOutcome
 
 Weights = Mapping[str, float]
 """Key of a group, or name of a layer → what its errors count."""
+FEWEST_RANKED = 4
+"""Of fewer cuts a rank correlation says nothing: of two it is 1 or −1."""
 SPREAD = 0.7
 """Standard deviation of the logarithm of a weight: about twice or half. Of an axis and of each of its groups."""
 
@@ -66,7 +68,6 @@ def error_weights(
     count alike. Raises Pause, and what `solve_within` raises if all layers count alike.
     """
     plain = space_of({})
-    problem = Problem(plain.choices, plain.error, ())
     found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
     solver = solver_of(context, plain.layer_choices)
     for seed in range(CANDIDATES):
@@ -94,18 +95,20 @@ def error_weights(
     chosen = min(range(len(changes)), key=changes.__getitem__)
     weights = [*found.values()][chosen][0]
     if len(changes) > 1:
-        predicted = [problem.error_of(solved.picks) for solved in drawn]
-        ranked = spearman(*(torch.tensor(values, dtype=torch.float64).numpy() for values in (predicted, changes)))
         context.notes.append(
             f"{len(changes)} solutions with drawn weights of layers were cut and compared with the whole model on {len(rows)} "
-            f"rows: divergence {changes[0]:.4g} if all layers count alike, {changes[chosen]:.4g} of the one that was taken; "
-            f"rank correlation of predicted error and divergence {ranked:.2f}."
+            f"rows: divergence {changes[0]:.4g} if all layers count alike, {changes[chosen]:.4g} of the one that was taken."
         )
     corrected = space_of(weights)
     others = [each for each in _other_sizes(corrected, limits, solver) if tuple(sorted(each.picks.items())) not in found]
     changes += yield from judged(others)
     problem = Problem(corrected.choices, corrected.error, ())
-    errors = (problem.error_of(solved.picks) for solved in (*drawn, *others))
+    errors = [problem.error_of(solved.picks) for solved in (*drawn, *others)]
+    if len(errors) >= FEWEST_RANKED:
+        ranked = spearman(*(torch.tensor(values, dtype=torch.float64).numpy() for values in (errors, changes)))
+        context.notes.append(
+            f"Rank correlation of predicted error and divergence {ranked:.2f} over {len(errors)} cuts of this size and others."
+        )
     return weights, tuple(CutOutcome(error=error, change=change) for error, change in zip(errors, changes, strict=True))
 
 

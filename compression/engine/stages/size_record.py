@@ -14,7 +14,7 @@ from compression.evaluation.validate import Validation
 from compression.models.tensors import Tensors
 from compression.planning.preparation import steps_an_epoch
 from compression.planning.size_plan import FullTraining, Pace, exports_after, judgings
-from compression.schema.events import Event
+from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import KeptAfter, SizeSearch, SizeTried
@@ -91,6 +91,18 @@ def remembering(training: Generator[Event, None, Found], remember: Callable[[], 
         yield event
         remember()
     return each.result
+
+
+def with_error(share: float, error: float) -> str:
+    """Return a share with its error, as text. Where no answer differs from the original's an error of 0 would say too much."""
+    return f"{share:.2%} ± {error:.2%}" if error >= 0.00005 else f"{share:.2%}"
+
+
+def warned(what: str, problem: Exception) -> Generator[Event, None, str]:
+    """Log what an error has led to, and return it with the cause."""
+    why = f"{what}: {problem}"
+    yield Log(level="warning", message=f"{why}."[:4000])
+    return why
 
 
 def seconds_left(context: StageContext, record: SizeSearch, *, cut: bool = True) -> float:

@@ -29,6 +29,8 @@ from compression.engine.stages.size_record import (
     saved_record,
     seconds_left,
     trained,
+    warned,
+    with_error,
     write_record,
 )
 from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, cut_of, facts_of, size_cost, solver_of
@@ -50,7 +52,7 @@ from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_s
 from compression.planning.size_plan import Pace, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import TargetOutOfReach, UnsupportedShape
+from compression.schema.errors import TargetOutOfReach, TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -199,7 +201,15 @@ class SizeRounds:
                 short = self._short
                 size = self.solver.size(share, kind="short", steps=short.steps, epochs=short.epochs)
                 self._put([*self.record.tried, size])
-            yield from self._train(len(self.record.tried))
+            try:
+                yield from self._train(len(self.record.tried))
+            except TrainingDiverged as problem:
+                done = self.record.tried[:-1]
+                if not done:
+                    raise
+                self._put(done)
+                why = yield from warned(f"{len(done)} sizes were distilled shortly; a further one was not", problem)
+                return best_share(done, self.record.retention), why
 
     def _next(self, first: float) -> tuple[float, str | None]:
         """Return the share of the next round; or that to go on with, and why no further one is done. first: of the first size.
@@ -221,7 +231,7 @@ class SizeRounds:
         target, expected = self.record.retention, fit.kept_at(size.error)
         told = "not tried"
         if self.record.tried:
-            kept = f"{expected:.2%} ± {fit_sizes(self.record.tried).margin:.2%} of the original's score"
+            kept = f"{with_error(expected, fit_sizes(self.record.tried).margin)} of the original's score"
             told = f"expected to keep {kept} after {self._full_steps(cost):,} steps"
         met = ""
         if self.record.tried and not fit.keeps(size.error, target):
@@ -253,7 +263,7 @@ class SizeRounds:
         found = self.outputs
         return [] if found is None else [found.guide, *(member.model for member in found.others)]
 
-    def _put(self, tried: list[SizeTried]) -> None:
+    def _put(self, tried: Sequence[SizeTried]) -> None:
         self.record = self.record.model_copy(update={"tried": tuple(tried)})
 
     def _next_share(self) -> float:
@@ -325,7 +335,7 @@ class SizeRounds:
         saved = trial.saved(phase) or {}
         if self.outputs is None:
             self.outputs = yield from ensemble_outputs(trial, asked, rows, ())
-        guide = self.outputs.guide.to(trial.device).eval().requires_grad_(False)
+        guide, is_held = self.outputs.guide.to(trial.device).eval().requires_grad_(False), False
         objective = yield from trial.tracker.relay(ASK, objective_for(trial, asked, self.outputs, rows))
         try:
             is_held, _ = yield from quantize_teacher(trial, asked, guide, before=HELD in saved, again=True)
@@ -334,6 +344,6 @@ class SizeRounds:
             outcome, _ = yield from train_task(trial, asked, rows, objective, phase, saved, training)
         finally:
             objective.close()
-        if is_held:
-            restore_teacher(trial, guide)
+            if is_held:
+                restore_teacher(trial, guide)
         return outcome

@@ -29,6 +29,8 @@ from compression.engine.stages.size_record import (
     saved_record,
     seconds_left,
     trained,
+    warned,
+    with_error,
     write_record,
 )
 from compression.engine.stages.size_solver import cut_of, stored_solver
@@ -40,7 +42,7 @@ from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, steps_needed
 from compression.planning.size_plan import Pace
 from compression.schema.errors import MissingResource, TargetOutOfReach, TrainingDiverged, UnsupportedShape
-from compression.schema.events import Event, Log
+from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.schema.report.size_search import SizeSearch, SizeTried
 from compression.schema.report.targets import reaches
@@ -281,7 +283,7 @@ class SizedTraining:
         size, full = record.tried[place], fully(record)
         kept, target = size.kept or 0.0, record.retention
         which = f"Of {len(full)} sizes that were distilled fully, number {full.index(place) + 1} goes on. " if full[1:] else ""
-        scored = f"{size.cost:.1%} kept {kept:.2%} ± {size.kept_error or 0:.2%} on validation, by the engine's own model"
+        scored = f"{size.cost:.1%} kept {with_error(kept, size.kept_error or 0)} on validation, by the engine's own model"
         told = f"{which}Distilled for {size.epochs} epochs, {scored}."
         if reaches(kept, target):
             return f"{told} That meets the target."
@@ -294,13 +296,6 @@ class SizedTraining:
             minutes = (steps - size.steps) * (pace.step + pace.judging / max(asked.epoch_steps, 1)) / 60
             more = f"as losses have fallen so far, it takes about {steps:,.0f} steps, {minutes:,.0f} minutes more"
         return f"{told} That misses the target; {more}."
-
-
-def warned(what: str, problem: Exception) -> Generator[Event, None, str]:
-    """Log what an error has led to, and return it with the cause."""
-    why = f"{what}: {problem}"
-    yield Log(level="warning", message=f"{why}."[:4000])
-    return why
 
 
 def with_last(record: SizeSearch, size: SizeTried) -> SizeSearch:

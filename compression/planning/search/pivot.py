@@ -7,7 +7,6 @@ exact as a program's.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.planning.search.problem import Choice, NoCombination, OutOfTime, Problem, Solution, Term
-from compression.planning.search.solver import SECONDS, TIGHTER, nearest, out_of_reach, solve, unit_of
+from compression.planning.search.solver import GAP, SECONDS, TIGHTER, nearest, out_of_reach, solve, unit_of
 from compression.schema.errors import TargetOutOfReach
 
 Numbers = NDArray[np.float64]
@@ -72,7 +71,7 @@ def solve_by_pivot(problem: Problem, until: float | None = None) -> Solution:
         return solve(problem, until)
     options = 1 if pivot.name is None else problem.options[pivot.name]
     parts = {option: _part(problem, pivot, option) for option in range(options)}
-    end = time.monotonic() + SECONDS if until is None else until
+    end, gap = (time.monotonic() + SECONDS, 0.0) if until is None else (until, GAP)
     tried = _Tried(problem, pivot, parts)
     for option in tried.order:
         if tried.best is not None and tried.bounds[option] >= tried.best.error:
@@ -80,7 +79,7 @@ def solve_by_pivot(problem: Problem, until: float | None = None) -> Solution:
         if time.monotonic() > end:
             return tried.unproven(option)
         try:
-            tried.add(option, solve(parts[option], until))
+            tried.add(option, solve(parts[option], end, gap))
         except (TargetOutOfReach, NoCombination):
             continue
         except OutOfTime:
@@ -224,8 +223,14 @@ def _nearest(tried: _Tried, end: float) -> NoReturn:
     problem, found = tried.problem, list[Solution]()
     for option, part in tried.parts.items():
         if tried.bounds[option] < inf:
-            with suppress(NoCombination):
+            try:
                 found.append(tried.whole(option, nearest(part, end)))
+            except NoCombination:
+                continue
+            except OutOfTime:
+                if not found:
+                    raise
+                break
     if not found:
         raise NoCombination("no combination of the options exists")
 

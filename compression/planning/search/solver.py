@@ -32,13 +32,13 @@ LEAST_UNIT = 1e-4
 OPTIMAL, LIMIT_REACHED = 0, 1  #: statuses of milp
 
 
-def solve(problem: Problem, until: float | None = None) -> Solution:
-    """Return what errs least within all limits. until: end of the time for it, by time.monotonic, with a gap of GAP; None:
-    SECONDS from now, and no gap.
+def solve(problem: Problem, until: float | None = None, gap: float = GAP) -> Solution:
+    """Return what errs least within all limits. until: end of the time for it, by time.monotonic, with the gap; None: SECONDS
+    from now, and no gap.
 
     Raises TargetOutOfReach with the nearest point, NoCombination and OutOfTime.
     """
-    effort, tight = _Effort.of(until), problem
+    effort, tight = _Effort.of(until, gap), problem
     for _ in range(TRIES):
         found = _Program(tight).solution(effort)
         if found is None:
@@ -58,9 +58,9 @@ class _Effort:
     gap: float  #: of a solution's error
 
     @classmethod
-    def of(cls, until: float | None) -> "_Effort":
+    def of(cls, until: float | None, gap: float = GAP) -> "_Effort":
         """Return what a caller allows, as `solve` says."""
-        return cls(time.monotonic() + SECONDS, 0.0) if until is None else cls(until, GAP)
+        return cls(time.monotonic() + SECONDS, 0.0) if until is None else cls(until, gap)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkey
     assert drawn[0] != drawn[-1]
     assert adapter_of(state.model).shape_of(state.model.config) == drawn[best]
     assert len(judged) > len(drawn), "other sizes are judged, and none is taken"
+    (ranked,) = [note for note in state.notes if note.startswith("Rank correlation")]
+    assert ranked.endswith(f"over {len(judged)} cuts of this size and others.")
+
+
+def test_of_few_cuts_no_rank_correlation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(error_weights, "FEWEST_RANKED", 100)
+    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    list(prune(state))
+    assert any("solutions with drawn weights of layers" in note for note in state.notes)
+    assert not any("ank correlation" in note for note in state.notes)
 
 
 def test_cuts_are_judged_on_a_number_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

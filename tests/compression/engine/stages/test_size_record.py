@@ -1,7 +1,7 @@
 """What a search for a size knows of its trainings: how long others take by them, and which size they speak for."""
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,12 +20,13 @@ from compression.engine.stages.size_record import (
     remembering,
     seconds_left,
     trained,
+    with_error,
 )
 from compression.engine.stages.size_rounds import SizeRounds, best_share
 from compression.evaluation.standard_error import answers_of, kept_error, scores_without
 from compression.evaluation.validate import Validation, validate
 from compression.planning.size_plan import FullTraining, Pace, exports_after
-from compression.schema.errors import UnsupportedShape
+from compression.schema.errors import TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill, General
@@ -86,6 +87,40 @@ def test_if_the_solver_has_no_time_the_best_of_the_rounds_is_taken(monkeypatch: 
     assert share == 0.5
     assert why is not None
     assert "no widths for" in why
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, *done: SizeTried) -> SizeRounds:
+    """Return rounds after these, of which the next one's training diverges."""
+
+    def train(*_: object) -> Iterator[Event]:
+        yield Log(message="It trains.")
+        raise TrainingDiverged("the loss is not finite")
+
+    monkeypatch.setattr(SizeRounds, "_next", lambda *_: (0.3, None))
+    monkeypatch.setattr(SizeRounds, "_short", SimpleNamespace(steps=10, epochs=1))
+    monkeypatch.setattr(SizeRounds, "_train", train)
+    solver = SimpleNamespace(size=lambda share, **own: size(share=share, cost=share, kept=None, **own))
+    none: Any = None
+    return SizeRounds(none, none, none, none, {}, none, record(*done), cast(Any, solver))
+
+
+def test_a_round_that_diverges_costs_no_size_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = size(share=0.6, cost=0.6, error=1.0, expected=0.995), size(share=0.5, error=2.0, expected=0.99)
+    rounds = diverging(monkeypatch, large, small)
+    events = list(each := Returning(rounds.run(0.4)))
+    share, why = each.result
+    assert (share, rounds.record.tried) == (0.5, (large, small))
+    assert why == "2 sizes were distilled shortly; a further one was not: the loss is not finite"
+    assert events[-1] == Log(level="warning", message=f"{why}.")
+
+
+def test_a_first_round_that_diverges_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingDiverged):
+        list(diverging(monkeypatch).run(0.4))
+
+
+def test_a_share_whose_error_is_not_known_is_told_without_one() -> None:
+    assert (with_error(0.9906, 0.0123), with_error(1.0, 0.0)) == ("99.06% ± 1.23%", "100.00%")
 
 
 def test_a_step_of_a_larger_size_takes_longer_than_one_of_the_last_that_was_trained() -> None:

@@ -10,11 +10,11 @@ import pytest
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import check_axes
 from compression.planning.device_times import ShapeTimes
-from compression.planning.search import costs
+from compression.planning.search import costs, pivot
 from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.nested import nested_sizes
 from compression.planning.search.pivot import pivot_of, solve_by_pivot
-from compression.planning.search.problem import Problem
+from compression.planning.search.problem import OutOfTime, Problem, Solution
 from compression.planning.search.reach import blank_tables, check_reach
 from compression.planning.search.solver import solve
 from compression.planning.search.space import SearchSpace
@@ -99,9 +99,9 @@ def test_option_by_option_comes_to_the_programs_solution(axes: tuple[str, ...], 
     space = free(*axes)
     most = [costs.parameters(share * count(SHAPE), count), milliseconds(milliseconds(0.0).of_shape(SHAPE) * (0.3 + share / 2))]
     problem = problem_of(space, most)
-    pivot = pivot_of(problem)
-    assert (pivot is None) == (axes == ("ffn",)), "of which no number depends on two choices"
-    assert pivot is None or pivot.name == ("hidden and heads" if "hidden" in axes else None)
+    found_pivot = pivot_of(problem)
+    assert (found_pivot is None) == (axes == ("ffn",)), "of which no number depends on two choices"
+    assert found_pivot is None or found_pivot.name == ("hidden and heads" if "hidden" in axes else None)
     found = []
     for solver in (solve, solve_by_pivot):
         try:
@@ -110,6 +110,23 @@ def test_option_by_option_comes_to_the_programs_solution(axes: tuple[str, ...], 
             nearest: Any = missed.nearest
             found.append(max(nearest.costs[one.name] / one.most for one in most))
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_nearest_point_is_told_though_time_is_over_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, plain = list[int](), pivot.nearest
+
+    def nearest(*given: Any) -> Solution:
+        asked.append(1)
+        if len(asked) > 1:
+            raise OutOfTime("time is over")
+        return plain(*given)
+
+    monkeypatch.setattr(pivot, "nearest", nearest)
+    problem = problem_of(free("hidden", "heads", "ffn", "layers"), [costs.parameters(1.0, count)])
+    with pytest.raises(TargetOutOfReach) as missed:
+        solve_by_pivot(problem)
+    assert missed.value.nearest.costs["parameters"] > 1.0
+    assert len(asked) == 2
 
 
 def test_layers_with_widths_of_their_own_are_solved_option_by_option_if_they_are_many() -> None:
