@@ -135,10 +135,12 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer that a training asks for. head: ids of the parameters that `plan.head_factor` applies to.
 
-    Biases, norms and tables have no weight decay: a table's row that no text uses must keep its pre-trained values. torch's own
-    AdamW is fused on all devices: one kernel walks weight, gradient and moments together.
+    Biases, norms and tables have no weight decay, and so have modules that say so (`decays`): a table's row that no text uses
+    must keep its pre-trained values. torch's own AdamW is fused on all devices: one kernel walks weight, gradient and moments
+    together.
     """
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    still = (m for m in model.modules() if isinstance(m, nn.Embedding) or not getattr(m, "decays", True))
+    tables = {id(p) for m in still for p in m.parameters()}
     groups: list[dict[str, Any]] = []
     everything = list(parameters)
     for of_head, factor in ((False, 1.0), (True, plan.head_factor)):

@@ -118,7 +118,8 @@ def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
-    """Check that stock code knows the kind of rotary scaling; its numbers must be finite and no lists."""
+    """Check that stock code knows the kind of rotary scaling; its numbers must be finite and no lists, and whole heads turn."""
+    yield from _partly_turned(config, "config.json:")
     for key in ("rope_scaling", "rope_parameters"):
         value = config.get(key)
         if value is None:
@@ -126,6 +127,7 @@ def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
         if not isinstance(value, dict):
             yield ConfigMismatch(f"{key} is {value!r:.60} and no JSON object", param=f"config.json:{key}")
             continue
+        yield from _partly_turned(value, f"config.json:{key}.")
         kind = value.get("rope_type", value.get("type", "default"))
         if kind not in ROPE_TYPES:
             cause = f"{key} is of type {kind!r:.60} and not one of: {', '.join(ROPE_TYPES)}"
@@ -138,6 +140,14 @@ def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
     theta = config.get("rope_theta", 1.0)
     if type(theta) not in (int, float) or not 0 < theta < 1e12:
         yield ConfigMismatch(f"rope_theta is {theta!r:.60}", param="config.json:rope_theta")
+
+
+def _partly_turned(numbers: Mapping[str, Any], where: str) -> Iterator[CompressionError]:
+    """Refuse a rotation of a part of each head: these families' stock code multiplies the whole head with its angles."""
+    share = numbers.get("partial_rotary_factor")
+    if share is not None and share != 1:
+        cause = f"partial_rotary_factor is {share!r:.60}, and positions of these families turn the whole head"
+        yield UnsupportedArchitecture(cause, param=f"{where}partial_rotary_factor")
 
 
 def _router(config: Mapping[str, Any]) -> Iterator[CompressionError]:

@@ -16,6 +16,16 @@ class Model(nn.Module):
         self.register_buffer("table", torch.zeros(2), persistent=False)
 
 
+class Tied(nn.Module):
+    ties_in_training = True
+
+
+def test_what_only_training_ties_is_in_training_mode_without_dropout() -> None:
+    model = nn.Sequential(Tied(), nn.Dropout(0.5)).eval()
+    set_training_mode(model, dropout=False)
+    assert (model[0].training, model[1].training) == (True, False)
+
+
 def test_the_buffers_of_a_checkpoint_are_saved() -> None:
     model = Model()
     assert [id(one) for one in saved_buffers(model)] == [id(one) for one in model.norm.buffers()]

@@ -97,3 +97,13 @@ def test_what_was_saved_with_it_goes_on_bit_for_bit(tmp_path: Path, listener: Li
     for number in (1, 7):
         again, _ = go_on("baseline", resumed(tmp_path, listener, number), recipe=recipe)
         assert same(weights(again), weights(saved))
+
+
+def test_matrices_of_layers_decay_and_other_tensors_do_not() -> None:
+    model = nn.ModuleDict(
+        {"layer": nn.Linear(2, 2), "table": nn.Embedding(3, 2), "positions": Constant((1, 4, 2), trained=True)}
+    )
+    plan = TrainingConfig("prepare", 1, 1e-3, 1, 0)
+    groups = make_optimizer(plan, model, model.parameters(), (), 0.1).param_groups
+    decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
+    assert decayed == {id(model["layer"].weight)}

@@ -102,6 +102,12 @@ def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertF
     assert all(one.equal(other) for one, other in zip(model.parameters(), seen[1], strict=True))
 
 
+def test_a_loss_that_only_falls_back_is_no_gain(model: BertForSequenceClassification) -> None:
+    losses = iter([0.3, 0.6, 0.45, 0.4, 0.35])
+    _, outcome = finish(train(model, OPEN, ROWS, lambda: Validation(0.5, -next(losses)), loss_of(model)))
+    assert (outcome.best_epoch, outcome.out_of_patience, len(outcome.curve)) == (0, True, 4)
+
+
 def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.1 * number for number in range(10)], model)
     _, outcome = finish(train(model, replace(OPEN, epochs=4), ROWS, judge, loss_of(model)))

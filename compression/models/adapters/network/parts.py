@@ -36,6 +36,7 @@ class BatchNorm(nn.BatchNorm2d):
 class Constant(nn.Module):
     """A tensor as a value. A single number is not trained: it is a part of a formula."""
 
+    decays = False  #: positions, distances, biases and scales: none is a layer's matrix
     value: Tensor
 
     def __init__(self, shape: tuple[int, ...], *, trained: bool) -> None:
@@ -55,6 +56,11 @@ class Constant(nn.Module):
         if self.value.shape[-2:] != (places, places):
             raise ValueError(f"a value {tuple(self.value.shape)} has not the places of windows of {window}")
         self.window = window
+
+    @property
+    def ties_in_training(self) -> bool:
+        """Whether some of its numbers are one number, which only training mode keeps so."""
+        return self.window is not None
 
     def forward(self) -> Tensor:
         """Return the tensor, without its gradient where none are computed: torch's counter would ask for it.
@@ -77,6 +83,8 @@ def _places(window: int) -> Tensor:
 
 class SlopedRelu(nn.Module):
     """max(x, 0) + slope * min(x, 0), with a slope of any shape that broadcasts (He et al. 2015, PReLU)."""
+
+    decays = False
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()

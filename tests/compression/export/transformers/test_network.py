@@ -15,6 +15,7 @@ from compression.models import loading
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.files.preprocessor_config import ImagePreprocessing
+from compression.models.running_statistics import set_training_mode
 from compression.models.sanitized_folder import sanitized_folder
 from tests.support.network_models import drawn_network
 from tests.support.stock_classifiers import LABELS, saved_classifier
@@ -78,9 +79,11 @@ def test_a_network_from_elsewhere_says_why_it_is_none(tmp_path: Path) -> None:
     assert EXPORTER.hinders(elsewhere) == "It is no model of transformers."
 
 
-def test_a_trained_swin_is_still_a_stock_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_trained_swin_is_still_a_stock_model(tmp_path: Path, dropout: bool) -> None:
     """Its tables by distance stay tables, though a network has a number for each pair of places."""
-    model = opened("swin", tmp_path).train()
+    model = opened("swin", tmp_path)
+    set_training_mode(model, dropout=dropout)
     before = model.get_parameter("stage0_block0_distances.value").detach().clone()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     pixels = torch.randn(4, *model.config.network.shape, generator=torch.Generator().manual_seed(0))

@@ -177,7 +177,8 @@ REFUSED: dict[str, dict[str, list[dict[str, object]]]] = {
         "llama": [
             {"quantization_config": {"quant_method": "fp8"}}, {"architectures": ["BertModel"]}, {"hidden_act": "evil"},
             {ROPE: {"rope_type": "longrope", "rope_theta": 1.0}}, {ROPE: {"rope_type": ["linear"], "factor": 2.0}},
-            {"is_causal": False},
+            {"is_causal": False}, {"partial_rotary_factor": 0.5},
+            {ROPE: {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}},
         ],
     },
     "config_mismatch": {
