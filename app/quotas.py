@@ -22,6 +22,8 @@ def main() -> None:
     arguments, place = parser.parse_args(), make_url(get_settings().database_url)
     try:
         pairs = [pair.partition("=") for pair in arguments.changes]
+        if named := [name for name, sign, _ in pairs if not sign]:
+            raise ValueError(f"{', '.join(named)}: write NAME=NUMBER, or NAME= for the default; without names all are shown")
         changes = {name: float(value) if value else None for name, _, value in pairs}
         if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # connecting would create one
             raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")

@@ -48,7 +48,7 @@ def load(folder: Path | None = None) -> Config:
     """Read environment and file. The file's key goes only to the file's URL, never to another service."""
     stored = load_file(folder or home())
     url = os.environ.get("LATHE_URL", "").rstrip("/")
-    key = os.environ.get("LATHE_KEY") or None
+    key = os.environ.get("LATHE_KEY", "").strip() or None
     if stored is None:
         return Config(url or DEFAULT_URL, key)
     if url and url != stored.url:

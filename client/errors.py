@@ -133,6 +133,14 @@ class BadConfig(ClientError):
     exit_code = USAGE
 
 
+class BadId(ClientError):
+    """An id of a request has signs that no id has."""
+
+    code = "bad_id"
+    exit_code = USAGE
+    remedy = "Give one id, as `lathe ls`, `lathe models ls` or `lathe datasets ls` prints it."
+
+
 class BadNumber(ClientError):
     """A number of a request is none that JSON has."""
 
@@ -187,7 +195,7 @@ class BrokenTransfer(ClientError):
 
 
 class WaitedTooLong(ClientError):
-    """The job did not end in the time that the caller gave."""
+    """The job, prediction or profile did not end in the time that the caller gave."""
 
     code = "timeout"
     exit_code = TIMEOUT

@@ -109,7 +109,7 @@ def rotate_key(
     old = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, is_active()).with_for_update())
     if old is None:
         raise NotFound(f"no key {key_id}")
-    if next_id := session.scalar(select(ApiKey.id).where(ApiKey.replaces == key_id).limit(1)):
+    if next_id := session.scalar(select(ApiKey.id).where(ApiKey.replaces == key_id, is_active()).limit(1)):
         raise AlreadyRotated(f"key {next_id} replaced {key_id}")
     if expires_in is None and old.expires_at is not None:
         expires_in = (old.expires_at - old.created_at).total_seconds()

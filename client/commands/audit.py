@@ -10,7 +10,7 @@ import typer
 
 from client.api import Lathe
 from client.core.fields import AuditFilter
-from client.terminal.output import emit, table
+from client.terminal.output import as_json, emit, table
 from client.terminal.text import lines
 
 LISTED, PAGE = 50, 200
@@ -28,6 +28,8 @@ def audit(
     csv: Annotated[bool, typer.Option("--csv", help="As CSV, all entries unless --limit says how many.")] = False,
 ) -> None:
     """List what your team's keys changed, and what they were refused. Only admins may."""
+    if csv and as_json():
+        raise typer.BadParameter("--csv and --json are two forms of one list", param_hint="--csv")
     asked: AuditFilter = {"key": key, "action": action, "object": object, "outcome": outcome}
     if csv:
         _write_csv(lathe, asked, limit)

@@ -1,5 +1,6 @@
 """The methods that both clients have: which path, which body, what comes back. The one place that knows paths."""
 
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 from urllib.parse import quote
@@ -171,7 +172,8 @@ class Endpoints(DeviceEndpoints):
         From `fields`, or from a `body` as POST /v1/jobs takes it. With an `idempotency_key` of your own, the same call
         later, also in another process, returns the same job.
         """
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        # A header has ASCII alone: other signs are sent as a path has them.
+        headers = {"Idempotency-Key": quote(idempotency_key, safe=string.punctuation + " ")} if idempotency_key else {}
         return _request("POST", "jobs", types.Job, job_body(fields) if body is None else body, headers=headers)
 
     @call

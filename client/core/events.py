@@ -11,6 +11,11 @@ from client.device_types import Profile
 from client.errors import BadAnswer, Problem, WaitedTooLong
 from client.types import Event, Job, Try, parse
 
+REMEDIES: dict[type, str] = {
+    Try: "A worker that checks uploads answers it: see with `lathe workers` whether one is there, and ask again.",
+    Profile: "Its device measures it later: look again with `lathe profiles`; see with `lathe devices ls` whether it is there.",
+}
+"""What to do if the caller's time is over before this has ended; of a job as `WaitedTooLong` says."""
 ASK = 25.0
 """Seconds that the service may hold an answer back until something has changed."""
 
@@ -30,7 +35,7 @@ class EventReader:
         """Return the step that reads the stream from here on."""
         # The service sends a comment every few seconds; a silence longer than the limit is a dead connection.
         headers = {**peer.authorization, "Accept": "text/event-stream", "Last-Event-ID": str(self.after)}
-        options = {"method": "GET", "url": peer.url + self.path, "headers": headers, "timeout": peer.limit()}
+        options = {"method": "GET", "url": peer.address(self.path), "headers": headers, "timeout": peer.limit()}
         return EventStream(options, self._open, self._feed)
 
     def _open(self, response: httpx.Response) -> bool:
@@ -85,7 +90,8 @@ class LongPoll:
     def ask(self, what: Job | Try | Profile) -> float:
         """Return for how many seconds the service may hold the next answer back. Raises WaitedTooLong."""
         if self._left() <= 0:
-            raise WaitedTooLong(f"{what.id} is still {what.state} after {self.timeout:g} s")
+            cause = f"{what.id} is still {what.state} after {self.timeout:g} s"
+            raise WaitedTooLong(cause, remedy=REMEDIES.get(type(what)))
         return self.begin()
 
     def rest(self, *, changed: bool) -> Pause:

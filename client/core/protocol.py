@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from client import config
-from client.errors import BadAnswer, BadConfig, BadNumber, Problem, Unreachable
+from client.errors import BadAnswer, BadConfig, BadId, BadNumber, Problem, Unreachable
 from client.types import Event, Page, parse
 
 R = TypeVar("R")
@@ -184,6 +184,15 @@ class Attempts:
         return pause(self.made, wait)
 
 
+def _checked(key: str | None) -> str | None:
+    """Return a key without the space around it. Raises BadConfig, which does not repeat it, for what no header can have."""
+    key = key and key.strip()
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        remedy = "Set LATHE_KEY to the key alone, as it was printed when it was made."
+        raise BadConfig("the key has signs that no key has", remedy=remedy)
+    return key
+
+
 class Peer:
     """A service, the key that signs requests to it, and how long and how often to try."""
 
@@ -195,7 +204,7 @@ class Peer:
         except httpx.InvalidURL as error:
             raise BadConfig(f"{url!r} is no address: {error}", remedy="Correct LATHE_URL: http://HOST:PORT.") from error
         self.url = url.rstrip("/")
-        self.key, self.timeout, self.attempts = key, timeout, attempts
+        self.key, self.timeout, self.attempts = _checked(key), timeout, attempts
 
     @classmethod
     def from_config(cls, **options: Any) -> Self:
@@ -208,12 +217,21 @@ class Peer:
         """The header that signs a request to the service itself."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
+    def address(self, path: str) -> str:
+        """Return the address of a path. Raises BadId."""
+        if not path.isascii() or not path.isprintable() or " " in path:
+            raise BadId(f"{path!r:.200} has an id with signs that no id has")
+        return self.url + path
+
     def limit(self, seconds: float | None = None) -> httpx.Timeout:
         """Return how long one attempt may take, or be silent."""
         return httpx.Timeout(seconds or self.timeout, connect=10.0)
 
     def options(self, request: Request[Any]) -> dict[str, Any]:
-        """Return what httpx is to send, the same in every attempt: a POST keeps its Idempotency-Key. Raises BadNumber."""
+        """Return what httpx is to send, the same in every attempt: a POST keeps its Idempotency-Key.
+
+        Raises BadNumber and BadId.
+        """
         try:
             json.dumps(request.body, allow_nan=False)
         except ValueError as error:
@@ -223,7 +241,7 @@ class Peer:
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
         return {
             "method": request.method,
-            "url": self.url + request.path,
+            "url": self.address(request.path),
             "params": {name: value for name, value in request.params.items() if value is not None},
             "json": request.body,
             "headers": headers,

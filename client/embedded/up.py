@@ -226,7 +226,13 @@ def device_of(wanted: str, worker: int, cards: int) -> str:
 def bootstrap(plan: Plan, env: dict[str, str], logs: Path) -> dict[str, Any]:
     """Migrate the database; the first start also creates a key. Raises CannotStart."""
     done = subprocess.run(
-        [sys.executable, "-m", "app.bootstrap"], env=env, cwd=plan.home, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "app.bootstrap"],
+        env=env,
+        cwd=plan.home,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # a Ctrl-C is for this process, which then stops all in order
     )
     (logs / "bootstrap.log").write_text(done.stderr)
     lines = done.stdout.strip().splitlines()

@@ -44,6 +44,7 @@ def confinement(home: Path, env: dict[str, str], unconfined: bool | None) -> dic
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # a Ctrl-C would look as if nothing confines engines here
     )
     if done.returncode == 0:
         return {}

@@ -26,6 +26,7 @@ WAITING = "profile job_1 --device pi --detach"
         ("share job_1 --revoke shr_1 --list", "--list", "it lists, and ends no link: leave it out, or --revoke"),
         ("try job_1 good --split train", "--split", "it is of --row: add it, or leave this out"),
         ("try job_1 good --split test", "--split", "it is of --row"),
+        ("audit --csv --json", "--csv", "--csv and --json are two forms of one list"),
         (f"{WAITING} --timeout 5", "--timeout", "it is of waiting: leave it out, or --detach"),
     ],
 )

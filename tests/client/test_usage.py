@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from client import config
 from tests.client.conftest import Command, Live, document
 
 UNUSABLE = [("--set", "prune"), ("--label", "=x"), ("--recipe", "none.json"), ("--timeout", "60")]  # of --wait
@@ -23,6 +24,37 @@ def test_what_is_no_address_is_wrong_usage(home: Any, command: Command, monkeypa
     ran = command("ls", "--json")
     assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_config")
     assert "http://host:port" in document(ran)["error"]["cause"]
+
+
+@pytest.mark.parametrize("key", ["lathe_a_b\nlathe_c_d", "lathe_…", "lathe a"])
+def test_a_key_that_no_header_can_have_is_wrong_usage_and_not_repeated(
+    home: Any, command: Command, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LATHE_KEY", key)
+    ran = command("ls", "--json")
+    assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_config")
+    assert key not in ran.out + ran.err
+
+
+def test_space_around_a_key_is_no_part_of_it(live: Live, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATHE_KEY", f" {config.load().require_key()}\r\n")
+    assert command("ls", "--json").code == 0
+
+
+@pytest.mark.parametrize("job", ["job_1\njob_2", "job 1", "jöb"])
+def test_an_id_with_signs_that_no_id_has_is_wrong_usage(live: Live, command: Command, job: str) -> None:
+    for words in (("show",), ("wait",), ("cancel",), ("rm",), ("logs",)):
+        ran = command(*words, job, "--json")
+        assert (ran.code, document(ran)["error"]["code"]) == (2, "bad_id")
+
+
+def test_a_key_of_a_request_may_be_any_text(live: Live, command: Command) -> None:
+    model, dataset = live.ready()
+    ids = [
+        document(command("submit", "--model", model, "--data", dataset, "--idempotency-key", "täglich 50%", "--json"))["id"]
+        for _ in range(2)
+    ]
+    assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize("option", UNUSABLE)

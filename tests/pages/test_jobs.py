@@ -56,6 +56,12 @@ def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> N
     expect(page.locator("[data-job]")).to_have_count(len(labelled))
 
 
+def test_parameters_of_others_do_not_cut_the_line(window: Window, world: World) -> None:
+    page = window.go("/jobs?utm_source=mail&state=failed")
+    expect(page.locator("[data-job]")).to_have_count(1)
+    expect(page.locator("#live")).to_have_text("Live")
+
+
 def test_an_answer_that_comes_late_does_not_undo_a_filter(window: Window, world: World) -> None:
     page, held = window.go("/jobs"), list[Route]()
     page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given

@@ -81,6 +81,7 @@ def audit_page(
         narrowed=bool(asked),
         names=keys.key_names(session, visitor.team, {row.key_id for row in rows}),
         table=f"/v1/audit?{urlencode({**asked, 'format': 'csv', 'page_size': MOST})}",
+        most=MOST,
         first=f"/audit?{urlencode(asked)}" if page_token else None,
         following=f"/audit?{urlencode({**asked, 'page_token': following})}" if following else None,
     )

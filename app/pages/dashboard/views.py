@@ -158,7 +158,9 @@ def _error_page(request: Request, problem: Problem) -> Response:
 
 def problem_page(request: Request, problem: Problem, visitor: Visitor | None = None) -> Response:
     """Return the page of a problem. Without a visitor nothing is looked up: so it is for requests that reach no route."""
-    request_id = request.scope.get("state", {}).get("request_id")
+    state = request.scope.setdefault("state", {})
+    state["problem"] = problem.code  # for the audit log
+    request_id = state.get("request_id")
     title = (type(problem).__doc__ or problem.code).split("\n", 1)[0]
     page = render(
         request, "error.html", visitor, status=problem.status, problem=problem, problem_title=title, request_id=request_id

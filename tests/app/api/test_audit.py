@@ -93,6 +93,14 @@ def test_signing_in_and_out_and_a_forged_change_are_told(http: httpx.Client, ser
     assert told(http) == [("sessions.begin", None, "ok"), ("models.create", None, "csrf_failed"), ("sessions.end", None, "ok")]
 
 
+def test_what_a_page_refuses_is_told_by_its_code(http: httpx.Client, service: Service) -> None:
+    reader = http.post("/v1/keys", json={"name": "r", "scope": "read"}).json()
+    with httpx.Client(base_url=service.url) as browser:
+        sign_in(browser, reader["key"])
+        assert browser.get("/audit", headers={"Accept": "text/html"}).status_code == 403
+    assert [outcome for *_, outcome in told(http, key=reader["id"])][-1] == "insufficient_scope"
+
+
 def test_it_comes_in_pages_and_as_a_table_that_runs_nothing(http: httpx.Client, service: Service) -> None:
     for _ in range(3):
         http.post("/v1/keys", json={"name": "k"})

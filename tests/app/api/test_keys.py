@@ -172,6 +172,13 @@ def test_the_old_key_works_beside_the_new_one_until_a_set_time(http: httpx.Clien
     assert last["expires_at"] < new["expires_at"]
 
 
+def test_a_key_whose_replacement_was_revoked_is_rotated_again(http: httpx.Client) -> None:
+    old = made(http, WRITE)
+    lost = http.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 600}).json()
+    assert http.delete(f"/v1/keys/{lost['id']}").is_success
+    assert http.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 600}).json()["replaces"] == old["id"]
+
+
 def last_use(http: httpx.Client, key: str) -> Any:
     return next(one["last_used_at"] for one in http.get("/v1/keys").json()["items"] if one["id"] == key)
 

@@ -79,6 +79,17 @@ def test_the_operators_command_makes_no_database_where_there_is_none(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_limit_that_is_named_alone_is_not_reset(service: Service, http: httpx.Client) -> None:
+    limit(service, jobs_waiting=7)
+    left = {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
+    own = {"LATHE_HOME": str(service.home), "LATHE_DATABASE_URL": service.database.url}
+    command = [sys.executable, "-m", "app.quotas", "default", "jobs_waiting"]
+    ran = subprocess.run(command, cwd=ROOT, env={**left, **own}, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "write NAME=NUMBER" in ran.stderr
+    assert told(http)["jobs_waiting"]["limit"] == 7
+
+
 def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.Client, request_body: Json) -> None:
     today = dt.datetime.now(dt.UTC)
     begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -10,12 +10,13 @@ from torchao.optim import AdamW8bit as Reference
 from transformers import BertForSequenceClassification
 
 from compression.modalities.base import label_loss
+from compression.models.adapters.network.parts import Constant
 from compression.planning.memory import moment_bytes
 from compression.schema.recipe.recipe import Train
 from compression.system.progress import Returning
 from compression.training import optimizers, trainer
 from compression.training.config import TrainingConfig
-from compression.training.optimizers import AdamW8bit
+from compression.training.optimizers import AdamW8bit, make_optimizer
 from tests.compression.training import conftest
 from tests.compression.training.conftest import Listener, checkpointer, done, go_on, resumed, same, weights
 from tests.support.second_device import second_device
@@ -100,9 +101,8 @@ def test_what_was_saved_with_it_goes_on_bit_for_bit(tmp_path: Path, listener: Li
 
 
 def test_matrices_of_layers_decay_and_other_tensors_do_not() -> None:
-    model = nn.ModuleDict(
-        {"layer": nn.Linear(2, 2), "table": nn.Embedding(3, 2), "positions": Constant((1, 4, 2), trained=True)}
-    )
+    positions = Constant((1, 4, 2), trained=True)
+    model = nn.ModuleDict({"layer": nn.Linear(2, 2), "table": nn.Embedding(3, 2), "positions": positions})
     plan = TrainingConfig("prepare", 1, 1e-3, 1, 0)
     groups = make_optimizer(plan, model, model.parameters(), (), 0.1).param_groups
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}

@@ -24,8 +24,14 @@ async function refresh() {
   timer = setTimeout(refresh, here() ? EVERY : 0);
 }
 
+// The page ignores what it does not know, as links from mails have; the service refuses it.
+const KNOWN = ["state", "label", "model", "search", "page_size", "page_token"];
+function known() {
+  return new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
+}
+
 const stream = follow(
-  () => `/v1/jobs${location.search}`,
+  () => `/v1/jobs?${known()}`,
   { jobs: (data) => { wanted = data.jobs; refresh(); } },
   { status: liveness(document.getElementById("live")) },
 );
