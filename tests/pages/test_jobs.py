@@ -59,7 +59,7 @@ def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> N
 def test_parameters_of_others_do_not_cut_the_line(window: Window, world: World) -> None:
     page = window.go("/jobs?utm_source=mail&state=failed")
     expect(page.locator("[data-job]")).to_have_count(1)
-    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator("#live")).to_have_attribute("data-is", "live")
 
 
 def test_an_answer_that_comes_late_does_not_undo_a_filter(window: Window, world: World) -> None:

@@ -1,6 +1,5 @@
 """Reads images and labels from columns of Parquet files, as hubs write them. Torch-free."""
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +9,22 @@ from typing import Any
 import pyarrow as arrow
 import pyarrow.parquet
 
+from compression.modalities.hub_features import class_names
 from compression.modalities.labels import label
 from compression.schema.errors import MissingColumn, UnfitLabel, UnreadableData
 
 BATCH_ROWS = 16
 MOST_COLUMNS = 10_000
-HUB = b"huggingface"
-"""Key of a schema's metadata under which hubs name the classes that a column's numbers stand for."""
+STREAMED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+"""How a file is opened: else a row group's images are all held, which may be the whole file's."""
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise  # Arrow's is an ArrowException too
     except (arrow.ArrowException, OSError) as problem:
         raise UnreadableData(f"{path.name} is not readable as parquet: {problem}", param=path.name) from problem
 
@@ -33,7 +35,7 @@ def read_labels(path: Path, image: str, column: str) -> tuple[list[str], tuple[s
     image: the column of images, of which only the type is checked. Raises UnreadableData, MissingColumn and UnfitLabel.
     """
     with _readable(path):
-        file = arrow.parquet.ParquetFile(path)
+        file = arrow.parquet.ParquetFile(path, **STREAMED)
         if file.metadata.num_columns > MOST_COLUMNS:
             raise UnreadableData(f"{path.name} has more than {MOST_COLUMNS:,} columns", param=path.name)
         schema = file.schema_arrow
@@ -61,16 +63,6 @@ def _check_type(kind: arrow.DataType, column: str, path: Path) -> None:
         raise UnreadableData(cause, param="data.columns.image", remedy=remedy)
 
 
-def class_names(schema: arrow.Schema, column: str) -> tuple[str, ...]:
-    """Return the names of a column's classes from the schema's metadata; none if it has none."""
-    try:
-        features = json.loads((schema.metadata or {})[HUB])["info"]["features"]
-        names = features[column]["names"]
-    except (KeyError, TypeError, ValueError):
-        return ()
-    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
-
-
 def _label(value: Any, names: tuple[str, ...], where: str, param: str) -> str:
     if names and type(value) is int:
         if not 0 <= value < len(names):
@@ -85,7 +77,7 @@ class ParquetImages:
     def __init__(self, path: Path, column: str) -> None:
         self.path, self.column = path, column
         with _readable(path):
-            self._file = arrow.parquet.ParquetFile(path)
+            self._file = arrow.parquet.ParquetFile(path, **STREAMED)
         about = self._file.metadata
         self._starts = [0]
         for group in range(about.num_row_groups):

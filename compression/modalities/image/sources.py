@@ -97,7 +97,7 @@ def _npz(path: Path, data: Data, split: Split, listing: Listing) -> None:
     for row, value in enumerate(labels.tolist()):
         where = f"row {row + 1} of {path.name}"
         listing.add(Location(str(path), row, image), label(value, where, f"{path.name}:{row + 1}"), split)
-    listing.numbered = labels.dtype.kind in "iu"
+    listing.numbered = all(name.removeprefix("-").isdecimal() for name in set(listing.labels))
 
 
 def _array(path: Path, names: tuple[str, ...], key: str, asked: str, split: Split, usual: tuple[str, ...]) -> str:

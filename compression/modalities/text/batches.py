@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from compression.modalities.base import FixedRows, TaskAdapter
 
 POOL = 50  #: batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random
+TOKENIZED_AT_ONCE = 512  #: rows: what a tokenizer tells of a row takes a hundred times the memory of its numbers
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ def tokenize(
 ) -> TokenizedDataset:
     """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first."""
     options = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "return_token_type_ids": types}
-    found = tokenizer(list(texts), None if pairs is None else list(pairs), **options)
-    kinds = found["token_type_ids"] if types else None
-    return TokenizedDataset(found["input_ids"], torch.tensor(labels), int(tokenizer.pad_token_id), task, kinds)
+    ids, kinds = list[Any](), list[Any]()
+    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+        some = slice(start, start + TOKENIZED_AT_ONCE)
+        found = tokenizer(list(texts[some]), None if pairs is None else list(pairs[some]), **options)
+        ids += found["input_ids"]
+        kinds += found["token_type_ids"] if types else []
+    return TokenizedDataset(ids, torch.tensor(labels), int(tokenizer.pad_token_id), task, kinds if types else None)

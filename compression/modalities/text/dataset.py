@@ -8,7 +8,7 @@ import contextlib
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from compression.modalities.carving import FILL_TRAIN, carved_rows
+from compression.modalities.hub_features import class_names
 from compression.modalities.text import faults
 from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
 from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel, listed
@@ -243,11 +244,14 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
     try:
         names, batches = (_csv if kind == "csv" else _parquet)(path, wanted)
         _require(names, wanted, path.name)
-        row = 0
+        row, tags = 0, _tag_names(path, wanted) if kind == "parquet" else ()
         for batch in batches:
             for values in zip(*(batch.column(column).to_pylist() for column in wanted.values()), strict=True):
                 row += 1
-                yield row, dict(zip(wanted, values, strict=True))
+                found = dict(zip(wanted, values, strict=True))
+                yield row, {**found, "tags": _named(found["tags"], tags)} if tags else found
+    except MemoryError:
+        raise  # Arrow's is an ArrowException too
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
         if kind == "csv" and (found := faults.in_csv(path, delimiter_of(path), LARGEST_ROW)) is not None:
             raise found from problem  # Arrow names no row
@@ -288,6 +292,18 @@ def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.Rec
     return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
 
 
+def _tag_names(path: Path, columns: Wanted) -> tuple[str, ...]:
+    """Return the names of the tags that a file has by number, if tags are wanted."""
+    return class_names(arrow.parquet.read_schema(path), columns["tags"]) if "tags" in columns else ()
+
+
+def _named(tags: Any, names: Sequence[str]) -> Any:
+    """Return tags by name, what is no number of a name as it is."""
+    if not isinstance(tags, list):
+        return tags
+    return [names[tag] if type(tag) is int and 0 <= tag < len(names) else tag for tag in tags]
+
+
 def _bounded(path: Path, columns: int) -> None:
     """Reject a file with so many columns that one batch would fill the memory. Raises UnreadableData."""
     if columns > MOST_COLUMNS:
@@ -298,7 +314,7 @@ def _bounded(path: Path, columns: int) -> None:
 def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     row, held, size = 0, list[str](), 0
     try:
-        with path.open(encoding="utf-8", newline=None) as lines:
+        with path.open(encoding="utf-8-sig", newline=None) as lines:
             for line in iter(lambda: lines.readline(LARGEST_ROW + 1), ""):
                 size += len(line)
                 if size > LARGEST_ROW:

@@ -76,6 +76,9 @@ def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
         raise UnfitLabel(f"{where} has {len(words)} tokens and {len(tags)} tags", param=param)
     if not words:
         raise UnfitLabel(f"{where} has no tokens", param=param, remedy="Leave out rows without words.")
+    if numbers := [tag for tag in tags if type(tag) is int]:
+        remedy = "Send the tags' names in IOB2, such as B-PER and O; Parquet may name numbers as the datasets library does."
+        raise UnfitLabel(f"{where} has the number {numbers[0]} as a tag, which names no entity", param=param, remedy=remedy)
     named = tuple(label(tag, where, param) for tag in tags)
     texts = tuple(text(word, where, param) for word in words)
     if not all(word.strip() for word in texts):

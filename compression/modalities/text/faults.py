@@ -36,7 +36,7 @@ def in_csv(path: Path, delimiter: str, longest: int) -> UnreadableData | None:
 
 def in_text(path: Path, problem: UnicodeDecodeError) -> UnreadableData:
     """Return the error of the first line that is not UTF-8; `problem` is what the reader said of a part of the file."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline=None) as lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
         for number, line in enumerate(lines, start=1):
             if not _is_utf8(line):
                 return UnreadableData(f"line {number} of {path.name} is not UTF-8", param=path.name, remedy=TO_UTF8)

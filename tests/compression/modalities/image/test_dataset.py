@@ -149,6 +149,15 @@ def npz(place: Path, **arrays: Any) -> Data:
     return Data(format="npz", splits={"train": ("x.npz",)})
 
 
+@pytest.mark.parametrize("order", [("named", "numbered"), ("numbered", "named")])
+def test_names_in_one_file_and_numbers_in_another_are_names(tmp_path: Path, order: tuple[str, str]) -> None:
+    for name, labels in (("named", np.array(["on", "off"])[LABELS]), ("numbered", LABELS)):
+        np.savez(tmp_path / f"{name}.npz", images=IMAGES, labels=labels)
+    facts = check(Data(format="npz", splits={"train": tuple(f"{name}.npz" for name in order)}), tmp_path)
+    assert isinstance(facts, DataFacts), facts
+    assert facts.labels == ("0", "1", "off", "on")
+
+
 IMAGES = np.stack([pixels(number % 2, number) for number in range(10)])
 LABELS = np.arange(10) % 2
 

@@ -1,10 +1,33 @@
 """Batches of an encoder's rows: each row once, rows of like length together, the same order for the same seed."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.base import count_steps
 from compression.modalities.registry import task_of
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text import batches
+from compression.modalities.text.batches import TokenizedDataset, tokenize
+from tests.support.tiny_bert import write_tokenizer
+
+
+@pytest.mark.parametrize("types", [True, False])
+def test_rows_are_tokenized_as_if_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, types: bool) -> None:
+    write_tokenizer(tmp_path)
+    given = (
+        PreTrainedTokenizerFast.from_pretrained(tmp_path),
+        ["a film", "good", "the long film"] * 3,
+        ["one", "two words", "x"] * 3,
+        [0] * 9,
+        16,
+    )
+    whole = tokenize(*given, task_of("text-classification"), types=types)
+    monkeypatch.setattr(batches, "TOKENIZED_AT_ONCE", 2)
+    parts = tokenize(*given, task_of("text-classification"), types=types)
+    assert (parts.tokens, parts.types) == (whole.tokens, whole.types)
+    assert (parts.types is not None) == types
 
 
 def test_rows_of_like_length_share_a_batch_and_each_comes_once() -> None:

@@ -12,7 +12,7 @@ import pytest
 from compression.modalities.text import dataset
 from compression.modalities.text.dataset import load_dataset, read_split
 from compression.schema import errors
-from compression.schema.errors import EmptySplit, MissingColumn, UnreadableData
+from compression.schema.errors import EmptySplit, MissingColumn, UnfitLabel, UnreadableData
 from compression.schema.job_spec import Columns, Data
 
 ROWS = [("007", "spy"), ("2020-01-01", "date"), ('a "quoted",\ntwo-line text', "spy"), ("NA", "date"), ("ünïcode", "spy")]
@@ -35,6 +35,21 @@ def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
         source = Data(format="csv" if kind == "tsv" else kind, splits={"train": (f"d.{kind}",)})
         rows = read_split(source, "train", tmp_path)
         assert list(zip(rows.texts, rows.labels, strict=True)) == ROWS, kind
+
+
+NAMES = {"names": ["O", "B-X", "I-X"], "_type": "ClassLabel"}
+
+
+@pytest.mark.parametrize("feature", [{"feature": NAMES, "_type": "Sequence"}, {"feature": NAMES, "_type": "List"}, [NAMES]])
+def test_numbers_of_tags_that_a_parquet_file_names_become_these_names(tmp_path: Path, feature: object) -> None:
+    table = pyarrow.table({"tokens": [["a", "b"], ["c"]], "tags": [[0, 1], [2]]})
+    features = json.dumps({"info": {"features": {"tags": feature}}})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": features}), tmp_path / "d.parquet")
+    source = Data(format="parquet", splits={"train": ("d.parquet",)})
+    assert read_split(source, "train", tmp_path, "token-classification").labels == (("O", "B-X"), ("I-X",))
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(UnfitLabel, match=r"row 1 of d\.parquet has the number 0 as a tag"):
+        read_split(source, "train", tmp_path, "token-classification")
 
 
 def test_integers_and_booleans_become_labels(tmp_path: Path) -> None:
@@ -140,6 +155,8 @@ def test_plain_text_is_parted_by_blank_lines(tmp_path: Path) -> None:
     source = texts(tmp_path / "d.txt", "\n\none\ntwo lines\n\n \t\n\nünïcode\r\n\r\nthe last")
     rows = read_split(source, "train", tmp_path, "causal-lm")
     assert (rows.texts, rows.labels) == (("one\ntwo lines", "ünïcode", "the last"), (None, None, None))
+    (tmp_path / "d.txt").write_bytes("\ufeffone\n\ntwo".encode())
+    assert read_split(source, "train", tmp_path, "causal-lm").texts == ("one", "two"), "a byte-order mark is no text"
     (tmp_path / "d.txt").write_bytes(b"good\n\n\xff")
     with pytest.raises(UnreadableData, match=r"line 3 of d\.txt is not UTF-8"):
         read_split(source, "train", tmp_path, "causal-lm")

@@ -69,6 +69,7 @@ def test_an_answer_of_blanks_alone_is_none(tmp_path: Path) -> None:
         ("text-regression", {**NUMBER, "label": True}, UnfitLabel, "not a number"),
         ("text-regression", {**NUMBER, "label": 10**400}, UnfitLabel, "not a number"),
         ("token-classification", {**TAGGED, "tags": ["O"]}, UnfitLabel, "2 tokens and 1 tags"),
+        ("token-classification", {**TAGGED, "tags": [3, 0]}, UnfitLabel, "the number 3 as a tag"),
         ("token-classification", {"tokens": [], "tags": []}, UnfitLabel, "no tokens"),
         ("token-classification", {"tokens": ["a", " "], "tags": ["O", "O"]}, UnfitLabel, "without a letter"),
         ("token-classification", {**TAGGED, "tokens": "a b"}, UnreadableData, "not a list"),
