@@ -211,7 +211,7 @@ class RowScorer:
         windows = asked.by_row(len(given))
 
         def answer(more: Callable[[int], None]) -> Scored:
-            drawn = limit.taken([places[number] for number in order], share=ALONE)
+            drawn = limit.taken_in_pieces([places[number] for number in order], share=ALONE)
             logits = {place: answered(runner, reader, windows[place], 1, more) for place in drawn}
             left = [place for place in range(len(given)) if place not in logits]
             if left:

@@ -11,6 +11,9 @@ import numpy as np
 FEWEST_ROWS = 100
 """The smallest sample, however long its rows take: a share of it has a standard error of five points at most."""
 
+PIECE = 0.05
+"""The share of the time after which it is looked at again."""
+
 
 @dataclass(frozen=True)
 class ScoringLimit:
@@ -30,6 +33,25 @@ class ScoringLimit:
             if number >= least and time.monotonic() >= end:
                 return
             yield row
+
+    def taken_in_pieces(self, order: Sequence[int], *, share: float = 1.0) -> Iterator[int]:
+        """Yield the beginning of an order of rows in pieces, each of which ascends, until a limit is reached.
+
+        Files of many rows are read forwards: each step back begins anew. A piece that was begun is finished, or the rows at its
+        beginning would be drawn more often; by the pace so far it takes PIECE of the seconds. The first has FEWEST_ROWS.
+        share: of the seconds, if the caller works on the rows again.
+        """
+        rows, begun, given = order[: self.rows], time.monotonic(), share * self.seconds
+        done = min(FEWEST_ROWS, len(rows))
+        yield from sorted(rows[:done])
+        while done < len(rows):
+            spent = time.monotonic() - begun
+            if spent >= given:
+                return
+            fit = done / spent * min(given - spent, PIECE * given) if spent > 0 else math.inf
+            size = max(1, int(min(fit, len(rows))))
+            yield from sorted(rows[done : done + size])
+            done += size
 
 
 WHOLE = ScoringLimit()

@@ -1,11 +1,13 @@
 """Which rows are scored where not all are: at random, each label in its share, and the same for whoever asks alike."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from compression.modalities.scoring.row_sample import FEWEST_ROWS, WHOLE, ScoringLimit, sampling_order
+from compression.modalities.scoring import row_sample
+from compression.modalities.scoring.row_sample import FEWEST_ROWS, PIECE, WHOLE, ScoringLimit, sampling_order
 
 LABELS = [*["rare"] * 7, *["common"] * 60, *["usual"] * 133]
 
@@ -41,3 +43,20 @@ def test_a_limit_ends_an_order_but_never_before_the_fewest() -> None:
     assert list(late.taken(order, fewest=3)) == order[:3]
     assert list(ScoringLimit(rows=2, seconds=0.0).taken(order, fewest=3)) == order[:2]
     assert list(ScoringLimit(seconds=3600).taken(order)) == order
+
+
+def test_pieces_ascend_and_are_a_beginning_of_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, late = sampling_order(LABELS, 5), ScoringLimit(seconds=0.0)
+    first, rest = order[:FEWEST_ROWS], order[FEWEST_ROWS:]
+    assert list(WHOLE.taken_in_pieces(order)) == [*sorted(first), *sorted(rest)]
+    assert list(late.taken_in_pieces(order)) == sorted(first)
+    assert list(ScoringLimit(rows=7, seconds=0.0).taken_in_pieces(order)) == sorted(order[:7])
+    clock = [0.0]
+    monkeypatch.setattr(row_sample.time, "monotonic", lambda: clock[0])
+    taken = list[int]()
+    for row in ScoringLimit(seconds=300.0).taken_in_pieces(order, share=0.5):
+        taken.append(row)
+        clock[0] += 1.0
+    assert 150 <= len(taken) < 150 + 150 * PIECE, "a row takes a second, of which there are half of 300"
+    assert sorted(taken) == sorted(order[: len(taken)])
+    assert sum(one > other for one, other in pairwise(taken)) <= 1 / PIECE
