@@ -187,8 +187,8 @@ def find_exposed(settings: Settings) -> str | None:
         ("LATHE_DATABASE_URL", settings.database_url, "sqlite:///"),
     ):
         if url.startswith(scheme):
-            place = url.removeprefix(scheme)
-            private[name] = Path(unquote(place) if scheme == "file://" else place).resolve()
+            path = url.removeprefix(scheme)
+            private[name] = Path(unquote(path) if scheme == "file://" else path).resolve()
     for name, place in private.items():
         for root in (*readable_paths(), *lent_folders(settings)):
             if place.is_relative_to(root.resolve()):

@@ -248,8 +248,8 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
         for batch in batches:
             for values in zip(*(batch.column(column).to_pylist() for column in wanted.values()), strict=True):
                 row += 1
-                found = dict(zip(wanted, values, strict=True))
-                yield row, {**found, "tags": _named(found["tags"], tags)} if tags else found
+                given = dict(zip(wanted, values, strict=True))
+                yield row, {**given, "tags": _named(given["tags"], tags)} if tags else given
     except MemoryError:
         raise  # Arrow's is an ArrowException too
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
