@@ -111,8 +111,11 @@ def rotate_key(
         raise NotFound(f"no key {key_id}")
     if next_id := session.scalar(select(ApiKey.id).where(ApiKey.replaces == key_id, is_active()).limit(1)):
         raise AlreadyRotated(f"key {next_id} replaced {key_id}")
-    if expires_in is None and old.expires_at is not None:
-        expires_in = (old.expires_at - old.created_at).total_seconds()
+    # A rotation shortens the old key's life; its first replacement, which was revoked since, has the lifetime that was meant.
+    lost = session.scalar(select(ApiKey).where(ApiKey.replaces == key_id).order_by(ApiKey.created_at).limit(1))
+    like = lost or old
+    if expires_in is None and like.expires_at is not None:
+        expires_in = (like.expires_at - like.created_at).total_seconds()
     end: dt.datetime = session.scalars(select(now(overlap))).one()
     old.expires_at = min(end, old.expires_at or end)
     kept = {"made_by": made_by, "replaces": old.id, "device": old.device_id}

@@ -13,7 +13,7 @@ from client.types import Event, Job, Try, parse
 
 REMEDIES: dict[type, str] = {
     Try: "A worker that checks uploads answers it: see with `lathe workers` whether one is there, and ask again.",
-    Profile: "Its device measures it later: look again with `lathe profiles`; see with `lathe devices ls` whether it is there.",
+    Profile: "Its device measures it later: look again with `lathe profiles`; see with `lathe device ls` whether it is there.",
 }
 """What to do if the caller's time is over before this has ended; of a job as `WaitedTooLong` says."""
 ASK = 25.0

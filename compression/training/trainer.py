@@ -325,14 +325,13 @@ class _Run:
         self.budget.count()
         self.adapt_decay(now.score)
         where.curve.append(now)
-        is_better, reached = self._is_better(now), self.snapshot()
+        is_better, is_lower, reached = self._is_better(now), self._lowers_loss(now), self.snapshot()
         if is_better:
             where.best, where.best_epoch, self.best_weights = now, where.epoch, reached
-        if self.plan.plateau is None or is_better or self._lowers_loss(now):
+        if self.plan.plateau is None or is_better or is_lower:
             self.good, where.gain_epoch = reached, where.epoch
         elif (where.epoch - where.gain_epoch) % self.plan.plateau_epochs == 0:
             self._lower_rate(self.plan.plateau)
-        where.least_loss = min(self._least_loss, -now.negative_loss)
         where.epoch, where.done = where.epoch + 1, 0
         return now.value
 
@@ -342,14 +341,12 @@ class _Run:
             return now > where.best or plan.keeps_last
         return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
-    @property
-    def _least_loss(self) -> float:
-        """Return the lowest validation loss so far, that before training among them."""
-        return -self.where.before.negative_loss if self.where.least_loss is None else self.where.least_loss
-
     def _lowers_loss(self, now: Validation) -> bool:
-        """Return whether the loss is a new minimum by a share of the first loss: this precedes a score gain."""
-        return -now.negative_loss < self._least_loss - preparation.LOSS_GAIN * abs(self.where.before.negative_loss)
+        """Return whether the loss is a new minimum by a share of the first one, which precedes a score gain; note it."""
+        where, before = self.where, -self.where.before.negative_loss
+        least = before if where.least_loss is None else where.least_loss
+        where.least_loss = min(least, -now.negative_loss)
+        return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
 
     def _lower_rate(self, factor: float) -> None:
         """Restore the weights of the last gain and continue from there at a lower rate with a new optimizer."""

@@ -20,6 +20,7 @@ from app.jobs import fencing, jobs, stage_results
 from client import config
 from client.cli import app
 from client.commands.submit import tasks_of
+from client.core.events import REMEDIES
 from client.errors import EXITS, NOT_ACCEPTED, ClientError
 from client.recipes import override
 from client.terminal import job_view
@@ -49,7 +50,7 @@ def test_one_task_is_for_all_datasets_or_each_has_its_own() -> None:
 
 
 def test_commands_in_remedies_can_be_typed_as_they_are() -> None:
-    remedies = [kind.remedy for kind in (*ALL_PROBLEMS, *ALL_ERRORS)]
+    remedies = [*(kind.remedy for kind in (*ALL_PROBLEMS, *ALL_ERRORS)), *REMEDIES.values()]
     typed = [shlex.split(words) for remedy in remedies for words in re.findall(r"`lathe ([^`]+)`", remedy)]
     assert ["keys", "create", "NAME", "--scope", "write"] in typed
     for words in typed:

@@ -172,11 +172,14 @@ def test_the_old_key_works_beside_the_new_one_until_a_set_time(http: httpx.Clien
     assert last["expires_at"] < new["expires_at"]
 
 
-def test_a_key_whose_replacement_was_revoked_is_rotated_again(http: httpx.Client) -> None:
-    old = made(http, WRITE)
+@pytest.mark.parametrize("lifetime", [{}, {"expires_in": 30 * 24 * 3600}])
+def test_a_key_whose_replacement_was_revoked_is_rotated_again(http: httpx.Client, lifetime: Json) -> None:
+    old = made(http, WRITE, **lifetime)
     lost = http.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 600}).json()
     assert http.delete(f"/v1/keys/{lost['id']}").is_success
-    assert http.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 600}).json()["replaces"] == old["id"]
+    new = http.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 600}).json()
+    assert new["replaces"] == old["id"]
+    assert new["expires_at"] is None if not lifetime else new["expires_at"] >= old["expires_at"]
 
 
 def last_use(http: httpx.Client, key: str) -> Any:
