@@ -10,7 +10,7 @@ EXITS = {
     FAILED: "the job, profile or prediction failed, or this machine could not do its part (a full disk, a wrong hash)",
     USAGE: "wrong usage: an option, a file, no key",
     CANCELLED: "the job was cancelled",
-    TIMEOUT: "--timeout is over; the job goes on",
+    TIMEOUT: "--timeout is over; what was waited for goes on",
     UNREACHABLE: "the service does not answer as Lathe does, or transfers keep breaking off",
     REFUSED: "the service refused: the message has its code, its cause and what to do",
     NOT_ACCEPTED: "--gate: the job succeeded, and its quality gate says regression or undecided",

@@ -57,7 +57,7 @@ def find(session: Session, team: str, job_id: str, part: str, table_id: str | No
     if row is None or not {STATE, SOLVED} <= files.keys():
         prune = Recipe.model_validate(job.recipe).prune
         searches = prune is not None and prune.search is not None
-        raise NoTables(f"{job_id} has no error tables yet" if searches else f"the recipe of {job_id} has no prune.search")
+        raise NoTables(f"the search of {job_id} was not done" if searches else f"the recipe of {job_id} has no prune.search")
     table, used = _device_table(session, job, table_id)
     kept = {name: files[name] for name in (STATE, SOLVED)}
     return Known(team, row.prefix, kept, table, used, _scores(job, part), JobEvaluate.model_validate(job.evaluate))

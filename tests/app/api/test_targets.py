@@ -127,7 +127,7 @@ def test_a_job_without_tables_says_what_has_them(service: Service, http: httpx.C
     }
     early = http.post("/v1/jobs", json=searching).json()["id"]
     told = problem(http.post(f"/v1/jobs/{early}/targets", json={"target_params": 0.5}), 409, "no_tables")
-    assert told["cause"] == f"{early} has no error tables yet"
+    assert told["cause"] == f"the search of {early} was not done"
     assert http.post(f"/v1/jobs/{early}/cancel").is_success  # or the next test would claim it
     problem(http.get(f"/v1/jobs/{other}/targets"), 409, "no_tables")
 
