@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from client.core.protocol import RETRIED_STATUSES, EventStream, Pause, Peer, pause
+from client.core.protocol import RETRIED_STATUSES, EventStream, Pause, Peer, address_of, pause
 from client.device_types import Profile
 from client.errors import BadAnswer, Problem, WaitedTooLong
 from client.types import Event, Job, Try, parse
@@ -35,7 +35,7 @@ class EventReader:
         """Return the step that reads the stream from here on."""
         # The service sends a comment every few seconds; a silence longer than the limit is a dead connection.
         headers = {**peer.authorization, "Accept": "text/event-stream", "Last-Event-ID": str(self.after)}
-        options = {"method": "GET", "url": peer.address(self.path), "headers": headers, "timeout": peer.limit()}
+        options = {"method": "GET", "url": address_of(peer.url, self.path), "headers": headers, "timeout": peer.limit()}
         return EventStream(options, self._open, self._feed)
 
     def _open(self, response: httpx.Response) -> bool:

@@ -184,6 +184,13 @@ class Attempts:
         return pause(self.made, wait)
 
 
+def address_of(url: str, path: str) -> str:
+    """Return the address of a path of a service. Raises BadId."""
+    if not path.isascii() or not path.isprintable() or " " in path:
+        raise BadId(f"{path!r:.200} has an id with signs that no id has")
+    return url + path
+
+
 def _checked(key: str | None) -> str | None:
     """Return a key without the space around it. Raises BadConfig, which does not repeat it, for what no header can have."""
     key = key and key.strip()
@@ -217,12 +224,6 @@ class Peer:
         """The header that signs a request to the service itself."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def address(self, path: str) -> str:
-        """Return the address of a path. Raises BadId."""
-        if not path.isascii() or not path.isprintable() or " " in path:
-            raise BadId(f"{path!r:.200} has an id with signs that no id has")
-        return self.url + path
-
     def limit(self, seconds: float | None = None) -> httpx.Timeout:
         """Return how long one attempt may take, or be silent."""
         return httpx.Timeout(seconds or self.timeout, connect=10.0)
@@ -241,7 +242,7 @@ class Peer:
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
         return {
             "method": request.method,
-            "url": self.address(request.path),
+            "url": address_of(self.url, request.path),
             "params": {name: value for name, value in request.params.items() if value is not None},
             "json": request.body,
             "headers": headers,
