@@ -59,8 +59,11 @@ def test_what_one_of_several_threads_waited_is_told_but_not_taken_off() -> None:
 
 
 def test_it_is_waits_for_a_processor_alone_that_do_not_count() -> None:
+    end = time.monotonic() + 60
     with Timer(1) as timer:
-        asleep = timer.time(lambda: time.sleep(0.05))
+        # Who wakes on a busy machine may wait for a processor: that pass tells nothing of sleep.
+        while (asleep := timer.time(lambda: time.sleep(0.05))).interrupted:
+            assert time.monotonic() < end
     assert asleep.milliseconds > 45
 
 
