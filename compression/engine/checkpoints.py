@@ -140,6 +140,7 @@ ADDED_KEYS: dict[str, Any] = {
     "prune.search": None,
     "prune.search_budget": SearchBudget().model_dump(mode="json"),
     "prune.stock": False,
+    "prune.target_bytes": None,
     "quantize.symmetric": False,
     "train.compile": "auto",
     "train.micro_batch": "auto",

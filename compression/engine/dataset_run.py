@@ -100,7 +100,7 @@ class DatasetRun:
         check_recomputing(recipe, ARCHITECTURE_SPECS[model.config.model_type])
         (check_network if own.shape.widths is not None else check_without_network)(recipe)
         pruner = input_pruner_of(data, own)
-        aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
+        aim = aimed(model, recipe, pruner)
         if data.task.packed is not None:
             harness_job.check(spec, base, own.positions)
             check_kept(recipe, model.config.vocab_size)

@@ -9,7 +9,14 @@ from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
-from compression.models.architectures.shapes import Count, check_axes, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.models.architectures.shapes import (
+    CountParts,
+    check_axes,
+    deepest_shape,
+    parameters_at,
+    planned_shape,
+    table_rows,
+)
 from compression.planning.auto_rules import auto_notes, check_auto
 from compression.planning.card_memory import harness_bytes
 from compression.planning.counted import Counted
@@ -27,6 +34,7 @@ from compression.planning.network_rules import (
     fitted,
 )
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
+from compression.planning.search.costs import byte_count, parameter_count
 from compression.planning.search_rules import check_search
 from compression.planning.sensitivity import curve_axes
 from compression.planning.sharded_rules import check_sharded
@@ -35,7 +43,6 @@ from compression.schema.config import Config
 from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape, listed
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Task
-from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe, Targets, Train
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
@@ -200,11 +207,11 @@ def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str
     asked, recipe = recipe, fitted(recipe, family, model.shape)
     wanted = _checked(model, data, recipe, evaluate, student, teachers)
 
-    def count(each: Shape) -> int:
-        return _parameters(model, each, data, wanted).total
+    def parts(each: Shape) -> Parameters:
+        return _parameters(model, each, data, wanted)
 
-    shape = expected_shape(family, model.shape, recipe.prune, count, model.network) if recipe.prune else model.shape
-    check_search(recipe, family, model.shape, count, model.network)
+    shape = expected_shape(family, model.shape, recipe, parts, model.network)
+    check_search(recipe, family, model.shape, parts, model.network)
     if student is not None:
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):
@@ -226,7 +233,7 @@ def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str
         least = deepest_shape(family, model.shape, recipe.prune, model.network)
         aimed = replace(job, result=_counted(model, least, data, wanted))
     notes = [*target_notes(aimed, targets, devices), *auto_notes(job, targets), *axes_notes(asked, recipe, model.shape)]
-    warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more, *notes)
+    warnings = (*warned(job, model, parameter_count(parts), headed=has_head(model, data.task)), *more, *notes)
     return Preflight(
         shape=shape,
         parameters=job.result.parameters,
@@ -309,16 +316,20 @@ def _checked(
 
 
 def expected_shape(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, network: NetworkFacts | None = None
+    family: ArchitectureSpec, shape: Shape, recipe: Recipe, parts: CountParts, network: NetworkFacts | None = None
 ) -> Shape:
     """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape and
     InvalidSpec.
     """
+    prune = recipe.prune
+    if prune is None:
+        return shape
     check_axes(family, prune, shape, network)
+    counts = {"count": parameter_count(parts), "stored": byte_count(parts, recipe.quantize)}
     try:
-        return planned_shape(family, shape, prune, count=count, network=network)
+        return planned_shape(family, shape, prune, **counts, network=network)
     except UnsupportedShape:
-        if prune.target_params is None or "vocabulary" not in prune.axes:
+        if not prune.has_target or "vocabulary" not in prune.axes:
             raise
         return deepest_shape(family, shape, prune, network)
 

@@ -1,7 +1,7 @@
 """What a recipe may ask whose widths a search chooses (`prune.search`): refused before anything is computed. Torch-free."""
 
 from compression.models.architectures.families import ArchitectureSpec
-from compression.models.architectures.shapes import Count
+from compression.models.architectures.shapes import CountParts
 from compression.planning.distillation_rules import compares_states
 from compression.planning.search.reach import check_reach
 from compression.schema.device_table import FORMS
@@ -17,11 +17,11 @@ def check_search(
     recipe: Recipe,
     family: ArchitectureSpec,
     shape: Shape,
-    count: Count,
+    parts: CountParts,
     network: NetworkFacts | None = None,
     kept: int | None = None,
 ) -> None:
-    """Refuse what a search could not end with, whatever widths it finds. shape: of the model before the cut; count: of its
+    """Refuse what a search could not end with, whatever widths it finds. shape: of the model before the cut; parts: of its
     parameters, head included; kept: tokens that stay, if they are known.
 
     Raises InvalidSpec, and TargetOutOfReach for sizes below all cuts.
@@ -41,7 +41,7 @@ def check_search(
         raise InvalidSpec(cause, param="recipe.quantize.scheme", remedy=remedy)
     if recipe.distill is not None and network is None and compares_states(recipe.distill):
         _check_compared(recipe.distill, prune)
-    check_reach(family, shape, prune, count, network, kept)
+    check_reach(family, shape, prune, parts, recipe.quantize, network, kept)
 
 
 def _check_compared(distill: Distill, prune: Prune) -> None:

@@ -297,7 +297,7 @@ class OnDiskRun:
     def aim(self, settings: Prune) -> Shape:
         """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
         shape = decoder_of(self.model).shape_of(self.model.config)
-        found, to = plan_shape(self.model, settings)
+        found, to = plan_shape(self.model, settings, self.data.spec.recipe.quantize)
         self.result.pruning = taken(shape, to, settings, found)
         return to
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.estimator import PROBES
-from compression.planning.search.costs import count_parameters
+from compression.planning.search.costs import byte_count, count_parameters, parameter_count
 from compression.planning.table_work import search_seconds
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
@@ -39,6 +40,8 @@ from compression.schema.events import Event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.solved_search import ParameterFacts
 
@@ -147,29 +150,45 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
     context.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
-def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
-    """Return the shape after pruning, for a target latency the deepest, before the model changes. Raises UnsupportedShape."""
-    shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
+def aimed(model: PreTrainedModel, recipe: Recipe, pruner: InputPruner | None) -> Shape:
+    """Return the shape after pruning, before it changes: for a target latency the deepest, without a cut the model's own.
+
+    Raises UnsupportedShape.
+    """
+    settings = recipe.prune
+    if settings is None:
+        return adapter_of(model).shape_of(model.config)
+    shape = plan_shape(model, settings, recipe.quantize, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], adapter_of(model).network(model.config)
     return shapes.deepest_shape(kind, shape, settings, network) if settings.target_latency is not None else shape
 
 
 def plan_shape(
-    model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
+    model: PreTrainedModel,
+    settings: Prune,
+    quantize: Quantize | None,
+    before: Shape | None = None,
+    vocabulary: int | None = None,
 ) -> tuple[shapes.Ratios, Shape]:
-    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
-    not the model's own. vocabulary: the number of tokens that stay, if known.
+    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. quantize: by which bytes are
+    counted. before: the shape to cut, if not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     family, kind = adapter_of(model), ARCHITECTURE_SPECS[model.config.model_type]
     shape, network = before or family.shape_of(model.config), family.network(model.config)
-    return shapes.planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary, network=network)
+    parts = parts_counter(model)
+    counts = {"count": parameter_count(parts), "stored": byte_count(parts, quantize)}
+    return shapes.planned(kind, shape, settings, **counts, vocabulary=vocabulary, network=network)
 
 
 def counter(model: PreTrainedModel) -> shapes.Count:
     """Return a function that counts, by shape, the parameters of models like this one, head included."""
+    return parameter_count(parts_counter(model))
+
+
+def parts_counter(model: PreTrainedModel) -> shapes.CountParts:
+    """Return a function that counts the same with those of the tables apart."""
     facts, kind = parameter_facts(model), ARCHITECTURE_SPECS[model.config.model_type]
-    network = adapter_of(model).network(model.config)
-    return lambda shape: count_parameters(facts, kind, network, shape).total
+    return partial(count_parameters, facts, kind, adapter_of(model).network(model.config))
 
 
 def parameter_facts(model: PreTrainedModel) -> ParameterFacts:
@@ -235,7 +254,7 @@ def _ratios(
         return ratios, shapes.shape_at(kind, here, settings, ratios, network)
     if settings.target_latency is not None:
         return (yield from ratio_for_latency(context, settings, settings.target_latency, scores))
-    return plan_shape(context.model, settings, before, here.vocabulary)
+    return plan_shape(context.model, settings, context.recipe.quantize, before, here.vocabulary)
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:

@@ -17,7 +17,7 @@ from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.pruning_groups import axis_and_layer, units_left, width_of
-from compression.models.architectures.shapes import Count, Ratios, planned
+from compression.models.architectures.shapes import Count, CountParts, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
 from compression.planning.search.comparison import ComparedSearch
@@ -33,9 +33,11 @@ from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
+from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
 from compression.schema.report.points import PointCut
+from compression.schema.report.written import plain
 from compression.schema.schemes import Scheme
 from compression.schema.solved_search import ParameterFacts, SolvedSearch
 from compression.schema.stages import DISTILLED, POINTS, Stage
@@ -74,10 +76,8 @@ def solved_widths(
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], family.network(model.config)
     whole = family.shape_of(model.config)
 
-    def count(shape: Shape) -> int:
-        return costs.count_parameters(facts, kind, network, shape).total
-
-    limits = _limits(settings, kind, before, whole, count, network)
+    parts = partial(costs.count_parameters, facts, kind, network)
+    limits = _limits(context.recipe, kind, before, whole, parts, network)
     latency = None
     if settings.target_latency is not None:
         latency = yield from latency_limit(context, settings.target_latency, whole, _scheme(model))
@@ -104,7 +104,7 @@ def solved_widths(
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
     yield from store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
     points = tuple(
-        point_cut(stage, each, tables, settings, (before, whole), count)
+        point_cut(stage, each, tables, settings, (before, whole), costs.parameter_count(parts))
         for stage, each in zip((DISTILLED, *POINTS), sizes, strict=False)
         if settings.points > 1
     )
@@ -139,8 +139,8 @@ def _sizes(
     found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context, space.layer_choices))
     names = {cost.name: f"{'predicted ' if cost.predicted else ''}{cost.name}" for cost in costs}
     told = "; ".join(
-        f"{each.shape.short}, {', '.join(f'{each.costs[key]:,.6g} {name}' for key, name in names.items())}, predicted error "
-        f"{each.error:.4g}"
+        f"{each.shape.short}, {', '.join(f'{plain(each.costs[key], 4)} {name}' for key, name in names.items())}, "
+        f"predicted error {each.error:.4g}"
         for each in found
     )
     told = f"{len(found)} sizes, each of which contains the next: {told}. The first is cut here, each other one from its model."
@@ -170,10 +170,12 @@ def store_search(context: StageContext, tables: ErrorTables, chosen: Found, **kn
 
 
 def _limits(
-    settings: Prune, kind: ArchitectureSpec, before: Shape, whole: Shape, count: Count, network: NetworkFacts | None
+    recipe: Recipe, kind: ArchitectureSpec, before: Shape, whole: Shape, parts: CountParts, network: NetworkFacts | None
 ) -> list[Cost]:
     """Return the limits of the recipe's targets but a latency; without a target, as many parameters as the ratio leaves."""
-    limits = costs.size_limits(settings, count(before), count, network)
+    settings = recipe.prune
+    assert settings is not None, "only a recipe that searches asks"  # noqa: S101
+    limits, count = costs.size_limits(settings, before, parts, network, recipe.quantize), costs.parameter_count(parts)
     if not settings.has_target:
         alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
         limits.append(replace(costs.parameters(count(alike), count), key="ratio"))
@@ -205,7 +207,7 @@ def _solved(
     recipe has them. Raises TargetOutOfReach, OutOfTime, MissingResource and Pause.
     """
     found = solve_within(space, limits, search)
-    told = ", ".join(f"{found.costs[cost.name]:,.6g} {cost.name} of at most {cost.most:,.6g}" for cost in asked)
+    told = ", ".join(f"{plain(found.costs[cost.name], 4)} {cost.name} of at most {plain(cost.most, 4)}" for cost in asked)
     taken, comparison = search.of(found.picks)
     of = f"prune.search {search.name}" if taken == search.name else f"The solver, not prune.search {search.name},"
     chose = f"{of} chose {found.shape.short}: {told}; predicted error {found.error:.4g}"

@@ -1,6 +1,7 @@
 """Derive a shape from a ratio or a target, and count the parameters of a shape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -29,14 +30,24 @@ Ratios = Mapping[Axis, float]
 OF_NETWORKS_ALONE = {"target_flops": None, "refresh_statistics": True, "stock": False}
 """Keys of a cut that only networks of images have, and their defaults."""
 Count = Callable[[Shape], int]
-"""Returns the number of parameters of a model of a shape."""
+"""Returns the number of parameters of a model of a shape, or another size."""
+CountParts = Callable[[Shape], Parameters]
+"""Returns the parameters of a model of a shape, those of its tables apart, head included."""
+COUNTED = {"target_params": "parameters", "target_flops": "multiply-adds", "target_bytes": "bytes"}
+"""What the sizes that a cut may aim at are of, by key."""
 
 
 def planned_shape(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, network: NetworkFacts | None = None
+    family: ArchitectureSpec,
+    shape: Shape,
+    prune: Prune,
+    *,
+    count: Count | None = None,
+    stored: Count | None = None,
+    network: NetworkFacts | None = None,
 ) -> Shape:
     """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
-    return planned(family, shape, prune, count=count, network=network)[1]
+    return planned(family, shape, prune, count=count, stored=stored, network=network)[1]
 
 
 def planned(
@@ -45,6 +56,7 @@ def planned(
     prune: Prune,
     *,
     count: Count | None = None,
+    stored: Count | None = None,
     vocabulary: int | None = None,
     network: NetworkFacts | None = None,
 ) -> tuple[Ratios, Shape]:
@@ -52,10 +64,11 @@ def planned(
 
     Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
     steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. count:
-    for target_params. vocabulary: the tokens that stay, if known. network: of a network of images, its costs. target_latency
-    leaves the shape whole: only a measurement finds it. With prune.search this is a forecast, of equal ratios that meet all
-    sizes, or of the deepest: other widths may reach what these do not. Raises UnsupportedShape if an axis alone cannot be
-    expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as requested.
+    for target_params. stored: bytes of an artifact's weights, for target_bytes. vocabulary: the tokens that stay, if known.
+    network: of a network of images, its costs. target_latency leaves the shape whole: only a measurement finds it. With
+    prune.search this is a forecast, of equal ratios that meet all sizes, or of the deepest: other widths may reach what these
+    do not. Raises UnsupportedShape if an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and
+    InvalidSpec if units cannot be scored as requested.
     """
     check_axes(family, prune, shape, network)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -63,11 +76,10 @@ def planned(
         return dict.fromkeys(prune.ratios, 0.0), whole
     if not prune.has_target:
         return prune.ratios, shape_at(family, whole, prune, prune.ratios, network)
+    limits = _limits(prune, shape, count, stored, network)
     if network is not None:
-        return _of_network(family, whole, prune, network, count)
-    if count is None:
-        raise ValueError("parameters cannot be aimed at without counting them")
-    return _of_parameters(family, whole, prune, count, before=count(shape))
+        return _of_network(family, whole, prune, network, limits)
+    return _of_transformer(family, whole, prune, limits)
 
 
 def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: NetworkFacts | None = None) -> None:
@@ -221,32 +233,47 @@ def deepest_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, network:
     return every[-1] if every else shape_at(family, shape, prune, _scaled(prune, 0.0), network)
 
 
-def _of_network(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts, count: Count | None
-) -> tuple[Ratios, Shape]:
-    if count is None:
-        raise ValueError("parameters cannot be aimed at without counting them")
-    sizes: dict[str, tuple[float | None, Count]] = {
+@dataclass(frozen=True)
+class Limits:
+    """The most that a cut's targets allow, and what counts it, by key of the recipe."""
+
+    each: Mapping[str, tuple[int, Count]]
+
+    def excess(self, cut: Shape) -> int:
+        """Return by how much a shape is above the limit that it exceeds most; 0 or less if it is above none."""
+        return max(cost(cut) - most for most, cost in self.each.values())
+
+
+def _limits(prune: Prune, before: Shape, count: Count | None, stored: Count | None, network: NetworkFacts | None) -> Limits:
+    """Return the limits of a cut's sizes. before: the shape of which targets remove shares."""
+    sizes = {
         "target_params": (prune.target_params, count),
-        "target_flops": (prune.target_flops, partial(multiply_adds, network)),
+        "target_flops": (prune.target_flops, partial(multiply_adds, network) if network is not None else None),
+        "target_bytes": (prune.target_bytes, stored),
     }
-    limits = {key: (allowed(target, cost(shape)), cost) for key, (target, cost) in sizes.items() if target is not None}
+    found = dict[str, tuple[int, Count]]()
+    for key, (target, cost) in sizes.items():
+        if target is not None and cost is None:
+            raise ValueError(f"{key} cannot be aimed at without counting")
+        if target is not None and cost is not None:
+            found[key] = allowed(target, cost(before)), cost
+    return Limits(found)
 
-    def excess(cut: Shape) -> int:
-        return max(cost(cut) - most for most, cost in limits.values())
 
+def _of_network(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts, limits: Limits
+) -> tuple[Ratios, Shape]:
     def shape_of(deepest: float) -> Shape:
         return shape_at(family, shape, prune, _scaled(prune, deepest), network)
 
-    found = mildest(shape_of, 0, excess, MOST_RATIO)
+    found = mildest(shape_of, 0, limits.excess, MOST_RATIO)
     if found is None:
         if prune.search is not None:
             return _scaled(prune, MOST_RATIO), shape_of(MOST_RATIO)
-        key, (most, cost) = next(iter(limits.items()))  # the only one: several need a search
-        raise _out_of_reach(prune, key, most, cost(shape_of(MOST_RATIO)))
+        raise _out_of_reach(prune, limits, shape_of(MOST_RATIO))
     milder, deep = map(shape_of, found)
     # Widths of a stage that go together have no other proportion.
-    return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, 0, excess, network)
+    return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, 0, limits.excess, network)
 
 
 def allowed(target: float, before: int) -> int:
@@ -254,31 +281,32 @@ def allowed(target: float, before: int) -> int:
     return int(target) if target >= 1 else int(before * (1 - target))
 
 
-def _out_of_reach(prune: Prune, key: str, most: int, smallest: int) -> UnsupportedShape:
-    what = "parameters" if key == "target_params" else "multiply-adds"
-    cause = f"{key} asks for at most {most:,} {what}; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}"
+def _out_of_reach(prune: Prune, limits: Limits, deepest: Shape) -> UnsupportedShape:
+    key, (most, cost) = next(iter(limits.each.items()))  # the only one: several need a search
+    asked = f"{key} asks for at most {most:,} {COUNTED[key]}"
+    cause = f"{asked}; the deepest cut of {', '.join(prune.axes)} leaves {cost(deepest):,}"
     return UnsupportedShape(cause, param=f"recipe.prune.{key}", remedy="Choose a milder target, or name more axes.")
 
 
-def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
-    most, last = allowed(prune.target_params or 0.0, before), (dict.fromkeys(prune.ratios, 0.0), shape)
+def _of_transformer(family: ArchitectureSpec, shape: Shape, prune: Prune, limits: Limits) -> tuple[Ratios, Shape]:
+    last: tuple[Ratios, Shape] = dict.fromkeys(prune.ratios, 0.0), shape
     for ratios, found in candidates(family, shape, prune):
         last = ratios, found
-        if count(found) <= most:
-            return _widened(shape, prune, ratios, found, most, count)
+        if limits.excess(found) <= 0:
+            return _widened(shape, prune, ratios, found, limits)
     if prune.search is not None:
         return last
-    raise _out_of_reach(prune, "target_params", most, count(last[1]))
+    raise _out_of_reach(prune, limits, last[1])
 
 
-def _widened(whole: Shape, prune: Prune, ratios: Ratios, found: Shape, most: int, count: Count) -> tuple[Ratios, Shape]:
-    """Return a cut with as many feed-forward units as a target allows: heads and channels go in coarse steps, and the last of
-    them may take more than was asked. most: parameters to keep; `found` keeps no more.
+def _widened(whole: Shape, prune: Prune, ratios: Ratios, found: Shape, limits: Limits) -> tuple[Ratios, Shape]:
+    """Return a cut with as many feed-forward units as its targets allow: heads and channels go in coarse steps, and the last of
+    them may take more than was asked. `found` is within the limits.
     """
     if "ffn" not in prune.axes or not ratios["ffn"]:
         return ratios, found
     step, ffn = prune.rounding, found.ffn
-    while ffn + step <= whole.ffn and count(found.model_copy(update={"ffn": ffn + step})) <= most:
+    while ffn + step <= whole.ffn and limits.excess(found.model_copy(update={"ffn": ffn + step})) <= 0:
         ffn += step
     return {**ratios, "ffn": 1 - ffn / whole.ffn}, found.model_copy(update={"ffn": ffn})
 

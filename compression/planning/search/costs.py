@@ -1,13 +1,12 @@
 """What a cut may cost at most: parameters, multiply-adds, bytes and milliseconds, as costs of a search space. Torch-free."""
 
-from collections.abc import Callable
 from math import inf
 
 from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.network_shapes import multiply_adds as operations_of, network_parameters
-from compression.models.architectures.shapes import Count, allowed, parameters_at
+from compression.models.architectures.shapes import Count, CountParts, allowed, parameters_at
 from compression.planning.device_times import ShapeTimes
-from compression.planning.estimator import exact_bytes
+from compression.planning.estimator import artifact_bytes, exact_bytes
 from compression.planning.search.space import Cost
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
@@ -38,14 +37,14 @@ def multiply_adds(most: float, network: NetworkFacts) -> Cost:
     )
 
 
-def stored_bytes(most: float, parameters_at: Callable[[Shape], Parameters], quantize: Quantize | None) -> Cost:
+def stored_bytes(most: float, parts: CountParts, quantize: Quantize | None) -> Cost:
     """Return the bytes of an artifact's weights as a cost, as forecasts count them, but not rounded: of parts they add up."""
 
     def of_layer(layer: LayerFacts, widths: Widths) -> float:
         count = layer.parameters(widths)
         return exact_bytes(Parameters(total=count, embedding=0, other=count), quantize)
 
-    return Cost("bytes", most, lambda shape: exact_bytes(parameters_at(shape), quantize), of_layer)
+    return Cost("bytes", most, lambda shape: exact_bytes(parts(shape), quantize), of_layer, key="target_bytes")
 
 
 def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | None:
@@ -64,11 +63,27 @@ def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | N
     return Cost("milliseconds", most, of_shape, of_layer, times.call_ms, key="target_latency", predicted=True)
 
 
-def size_limits(prune: Prune, before: int, count: Count, network: NetworkFacts | None) -> list[Cost]:
-    """Return the limits of target_params and of a network's target_flops. before: parameters of which shares are removed."""
-    limits = []
+def size_limits(
+    prune: Prune, before: Shape, parts: CountParts, network: NetworkFacts | None, quantize: Quantize | None
+) -> list[Cost]:
+    """Return the limits of target_params, target_bytes and a network's target_flops. before: the shape of which shares are
+    removed; quantize: by which bytes are counted.
+    """
+    limits, whole = list[Cost](), parts(before)
     if prune.target_params is not None:
-        limits.append(parameters(allowed(prune.target_params, before), count))
+        limits.append(parameters(allowed(prune.target_params, whole.total), parameter_count(parts)))
     if prune.target_flops is not None and network is not None:
         limits.append(multiply_adds(allowed(prune.target_flops, network.multiply_adds()), network))
+    if prune.target_bytes is not None:
+        limits.append(stored_bytes(allowed(prune.target_bytes, artifact_bytes(whole, quantize)), parts, quantize))
     return limits
+
+
+def parameter_count(parts: CountParts) -> Count:
+    """Return what counts all parameters of a shape together."""
+    return lambda shape: parts(shape).total
+
+
+def byte_count(parts: CountParts, quantize: Quantize | None) -> Count:
+    """Return what counts the bytes of an artifact's weights at a shape."""
+    return lambda shape: artifact_bytes(parts(shape), quantize)

@@ -1,20 +1,21 @@
 """Whether any cut that a search may choose is within its sizes: known before anything is computed. Torch-free, no solver."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from compression.models.architectures.families import ArchitectureSpec
-from compression.models.architectures.network_shapes import network_parameters
 from compression.models.architectures.pruning_groups import key_of, units_at
-from compression.models.architectures.shapes import Count
+from compression.models.architectures.shapes import CountParts
 from compression.planning.search import costs
 from compression.planning.search.problem import Picks, out_of_reach_cause
-from compression.planning.search.space import Cost
 from compression.planning.search.spaces import space_of
 from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError, widths_of
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
+from compression.schema.solved_search import ParameterFacts
 
 
 def blank_tables(whole: Shape, prune: Prune, network: NetworkFacts | None) -> ErrorTables:
@@ -41,34 +42,37 @@ def check_reach(
     family: ArchitectureSpec,
     shape: Shape,
     prune: Prune,
-    count: Count,
+    parts: CountParts,
+    quantize: Quantize | None,
     network: NetworkFacts | None = None,
     kept: int | None = None,
 ) -> None:
-    """Refuse sizes that even the deepest cut of a search exceeds. shape: before any cut; count: of parameters, head included;
-    kept: tokens that stay, if they are known.
+    """Refuse sizes that even the deepest cut of a search exceeds. shape: before any cut; parts: of parameters, head included;
+    quantize: by which bytes are counted; kept: tokens that stay, if they are known.
 
     If the texts decide how many tokens stay, as few as may be count, so that nothing is refused that could be reached. Raises
     TargetOutOfReach, which names the nearest point.
     """
-    limits = costs.size_limits(prune, count(shape), count, network)
+    limits = costs.size_limits(prune, shape, parts, network, quantize)
     if not limits:
         return
+    own = costs.size_limits(prune, shape, partial(costs.count_parameters, ParameterFacts(), family, network), network, quantize)
     fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1) if prune.vocabulary_ratio else shape.vocabulary
     whole = shape.model_copy(update={"vocabulary": kept or fewest})
     space = space_of(blank_tables(whole, prune, network), family, whole, prune, network)
 
-    def spent(cost: Cost, picks: Picks) -> float:
-        own = space.cost_of(cost, picks)
-        if network is None or cost.of_shape is not count:
-            return own
-        cut = space.shape(picks)  # the network's own head may not be the one that the data need
-        return own + count(cut) - network_parameters(network, cut)
+    def spent(picks: Picks) -> dict[str, float]:
+        reached = {cost.name: space.cost_of(cost, picks) for cost in limits}
+        if network is not None:  # its own head may not be the one that the data need
+            cut = space.shape(picks)
+            for cost, plain in zip(limits, own, strict=True):
+                reached[cost.name] += cost.of_shape(cut) - plain.of_shape(cut)
+        return reached
 
     def over(reached: Mapping[str, float]) -> float:
         return max((reached[cost.name] - cost.most) / max(cost.most, 1.0) for cost in limits)
 
-    points = [({cost.name: spent(cost, picks) for cost in limits}, picks) for picks in space.deepest()]
+    points = [(spent(picks), picks) for picks in space.deepest()]
     reached, nearest = min(points, key=lambda point: over(point[0]))
     if over(reached) > 0:
         key = next(cost.key for cost in limits if reached[cost.name] > cost.most)

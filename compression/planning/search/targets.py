@@ -8,7 +8,6 @@ from math import inf
 from typing import Any
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
-from compression.models.architectures.shapes import allowed
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.alike_layers import solve_alike
@@ -20,7 +19,7 @@ from compression.planning.search.within import Found, solve_within
 from compression.schema.device_table import DeviceTable
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import InvalidSpec, MissingResource, TargetOutOfReach
-from compression.schema.recipe.prune import TargetLatency
+from compression.schema.recipe.prune import TARGET_KEYS, TargetLatency
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.solved_search import SolvedSearch
 from compression.schema.target_answer import (
@@ -145,12 +144,8 @@ class Answerer:
         if question.target_flops is not None and search.network is None:
             remedy = "Name target_params, target_bytes or target_latency."
             raise InvalidSpec("only networks of images have target_flops", param="target_flops", remedy=remedy)
-        targets = {name: getattr(question, name) for name in ("target_params", "target_flops")}
-        asked = search.prune.model_copy(update={**targets, "target_latency": None})
-        limits = costs.size_limits(asked, self.whole.parameters.total, self._count, search.network)
-        if question.target_bytes is not None:
-            most = allowed(question.target_bytes, self.whole.bytes)
-            limits.append(costs.stored_bytes(most, self._parameters, search.quantize))
+        asked = search.prune.model_copy(update={key: getattr(question, key) for key in TARGET_KEYS})
+        limits = costs.size_limits(asked, search.before, self._parameters, search.network, search.quantize)
         if question.target_latency is not None:
             limits.append(self._milliseconds(self._most_milliseconds(question.target_latency)))
         return limits

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from compression.schema.config import Config
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.prune import TARGET_KEYS, Prune
 
 
 class Auto(Config):
@@ -39,7 +39,7 @@ def hindrance(prune: Prune | None, distill: Distill | None, limits: Mapping[str,
         return key, f"auto tries sizes by cuts and distillations, and {key} is null"
     if prune.search != "solver":
         return "prune.search", "auto solves for sizes: set it to solver"
-    for key in ("target_params", "target_flops", "target_latency"):
+    for key in TARGET_KEYS:
         if getattr(prune, key) is not None:
             return f"prune.{key}", "auto finds the size: leave it out"
     if prune.recovery is not None or prune.reconstruct:

@@ -88,6 +88,8 @@ class SearchBudget(Config):
     """If this ends it, another run may try more or less, and find other widths."""
 
 
+TARGET_KEYS = ("target_params", "target_flops", "target_bytes", "target_latency")
+"""Keys of a cut that say how far it goes, in place of the ratio."""
 USUAL_AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
 SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
 """The axes that a ratio can be given for; the texts determine the cut of the vocabulary."""
@@ -126,6 +128,9 @@ class Prune(Config):
     target_flops: Annotated[float | None, Field(gt=0)] = None
     """Target of the mildest cut of a network of images: the most multiply-adds of one image to keep (1 and above), or the least
     share to remove (below 1)."""
+    target_bytes: Annotated[float | None, Field(gt=0)] = None
+    """Target of the mildest cut: the most bytes of the artifact's weights in the recipe's scheme (1 and above), or the least
+    share to remove of what the whole model's take in it (below 1). Bytes are counted as forecasts count them."""
     target_latency: TargetLatency | None = None
     """Target of the mildest cut: a latency. Shapes are measured on the worker."""
     steps: Annotated[int, Field(ge=1, le=20)] = 1
@@ -195,9 +200,8 @@ class Prune(Config):
                     raise ValueError(f"ratio names {axis}, and axes does not")
                 if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
                     raise ValueError(f"axes names {axis}, and ratio does not")
-        targets = (self.target_params, self.target_flops, self.target_latency)
-        if self.search is None and sum(target is not None for target in targets) > 1:
-            raise ValueError("name either target_params, target_flops or target_latency; prune.search: solver takes several")
+        if self.search is None and sum(getattr(self, key) is not None for key in TARGET_KEYS) > 1:
+            raise ValueError(f"name one of {', '.join(TARGET_KEYS)}; prune.search: solver takes several")
         if self.search is not None and (self.steps > 1 or self.stock or set(self.axes) <= {"vocabulary"}):
             why = "cuts once" if self.steps > 1 else "gives each layer its own width" if self.stock else "chooses no tokens"
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
@@ -224,7 +228,7 @@ class Prune(Config):
     @property
     def has_target(self) -> bool:
         """Return whether the ratios follow from a target."""
-        return self.target_params is not None or self.target_flops is not None or self.target_latency is not None
+        return any(getattr(self, key) is not None for key in TARGET_KEYS)
 
     @property
     def ratios(self) -> dict[Axis, float]:

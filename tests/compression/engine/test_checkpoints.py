@@ -28,6 +28,7 @@ USED: dict[str, dict[str, Any]] = {
     "prune.search": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}},
     "prune.search_budget": {"prune": {"ratio": {"ffn": 0.3}, "search": "rl", "search_budget": {"evaluations": 9}}},
     "prune.stock": {"prune": {"ratio": {"ffn": 0.3}, "stock": True}},
+    "prune.target_bytes": {"prune": {"ratio": {"ffn": 0.3}, "target_bytes": 0.3}},
     "quantize.symmetric": {"quantize": {"scheme": "static-int8", "symmetric": True}, "prune": {"ratio": {"ffn": 0.3}}},
     "train.compile": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"compile": "on"}},
     "train.micro_batch": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"micro_batch": 8}},

@@ -83,8 +83,8 @@ def test_it_decides_for_the_shape_that_the_job_ends_with(
     (event,), found = decided(spec, tmp_path)
     state = DatasetRun.open(found, tmp_path, spec.asked[0]).state
     if found.recipe.prune is not None:
-        shape = aimed(state.model, found.recipe.prune, state.input_pruner)
-        assert shape.ffn != plan_shape(state.model, found.recipe.prune)[1].ffn  # as if the vocabulary stayed
+        shape = aimed(state.model, found.recipe, state.input_pruner)
+        assert shape.ffn != plan_shape(state.model, found.recipe.prune, None)[1].ffn  # as if the vocabulary stayed
     else:
         assert state.models.student is not None
         shape = state.models.student.shape

@@ -34,6 +34,7 @@ def plan(model: ModelFacts, data: DataFacts, prune: dict[str, Any], **keys: Any)
         ({"axes": LAYERS}, {"distill": {"hidden": 1, "layers": [[2, 3], [1, 1]]}}, InvalidSpec, "distill.layers"),
         ({"ratio": 0.01}, {"distill": {"attention": 1, "attention_by": "scores"}}, InvalidSpec, "distill.attention_by"),
         ({"axes": ["ffn"], "target_params": 0.9}, {}, TargetOutOfReach, "prune.target_params"),
+        ({"axes": ["ffn"], "target_bytes": 0.9}, {"quantize": {}}, TargetOutOfReach, "prune.target_bytes"),
     ],
 )
 def test_what_no_widths_could_end_with_is_refused_by_its_key(
@@ -111,9 +112,9 @@ def test_tokens_that_may_go_are_not_counted_against_a_target() -> None:
 
 
 def test_of_several_targets_each_is_reached_by_the_forecast_or_named() -> None:
-    both = {"target_params": 0.3, "target_flops": 0.5}
+    both = {"target_params": 0.3, "target_flops": 0.5, "target_bytes": 0.4}
     found = plan(NETWORK, IMAGES, both)
-    assert found.parameters.total <= 0.7 * FACTS.parameters()
+    assert found.parameters.total <= 0.6 * FACTS.parameters()
     assert found.multiply_adds is not None
     assert found.multiply_adds <= 0.5 * FACTS.multiply_adds()
     for key in both:
@@ -132,6 +133,9 @@ def test_a_network_with_a_head_for_other_labels_is_counted_with_the_new_one() ->
         plan(other, data_of(8000, labels), {"target_params": 1000})
     nearest = int(caught.value.cause.partition("has ")[2].split()[0].replace(",", ""))
     assert nearest > 4000 * 2  # two features are the fewest that stay
+    with pytest.raises(TargetOutOfReach) as caught:
+        plan(other, data_of(8000, labels), {"target_bytes": 1000})
+    assert f"{4 * nearest:,} bytes" in caught.value.cause
 
 
 @pytest.mark.parametrize("search", ["solver", "tpe", "nsga2", "rl"])

@@ -18,15 +18,18 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import own_axes
 from compression.planning.device_times import ShapeTimes
+from compression.planning.estimator import artifact_bytes
 from compression.planning.search import costs
 from compression.planning.search.within import Found
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import MissingResource, TargetOutOfReach
 from compression.schema.recipe.prune import Prune, TargetLatency
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency
 from compression.schema.report.search import TablesUsed
+from compression.schema.report.written import plain
 from compression.system.interrupts import Pause
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.save import TrainingCheckpointer
@@ -76,6 +79,21 @@ def test_an_encoder_is_cut_to_no_more_parameters_than_the_target(tmp_path: Path)
     errors = [each["error"] for axis in told.values() for each in axis["groups"].values()]
     assert sum(errors) > 0
     assert any(f"predicted error {sum(errors):.4g}" in note for note in state.notes)
+
+
+@pytest.mark.parametrize("quantize", [None, Quantize()])
+def test_bytes_are_a_limit_beside_parameters_and_the_tighter_one_binds(tmp_path: Path, quantize: Quantize | None) -> None:
+    for number, (removed, share) in enumerate([(0.1, 0.4), (0.4, 0.1)]):
+        state = encoder_state(tmp_path / str(number), target_params=removed, target_bytes=share)
+        state.recipe = state.recipe.model_copy(update={"quantize": quantize})
+        whole = adapter_of(state.model).parameters_of(state.model)
+        most = int(artifact_bytes(whole, quantize) * (1 - share))
+        list(prune(state))
+        left = adapter_of(state.model).parameters_of(state.model)
+        assert artifact_bytes(left, quantize) <= most
+        assert 0.5 * whole.total < left.total <= 0.6 * whole.total
+        (chose,) = [note for note in state.notes if note.startswith("prune.search solver chose")]
+        assert f" bytes of at most {most:,};" in chose
 
 
 def test_a_network_has_free_widths_within_parameters_and_operations(tmp_path: Path) -> None:
@@ -269,7 +287,7 @@ def test_of_cuts_that_are_all_measured_as_too_slow_the_fastest_is_taken(tmp_path
     assert any(note.endswith("None was fast enough: the fastest was taken.") for note in state.notes)
     chose = [note for note in state.notes if note.startswith("prune.search solver chose")]
     assert len(chose) == len(timed)
-    assert all(f"milliseconds of at most {target:,.6g};" in note for note in chose)  # as asked, not as corrected
+    assert all(f"milliseconds of at most {plain(target, 4)};" in note for note in chose)  # as asked, not as corrected
 
 
 def test_what_no_widths_meet_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

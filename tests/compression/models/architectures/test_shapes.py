@@ -14,10 +14,12 @@ from compression.models.architectures.shapes import (
     stepped,
     steps_to,
 )
-from compression.planning.preflight import preflight
+from compression.planning.estimator import artifact_bytes
+from compression.planning.preflight import Preflight, preflight
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.presets import QUICK, STANDARD
 from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.measurements import Shape
 from tests.compression.planning.test_planning import DATA, MODEL, SHAPE
@@ -102,6 +104,23 @@ def test_heads_no_config_says_are_refused(family: ArchitectureSpec, settings: di
     assert caught.value.param == f"recipe.prune.{param}"
 
 
+@pytest.mark.parametrize("quantize", [{}, {"scheme": "weight-only-int4"}])
+def test_a_target_of_bytes_is_met_by_the_mildest_cut_or_refused_with_what_the_deepest_leaves(quantize: dict[str, str]) -> None:
+    def plan(target: float) -> Preflight:
+        prune = {"axes": ["ffn", "hidden", "heads"], "target_bytes": target}
+        recipe = Recipe.model_validate({"quantize": quantize, "prune": prune, "distill": None})
+        return preflight(MODEL, DATA, recipe, Evaluate())
+
+    scheme = Quantize.model_validate(quantize)
+    found = plan(0.3)
+    before, after = (artifact_bytes(each, scheme) for each in (found.baseline_parameters, found.parameters))
+    assert 0.65 * before < after <= 0.7 * before
+    assert plan(0.7 * before).shape == found.shape  # the number is as good as the share
+    with pytest.raises(UnsupportedShape, match="target_bytes asks for at most 1,000 bytes; the deepest cut of") as caught:
+        plan(1000)
+    assert caught.value.param == "recipe.prune.target_bytes"
+
+
 def test_a_target_s_candidates_are_the_mildest_first() -> None:
     prune = Prune.model_validate({"ratio": {"hidden": 0.6, "heads": 0.3}, "target_params": 0.5})
     shapes = [shape for _, shape in candidates(BERT, SHAPE, prune)]
@@ -155,5 +174,6 @@ def test_a_decoder_is_cut_to_the_accounts_figure_within_a_quarter_of_a_point(nam
     assert found.hidden < shape.hidden
     assert found.heads <= shape.heads
     assert found.ffn < shape.ffn
+    assert planned(family, shape, Prune(target_bytes=0.305, multiple=8), stored=lambda one: 4 * count(one))[1] == found
     # An attempt that resumes makes the same shape of the ratios that were saved.
     assert shape_at(family, shape, Prune(target_params=0.305, multiple=8), ratios) == found

@@ -23,7 +23,7 @@ from compression.planning.search.within import solve_within
 from compression.schema.error_tables import ErrorTables, LayerErrors
 from compression.schema.errors import InvalidSpec, TargetOutOfReach, UnsupportedShape
 from compression.schema.recipe.prune import Prune
-from compression.schema.report.measurements import Shape
+from compression.schema.report.measurements import Parameters, Shape
 from tests.compression.planning.search.test_spaces import BERT, SHAPE, count, group, of_encoder, problem_of, prune, tables
 from tests.support.device_tables import made_table
 
@@ -180,11 +180,14 @@ def test_no_size_of_a_front_is_wider_than_the_one_before_where_options_are_few(p
 
 
 def test_blank_tables_name_each_layers_units_and_sizes_below_all_are_refused() -> None:
+    def parts(shape: Shape) -> Parameters:
+        return Parameters(total=count(shape), embedding=0, other=count(shape))
+
     settings = prune(axes=("ffn",), free_widths=True, target_params=0.9)
     assert {group.key for group in blank_tables(SHAPE, settings, None).groups} == {"ffn.0", "ffn.1", "ffn.2"}
     with pytest.raises(TargetOutOfReach):
-        check_reach(BERT, SHAPE, settings, count)
-    check_reach(BERT, SHAPE, settings.model_copy(update={"target_params": 0.2}), count)
+        check_reach(BERT, SHAPE, settings, parts, None)
+    check_reach(BERT, SHAPE, settings.model_copy(update={"target_params": 0.2}), parts, None)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
