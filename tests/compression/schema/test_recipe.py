@@ -1,4 +1,4 @@
-"""The schemas that people read as forms and as comments: every key says what it is for."""
+"""The schemas that people read as forms and as comments: every key says what it is for, and no number may be infinite."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -46,3 +46,22 @@ def test_every_key_says_what_it_is_for_in_words_of_its_own(whole: type[Config]) 
     assert {words: names for words, names in users.items() if len(names) > 1} == {}
     for alias, name in ALIASES.items():
         assert users[TypeAdapter(alias).json_schema()["description"]] <= {name}
+
+
+def unbounded(node: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yield the paths of numbers without an upper bound."""
+    for form in forms(node, defs):
+        if form.get("type") == "number" and not {"maximum", "exclusiveMaximum"} & form.keys():
+            yield path
+        for name, inner in form.get("properties", {}).items():
+            yield from unbounded(inner, defs, f"{path}.{name}")
+        for inner in (form.get("items"), *form.get("prefixItems", ())):
+            yield from unbounded(inner, defs, path) if inner else ()
+
+
+@pytest.mark.parametrize("whole", [Recipe, JobEvaluate, Targets])
+def test_every_number_has_an_upper_bound_for_json_may_say_1e400(whole: type[Config]) -> None:
+    schema = whole.model_json_schema()
+    assert list(unbounded(schema, schema.get("$defs", {}), whole.__name__)) == []
+    with pytest.raises(ValueError, match="less than or equal to"):
+        Recipe.model_validate_json('{"prune": {"target_params": 1e400}}')
