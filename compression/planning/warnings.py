@@ -81,9 +81,12 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
     for name, count in data.repeated.items():
         if count >= MANY_REPEATED * data.rows[name]:
+            where, remedy = "in train too", "Take them out of train."
+            if name == "train":
+                where, remedy = "there more than once", f"Take them out, or send {' and '.join(missing)} too."
             yield (
-                f"{count:,} of {data.rows[name]:,} rows of {name} are in train too, word for word: what is kept of the score "
-                "on them says little of new texts. Take them out of train."
+                f"{count:,} of {data.rows[name]:,} rows of {name} are {where}, word for word: what is kept of the score on "
+                f"them says little of new texts. {remedy}"
             )
     for name, count in data.empty.items():
         yield f"{count:,} of {data.rows[name]:,} rows of {name} have no word."

@@ -43,7 +43,8 @@ class DataFacts(Config):
     characters: dict[str, int] = Field(default_factory=dict, description="Of each split of causal-lm, all texts together.")
     unlabelled_words: Annotated[float, Field(description="Mean of the unlabelled texts, where there are any.")] = 0.0
     repeated: Annotated[dict[str, int], Field(exclude_if=lambda value: not value)] = Field(default_factory=dict)
-    """Rows of validation and of test whose text, or both of a pair, is in train too. Splits without are left out."""
+    """Rows of validation and of test whose text, or both of a pair, is in train too; of train, if a split is carved from it,
+    those whose text it has more than once. Splits without are left out."""
     empty: Annotated[dict[str, int], Field(exclude_if=lambda value: not value)] = Field(default_factory=dict)
     """Rows of each split that have no word. Splits without are left out."""
 

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -89,15 +89,18 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
         characters={str(name): tally.characters for name, tally in tallies.items()} if task == "causal-lm" else {},
         longest_words=train.longest,
         unlabelled_words=plain.words / max(plain.rows, 1),
-        repeated={name: count for name in tallies if name != "train" and (count := _repeated(tallies[name], train))},
+        repeated={name: count for name in tallies if (count := _repeated(tallies, name))},
         empty={name: tally.empty for name, tally in (*tallies.items(), ("unlabelled", plain)) if tally.empty},
     )
 
 
-def _repeated(tally: _Tally, train: _Tally) -> int:
-    """Return how many rows of a split are in train too."""
-    own, other = (np.frombuffer(one.digests, np.uint64) for one in (tally, train))
-    return int(np.isin(own, other).sum())
+def _repeated(tallies: Mapping[Split, _Tally], name: Split) -> int:
+    """Return how many rows of a split are in train too; of train, if a split is carved from it, how many are there twice."""
+    own, train = (np.frombuffer(tallies[one].digests, np.uint64) for one in (name, "train"))
+    if name != "train":
+        return int(np.isin(own, train).sum())
+    counts = np.unique(train, return_counts=True)[1]
+    return int(counts[counts > 1].sum()) if len(tallies) < len(dataset.SPLITS) else 0
 
 
 def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:

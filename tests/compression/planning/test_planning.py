@@ -64,7 +64,8 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
         ({"ratio": {"ffn": 0.3, "layers": 0.3}, "axes": ["ffn"]}, "axes does not"),
         ({"ratio": {"hidden": 1.3}}, "less than 1"),
         ({"ratio": {"width": 0.3}}, "Extra inputs"),
-        ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "either"),
+        ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "name one of"),
+        ({"target_params": 0.5, "target_bytes": 0.5}, "name one of"),
         ({"target_latency": {}}, "either"),
         ({"target_latency": {"speed_up": 0.5}}, "greater than 1"),
         ({"axes": ["vocabulary"], "target_params": 0.5}, "other than vocabulary"),
@@ -196,6 +197,10 @@ def test_rows_of_test_that_are_in_train_and_rows_without_words_are_told() -> Non
         "8 of 400 rows of test are in train too, word for word",
         "3 of 2,000 rows of train have no word.",
     ]
+    carved = DATA.model_copy(update={"rows": {"train": 2000, "validation": 300}, "repeated": {"train": 50}})
+    (told,) = [one for one in preflight(MODEL, carved, STANDARD, Evaluate()).warnings if "rows of" in one]
+    assert told.startswith("50 of 2,000 rows of train are there more than once, word for word")
+    assert told.endswith("Take them out, or send test too.")
 
 
 ANSWERABLE = {"task": "question-answering", "labels": (), "label_counts": {"train": {"answerable": 900}}}

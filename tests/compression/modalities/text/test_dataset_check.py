@@ -39,6 +39,7 @@ def test_good_data_is_known_by_its_facts(tmp_path: Path) -> None:
     facts = found(tmp_path, splits={"train": ("train.jsonl", "train.jsonl"), "test": ("test.jsonl",)})
     counts = {"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}}
     rows = {"train": 40, "test": 3}
+    facts = facts.model_copy(update={"repeated": {}})
     assert facts == DataFacts(labels=("x", "y"), rows=rows, label_counts=counts, mean_words=2.5, longest_words=4)
 
 
@@ -49,6 +50,11 @@ def test_rows_of_train_in_other_splits_and_rows_without_a_word_are_counted(tmp_p
     write(tmp_path / "unlabelled.jsonl", [("x y", "-"), ("", "-")])
     facts = found(tmp_path, splits={name: (f"{name}.jsonl",) for name in ("train", "validation", "test", "unlabelled")})
     assert (facts.repeated, facts.empty) == ({"test": 2}, {"train": 2, "unlabelled": 1})
+    facts = found(tmp_path, splits={"train": ("train.jsonl", "validation.jsonl"), "test": ("test.jsonl",)})
+    assert facts.repeated == {"train": len(GOOD), "test": 3}
+    write(tmp_path / "more.jsonl", [("new", "y"), ("newer", "y")])
+    facts = found(tmp_path, splits={"train": ("train.jsonl", "validation.jsonl", "more.jsonl")})
+    assert facts.repeated == {"train": len(GOOD) + 2}, "whatever their labels are"
 
 
 def test_a_pair_is_repeated_if_both_of_its_texts_are(tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ def test_a_pair_is_repeated_if_both_of_its_texts_are(tmp_path: Path) -> None:
     splits = {name: (f"{name}.jsonl",) for name in pairs}
     data = Data(format="jsonl", splits=splits, columns=Columns(text_pair="text_pair"))
     facts = validate(DataCheck(data=data, task="text-pair-classification"), tmp_path)
-    assert facts.repeated == {"test": 1}
+    assert facts.repeated == {"train": 20, "test": 1}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
