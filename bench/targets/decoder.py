@@ -86,6 +86,7 @@ def _cut(place: Place, model: Path, folder: Path, recipe: Recipe, side: str, len
     found: Facts = {"shape": last.shape.model_dump(mode="json"), "seconds": run.seconds}
     found |= {"parameters": {"before": original.parameters.total, "after": last.parameters.total}}
     found |= {"tokens": run.report.splits["train"].tokens, "validation": score_of(last)}
+    found["stages"] = {row.stage: {"notes": row.notes, "validation": score_of(row)} for row in run.report.rows}
     for name, artifact in (("before", whole.artifact(original.artifact)), ("after", run.artifact(last.artifact))):
         losses = language.as_shipped(artifact, folder, recipe.train.max_length)
         found[name] = {each: getattr(losses, each).tolist() for each in FIELDS}

@@ -19,12 +19,12 @@ from compression.engine.backend import ModelBackend
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
-from compression.engine.reporting.stage_rows import stage_row, with_notes
+from compression.engine.reporting.stage_rows import bytes_note, stage_row, with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded
-from compression.planning.advisor import Held
 from compression.planning.quality_gate import each_verdict
+from compression.planning.remedy_case import Held
 from compression.planning.verdicts import choose, judged
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
@@ -243,6 +243,8 @@ class Job:
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe
+        if part.rows and (over := bytes_note(row, part.rows[0], recipe)) is not None:
+            row = row.model_copy(update={"notes": (*row.notes, over)})
         held: Held | None = "on disk" if part.on_disk else "student" if self.spec.student is not None else None
         row = judged(row, part.rows, recipe, self.spec.targets, limit=limit, task=task, held=held, draws=draws)
         if part.data.name and row.verdict is not None:

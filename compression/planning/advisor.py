@@ -5,29 +5,26 @@ the same share of the score still missing, and the permanent cost of a cut grows
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import attrgetter, getitem
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
+from typing import Any
 
-from pydantic import BaseModel
-
-from compression.planning import baseline
 from compression.planning.auto_remedies import of_sizes
 from compression.planning.on_disk import untrained
+from compression.planning.remedy_case import Case, needed
 from compression.planning.remedy_figures import epochs_for, ratio_for
-from compression.schema.recipe.base import MOST_EPOCHS, Task
+from compression.planning.target_remedies import aim_higher, keeps_meaning
+from compression.schema.recipe.base import MOST_EPOCHS
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import LANGUAGE, usual
-from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
+from compression.schema.recipe.prune import AxisRatios, Prune
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
-from compression.schema.report.measurements import Remedy, Row, Score, of_unit
+from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.report.targets import TARGETS, spoken
 from compression.schema.schemes import SCHEMES
-from compression.schema.stages import BASELINE, DISTILLED, POINTS, PRUNED, QUANTIZED, Stage, wanted
-from compression.schema.tasks import TASKS
+from compression.schema.stages import BASELINE, DISTILLED, POINTS, PRUNED, QUANTIZED
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
 """Below the first a cut removes nothing; above the second too little is left of a small encoder to be worth proposing."""
@@ -48,103 +45,6 @@ def has_collapsed(row: Row, targets: Targets) -> bool:
     return kept is not None and 1 - kept > max(COLLAPSED * (1 - targets.retention), LEAST_COLLAPSE)
 
 
-Held = Literal["on disk", "student"]
-"""What keeps a job from parts of a recipe: no memory to train the model, or a student in its place, smaller and not cut."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A row, and the facts for or against a change of the recipe."""
-
-    row: Row
-    before: Sequence[Row]  #: rows of earlier stages, the baseline first
-    recipe: Recipe
-    targets: Targets
-    missed: Sequence[str]  #: names of targets
-    is_worse: bool  #: an earlier row is better at no extra cost
-    limit: str | None = None  #: the training limit that was reached
-    task: Task | None = None  #: selects the settings that are offered for stages that the recipe leaves out
-    held: Held | None = None
-
-    @property
-    def streamed(self) -> bool:
-        """Return whether memory does not hold the model."""
-        return self.held == "on disk"
-
-    @cached_property
-    def rows(self) -> dict[Stage, Row]:
-        """Return all rows by stage."""
-        return {each.stage: each for each in (*self.before, self.row)}
-
-    @cached_property
-    def later(self) -> set[Stage]:
-        """Return the stages that still follow and may fix the missed targets."""
-        return set(to_come(self.recipe, self.before))
-
-    @cached_property
-    def preparing(self) -> list[Remedy]:
-        """Return the remedies for the baseline itself, once no later stage trains."""
-        trains = self.later & {PRUNED, DISTILLED}
-        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe, self.targets))
-
-    @property
-    def keeps_too_little(self) -> bool:
-        """Return whether the score misses a target, once no later stage trains."""
-        return self.misses_score and not self.later & {PRUNED, DISTILLED}
-
-    @property
-    def misses_score(self) -> bool:
-        """Return whether a target of the score is missed."""
-        return any(TARGETS[name].figure == "score" for name in self.missed)
-
-    @property
-    def of_size(self) -> str:
-        """Return of which of several sizes a figure is, as text; "" if there is one size."""
-        return f" of {self.row.stage}" if self.recipe.prune is not None and self.recipe.prune.points > 1 else ""
-
-    @property
-    def gap(self) -> str:
-        """Return a text on the score's gap to its target; "" if there is none or other remedies come first."""
-        first, last = self.rows[BASELINE].judged_score, self.row.judged_score
-        if not self.keeps_too_little or self.preparing or self.limit:
-            return ""
-        if not isinstance(first, Score) or not isinstance(last, Score):
-            return ""
-        return f"{last.value:.4f} is the score{self.of_size}, and {needed(first, self.targets):.4f} is needed"
-
-    @property
-    def too_large(self) -> list[str]:
-        """Return the missed size and latency targets, once no later stage makes the model smaller."""
-        return (
-            []
-            if self.later & {QUANTIZED, PRUNED, *POINTS, *((DISTILLED,) if self.held == "student" else ())}
-            else [name for name in self.missed if TARGETS[name].left is not None]
-        )
-
-    @property
-    def integers_help(self) -> bool:
-        """Return whether a size or a latency is missed that integers make smaller."""
-        return any(TARGETS[name].figure in ("size", "latency") for name in self.too_large)
-
-    @property
-    def sizes(self) -> str:
-        """Return the missed sizes and latencies as text for the user."""
-        return ", ".join(
-            f"{spoken(kind.name)}{self.of_size} is {kind.figure_text(self.row)}, not {kind.bound_text(self.targets)}"
-            for kind in (TARGETS[name] for name in self.too_large)
-        )
-
-    @property
-    def generates(self) -> bool:
-        """Return whether answers are next tokens."""
-        return self.task is not None and TASKS[self.task].generates
-
-    def change(self, key: str, proposed: Any, why: str) -> Remedy:
-        """Return the remedy that puts `proposed` at a key of the recipe."""
-        now = attrgetter(key)(self.recipe)
-        return Remedy(key=f"recipe.{key}", now=_plain(now), proposed=_plain(proposed), why=why)
-
-
 def offered(case: Case) -> tuple[Remedy, ...]:
     """Return the remedies for missed targets that no later stage fixes, and for input ranges that outliers break."""
     if not case.before:
@@ -152,15 +52,10 @@ def offered(case: Case) -> tuple[Remedy, ...]:
     if case.row.stage not in (QUANTIZED, PRUNED) and case.later & {*POINTS}:
         return ()  # offered once, for the recommended size
     found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
-    found = of_sizes(case.recipe, found, missed=case.keeps_too_little)
+    found = [one for one in of_sizes(case.recipe, found, missed=case.keeps_too_little) if keeps_meaning(case, one)]
     if case.streamed:
         found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
-
-
-def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
-    """Return the recipe's stages that follow the stage after the rows `before`, the baseline first."""
-    return list(wanted(dict(recipe))[len(before) + 1 :])
 
 
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
@@ -169,21 +64,6 @@ def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
     *path, last = remedy.key.removeprefix("recipe.").split(".")
     reduce(getitem, path, changed)[last] = remedy.proposed
     return untrained(Recipe.model_validate(changed))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON; of a choice of keys, only those that are set."""
-    if not isinstance(value, BaseModel):
-        return value
-    return value.model_dump(mode="json", exclude_none=isinstance(value, AxisRatios | TargetLatency))
-
-
-def needed(score: Score, targets: Targets) -> float:
-    """Return the score that reaches the targets of retention and score, the harder of them. score: the baseline's."""
-    kept = score.at_retention(targets.retention)
-    if targets.score is None:
-        return kept
-    return (min if score.lower_is_better else max)(kept, of_unit(score.metric, targets.score))
 
 
 def _may_go(score: Score, targets: Targets) -> float:
@@ -234,27 +114,6 @@ def _quantize(case: Case) -> Iterator[Remedy]:
     yield case.change("quantize", usual(case.task).quantize or Quantize(), why)
 
 
-def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
-    """Offer the job's targets to a cut that aims lower. Of two for one key the first counts, which is the absolute one."""
-    why = f"{case.sizes}; the cut was aimed at another target."
-    target, latency, asked = prune.target_params, prune.target_latency, case.targets
-    if "parameters" in case.too_large and target is not None and asked.parameters is not None and target != asked.parameters:
-        yield case.change("prune.target_params", asked.parameters, why)
-    fewer = asked.parameter_reduction
-    if "parameter_reduction" in case.too_large and target is not None and fewer > 0 and not fewer <= target < 1:
-        yield case.change("prune.target_params", fewer, why)
-    most = asked.latency_ms.value if asked.latency_ms is not None else None
-    if (
-        "latency_ms" in case.too_large
-        and latency is not None
-        and most is not None
-        and (latency.milliseconds or math.inf) > most
-    ):
-        yield case.change("prune.target_latency", {"milliseconds": most}, why)
-    if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < asked.speed_up:
-        yield case.change("prune.target_latency", {"speed_up": asked.speed_up}, why)
-
-
 def _cut(case: Case) -> Iterator[Remedy]:
     """Offer the ratio that meets the hardest target; if nothing was cut, the cut that suits the task."""
     if case.held == "student":
@@ -262,7 +121,7 @@ def _cut(case: Case) -> Iterator[Remedy]:
     prune = case.recipe.prune
     ratio = prune.deepest if prune is not None else None
     if prune is not None and (prune.has_target or not ratio):
-        yield from _aim_higher(case, prune)
+        yield from aim_higher(case, prune)
         return
     whole, ratios = case.rows.get(QUANTIZED, case.rows[BASELINE]), dict[str, float]()
     for kind in (TARGETS[name] for name in case.too_large):

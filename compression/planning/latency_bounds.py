@@ -96,7 +96,8 @@ def _size_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
     prune = job.recipe.prune
     if job.recipe.auto is not None or (prune is not None and "vocabulary" in prune.axes):
         return
-    left, remedy = job.result.parameters.total, "cut deeper, as by prune.target_params, or"
+    aimed = prune is not None and prune.has_target and prune.search is None  # there is room for one target
+    left, remedy = job.result.parameters.total, "cut deeper or" if aimed else "cut deeper, as by prune.target_params, or"
     if targets.parameters is not None and left > targets.parameters:
         yield f"targets.parameters allows {targets.parameters:,.0f}, and the forecast leaves {left:,}: {remedy} allow more."
     share, usual = 1 - left / job.model.parameters.total, Targets.model_fields["parameter_reduction"].default

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from compression.planning import advisor, baseline
 from compression.planning.front import front_of, without_others
+from compression.planning.remedy_case import Case, Held, to_come
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
@@ -222,10 +223,10 @@ def judged(
     *,
     limit: str | None = None,
     task: Task | None = None,
-    held: advisor.Held | None = None,
+    held: Held | None = None,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Return a row with its verdict. before: rows of earlier stages; limit, task, held: `advisor.Case`; draws: by stage."""
+    """Return a row with its verdict. before: rows of earlier stages; limit, task, held: `Case`; draws: by stage."""
     first = before[0] if before else row
     flag = first.convergence == "not converged" or baseline.is_at_chance(first)
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
@@ -233,7 +234,7 @@ def judged(
     missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
-    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, held)
+    case = Case(row, before, recipe, targets, missed, better is not None, limit, task, held)
     verdict = StageVerdict(
         met=by_status(row, targets, "met"),
         missed=missed,
@@ -246,10 +247,10 @@ def judged(
     )
     notes = row.notes
     if best is not None and behind:
-        to_come = advisor.to_come(recipe, before)
+        following = to_come(recipe, before)
         notes += (
             f"Against the targets this stage is worse than {best.stage}: {_compared(row, best, behind, targets)}."
-            + (f" Still to come: {', '.join(to_come)}." if to_come else ""),
+            + (f" Still to come: {', '.join(following)}." if following else ""),
         )
     if better is not None and isinstance(better.judged_score, Score) and isinstance(row.judged_score, Score):
         notes += (
@@ -270,7 +271,7 @@ def judged(
     return row.model_copy(update={"verdict": verdict, "notes": notes})
 
 
-def _of_recommended(case: advisor.Case) -> advisor.Case:
+def _of_recommended(case: Case) -> Case:
     """Return the case of the recommended size once all are there, and any other case as it is."""
     every = [*case.before, case.row]
     front = None if case.later else front_of(every, case.targets)

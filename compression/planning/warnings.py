@@ -81,13 +81,12 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
     for name, count in data.repeated.items():
         if count >= MANY_REPEATED * data.rows[name]:
-            where, remedy = "in train too", "Take them out of train."
+            where = "are in train too, word for word: what is kept of the score on them"
+            remedy = "Take them out of train."
             if name == "train":
-                where, remedy = "there more than once", f"Take them out, or send {' and '.join(missing)} too."
-            yield (
-                f"{count:,} of {data.rows[name]:,} rows of {name} are {where}, word for word: what is kept of the score on "
-                f"them says little of new texts. {remedy}"
-            )
+                where = "are there more than once, word for word, and some of the copies are carved: what is kept of the score"
+                remedy = f"Keep one of each, or send {' and '.join(missing)} too."
+            yield f"{count:,} of {data.rows[name]:,} rows of {name} {where} says little of new texts. {remedy}"
     for name, count in data.empty.items():
         yield f"{count:,} of {data.rows[name]:,} rows of {name} have no word."
     counts = data.label_counts["train"]
@@ -103,7 +102,8 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
         if left == 1:
-            yield f"The ratio {prune.deepest:g} rounds to no change of shape."
+            met = "The whole model is within the targets of prune: nothing is cut."
+            yield met if prune.has_target else f"The ratio {prune.deepest:g} rounds to no change of shape."
         if family.decodes and job.recipe.auto is None:  # there the ratio is of the first size that is tried
             yield from _too_deep(prune, left)
     prepare, steps = job.recipe.prepare, preparation.steps_an_epoch(job.texts.rows["train"], job.recipe.train)

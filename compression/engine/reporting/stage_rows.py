@@ -7,11 +7,14 @@ from transformers import PreTrainedModel
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stage_result import StageResult
 from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.shapes import allowed
+from compression.planning.estimator import artifact_bytes
 from compression.schema.artifact_formats import ONNX
+from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, Ratios, Row, Score, Uploaded
 from compression.schema.report.ratios import ratios
-from compression.schema.stages import BASELINE, Stage
+from compression.schema.stages import BASELINE, DISTILLED, POINTS, PRUNED, Stage
 
 BUSY = 0.5  #: share of turns of timing that other processes disturbed, from which the row says so
 
@@ -66,6 +69,24 @@ def stage_row(
         tables=result.tables,
     )
     return with_notes(row, rows[-1] if rows else None)
+
+
+def bytes_note(row: Row, baseline: Row, recipe: Recipe) -> str | None:
+    """Return how far a file is above prune.target_bytes, which counts weights before there is a file; None if it is not, or if
+    its stage is none that the target is of.
+    """
+    prune = recipe.prune
+    if prune is None or prune.target_bytes is None:
+        return None
+    most = allowed(prune.target_bytes, artifact_bytes(baseline.parameters, recipe.quantize))
+    smallest = (PRUNED, DISTILLED) if prune.points == 1 else (POINTS[prune.points - 2],)
+    if row.stage not in smallest or row.size.bytes <= most:
+        return None
+    over = row.size.bytes / most - 1
+    return (
+        f"The file has {row.size.bytes:,} bytes, {over:.1%} more than the {most:,} that prune.target_bytes allows: it counts "
+        "weights as forecasts do, and neither a graph nor what a format stores twice or wider."
+    )
 
 
 def with_notes(row: Row, previous: Row | None) -> Row:

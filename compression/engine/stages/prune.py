@@ -180,13 +180,8 @@ def plan_shape(
     return shapes.planned(kind, shape, settings, **counts, vocabulary=vocabulary, network=network)
 
 
-def counter(model: PreTrainedModel) -> shapes.Count:
-    """Return a function that counts, by shape, the parameters of models like this one, head included."""
-    return parameter_count(parts_counter(model))
-
-
 def parts_counter(model: PreTrainedModel) -> shapes.CountParts:
-    """Return a function that counts the same with those of the tables apart."""
+    """Return a function that counts, by shape, the parameters of models like this one, head included."""
     facts, kind = parameter_facts(model), ARCHITECTURE_SPECS[model.config.model_type]
     return partial(count_parameters, facts, kind, adapter_of(model).network(model.config))
 

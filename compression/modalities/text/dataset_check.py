@@ -37,7 +37,7 @@ class _Tally:
     words: int = 0
     longest: int = 0
     empty: int = 0
-    digests: "array[int]" = field(default_factory=lambda: array("Q"))  #: 8 bytes for each row's texts
+    digests: "array[int]" = field(default_factory=lambda: array("Q"))  #: 8 bytes for the texts of each row that has a word
 
     @property
     def values(self) -> Values:
@@ -123,7 +123,9 @@ def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
         words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words
         tally.longest = max(tally.longest, words)
-        tally.empty += not words
+        if not words:
+            tally.empty += 1  # of which a warning of its own tells
+            continue
         tally.digests.frombytes(blake2b(f"{row.text}\0{row.pair or ''}".encode(errors="surrogatepass"), digest_size=8).digest())
     return tally
 

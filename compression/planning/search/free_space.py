@@ -19,6 +19,8 @@ FREE: tuple[Axis, ...] = ("ffn",)
 class FreeSpace(UniformSpace):
     """The widths of an encoder, with a choice of feed-forward units for each layer."""
 
+    is_fine = False  # many layers of few widths each come as near to a target
+
     def names_of(self, one: Dimension) -> tuple[str, ...]:
         """Return the names of a dimension's choices: of the free one by layers."""
         return tuple(_name(number) for number in range(self.whole.layers)) if one.axes == FREE else super().names_of(one)

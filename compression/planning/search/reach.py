@@ -56,14 +56,17 @@ def check_reach(
     limits = costs.size_limits(prune, shape, parts, network, quantize)
     if not limits:
         return
-    own = costs.size_limits(prune, shape, partial(costs.count_parameters, ParameterFacts(), family, network), network, quantize)
     fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1) if prune.vocabulary_ratio else shape.vocabulary
     whole = shape.model_copy(update={"vocabulary": kept or fewest})
     space = space_of(blank_tables(whole, prune, network), family, whole, prune, network)
 
+    counted = partial(costs.count_parameters, ParameterFacts(), family, network)
+    # A network's own head may not be the one that the data need.
+    own = costs.size_limits(prune, shape, counted, network, quantize) if network is not None else limits
+
     def spent(picks: Picks) -> dict[str, float]:
         reached = {cost.name: space.cost_of(cost, picks) for cost in limits}
-        if network is not None:  # its own head may not be the one that the data need
+        if network is not None:
             cut = space.shape(picks)
             for cost, plain in zip(limits, own, strict=True):
                 reached[cost.name] += cost.of_shape(cut) - plain.of_shape(cut)

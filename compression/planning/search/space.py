@@ -23,12 +23,14 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import LayerFacts, Widths
 
-STEPS = 16
-"""Widths of an axis that all layers share; between those of the tables the error is on a straight line."""
+STEPS, FINE = 16, 64
+"""Widths of an axis that all layers share, and in as many steps those of feed-forward units: a target leaves less than a step
+over. Between the widths of the tables the error is on a straight line."""
 MOST_TOGETHER = 128
 """Widths of two axes of which the one depends on the other: if 16 of each make more, eight of each are taken."""
 ROUNDED = 1e-9
 """Share of a cost that is no difference."""
+FEED_FORWARD: tuple[Axis, ...] = ("ffn",)
 STAYS, GOES = 0, 1  #: options of a layer
 
 
@@ -174,6 +176,8 @@ class Dimension:
 class UniformSpace(LayerSpace):
     """The widths of a transformer: one for all layers on each axis."""
 
+    is_fine = True  #: whether feed-forward widths are FINE steps apart
+
     def __init__(
         self,
         tables: ErrorTables,
@@ -315,8 +319,8 @@ class UniformSpace(LayerSpace):
     def _dimension(self, axes: tuple[Axis, ...]) -> Dimension:
         """Return the widths of axes. Of two at one ratio, as a coupled family has them, or each with each."""
         together = len(axes) > 1 and not self.family.coupled
-        for steps in (STEPS, STEPS // 2):
-            shares = [step / steps for step in range(steps)]
+        for steps in (FINE if axes == FEED_FORWARD and self.is_fine else STEPS, STEPS // 2):
+            shares = [step / steps for step in range(steps - max(steps // STEPS, 1) + 1)]  # a sixteenth stays
             every = product(shares, repeat=len(axes)) if together else ([share] * len(axes) for share in shares)
             found = self._shapes(dict(zip(axes, each, strict=True)) for each in every)
             if len(found) <= MOST_TOGETHER:

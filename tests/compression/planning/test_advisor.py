@@ -107,6 +107,19 @@ def test_the_ratios_of_axes_change_together_and_a_target_is_not_changed_to_a_rat
     assert smaller["recipe.prune.target_params"].proposed == 0.5
 
 
+def test_a_target_of_bytes_is_changed_by_what_the_file_says_of_it() -> None:
+    small, rows = Targets(size_reduction=0.9), (BASELINE, QUANTIZED, pruned(0.8), distilled())
+    for target, wanted in ((15e6, 8_571_428), (0.3, 0.6)):  # a file of 14 MB, of which 8 may be
+        aimed = RECIPE.model_copy(update={"prune": Prune(target_bytes=target)})
+        assert offered(aimed, *rows, targets=small)["recipe.prune.target_bytes"].proposed == wanted
+        assert "recipe.prune.target_bytes" not in offered(aimed, *rows)
+    # As many bytes are four times the parameters in integers, and another cut.
+    whole = row("pruned", 13_000_000, 52_000_000, 10.0, 0.8)
+    for target, is_offered in ((60e6, False), (0.3, True)):
+        plain = Recipe(quantize=None, distill=None, prune=Prune(target_bytes=target))
+        assert ("recipe.quantize" in offered(plain, BASELINE, whole)) == is_offered
+
+
 def test_a_missed_speed_asks_for_the_ratio_that_its_own_cut_tells_of() -> None:
     faster = Targets(speed_up=4)
     rows = (BASELINE, QUANTIZED, pruned(0.6), distilled(0.798))
@@ -201,6 +214,7 @@ CUTS = (
     *({"ratio": ratio} for ratio in (0.3, 0.01, 0.8, {"ffn": 0.99, "layers": 0.001})),
     {"axes": ("vocabulary",)},
     *({"target_params": target} for target in (0.305, 5e6)),
+    *({"target_bytes": target} for target in (0.305, 5e6)),
     *({"target_latency": target} for target in ({"speed_up": 1.445}, {"milliseconds": 3.0})),
 )
 LESSONS = (None, {"epochs": 70}, {"epochs": 200})

@@ -200,7 +200,7 @@ def test_rows_of_test_that_are_in_train_and_rows_without_words_are_told() -> Non
     carved = DATA.model_copy(update={"rows": {"train": 2000, "validation": 300}, "repeated": {"train": 50}})
     (told,) = [one for one in preflight(MODEL, carved, STANDARD, Evaluate()).warnings if "rows of" in one]
     assert told.startswith("50 of 2,000 rows of train are there more than once, word for word")
-    assert told.endswith("Take them out, or send test too.")
+    assert told.endswith("Keep one of each, or send test too.")
 
 
 ANSWERABLE = {"task": "question-answering", "labels": (), "label_counts": {"train": {"answerable": 900}}}

@@ -1,9 +1,12 @@
 """Notes on validation: what it cannot tell, and what it is too small for."""
 
+from typing import Any
+
 import pytest
 
-from compression.engine.reporting.stage_rows import with_notes
+from compression.engine.reporting.stage_rows import bytes_note, with_notes
 from compression.planning.verdicts import coarse_note, indistinct_note, judged
+from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import Draws, SplitDraws
 from compression.schema.report.measurements import Row
@@ -76,3 +79,17 @@ def test_a_latency_of_a_busy_machine_is_told() -> None:
 def test_a_score_that_a_gpu_did_not_take_has_the_reason() -> None:
     left = QUANTIZED.model_copy(update={"score": QUANTIZED.score.model_copy(update={"not_on_card": "no kernels"})})
     assert with_notes(left, BASELINE).notes == ("Scored on the CPU and not on the worker's GPU: no kernels.",)
+
+
+def test_a_file_above_the_bytes_that_its_cut_aimed_at_is_told() -> None:
+    def told(row: Row, target: float, **more: Any) -> str | None:
+        asked = Prune(target_bytes=target, **more)
+        return bytes_note(row, BASELINE, RECIPE.model_copy(update={"prune": asked}))
+
+    found = told(PRUNED, 0.4)
+    assert found is not None
+    assert found.startswith("The file has 14,000,000 bytes, 11.1% more than the 12,600,000 that prune.target_bytes allows")
+    assert told(PRUNED, 0.3) is None
+    assert told(QUANTIZED, 0.4) is None
+    assert told(PRUNED, 0.4, search="solver", points=2) is None, "the target is of the smallest size"
+    assert bytes_note(PRUNED, BASELINE, RECIPE) is None

@@ -7,7 +7,6 @@ import pytest
 
 from compression.engine.context import StageContext
 from compression.engine.stages import points
-from compression.engine.stages.prune import counter
 from compression.engine.stages.search_refusals import check_search_targets
 from compression.engine.tables_checkpoint import read_tables, stored_search
 from compression.models.adapters.registry import adapter_of
@@ -21,7 +20,7 @@ from compression.training.save import TrainingCheckpointer
 from tests.compression.engine.stages.test_points import LAYERS, numbered, numbers_of
 from tests.compression.engine.stages.test_solved_widths import encoder_state, latency_of, recipe_of, with_times
 from tests.support.device_tables import made_table
-from tests.support.stage_runs import prune
+from tests.support.stage_runs import counter, prune
 from tests.support.tiny_bert import state_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from compression.engine.stages import prune as prune_stage
-from compression.engine.stages.prune import aimed, counter, plan_shape
+from compression.engine.stages.prune import aimed, plan_shape
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import own_axes
@@ -18,7 +18,7 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system.progress import run_silently
 from tests.support.network_graphs import resnet, vit
 from tests.support.network_models import drawn_network
-from tests.support.stage_runs import prune
+from tests.support.stage_runs import counter, prune
 from tests.support.tiny_maps import network_state
 
 

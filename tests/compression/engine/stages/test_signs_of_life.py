@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from compression.engine.stages import signs_of_life
-from compression.engine.stages.prune import counter
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import BERT
 from compression.planning.search import alike_layers, costs
@@ -17,6 +16,7 @@ from compression.planning.search.spaces import space_of
 from compression.planning.search.within import solve_within
 from compression.system.interrupts import Pause
 from tests.compression.engine.stages.test_solved_widths import encoder_state
+from tests.support.stage_runs import counter
 
 
 def test_a_solution_that_takes_long_ends_with_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.stages import solved_widths
-from compression.engine.stages.prune import counter
 from compression.engine.stages.search_refusals import check_search_targets
 from compression.engine.tables_checkpoint import FOLDER, read_tables
 from compression.models.adapters.registry import adapter_of
@@ -38,7 +37,7 @@ from tests.support import decoder_models, placement
 from tests.support.device_tables import made_table
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
-from tests.support.stage_runs import prune
+from tests.support.stage_runs import counter, prune
 from tests.support.tiny_bert import state_of, tiny_config
 from tests.support.tiny_maps import network_state
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
 
 from compression.distillation.teacher import FeatureRequest, request_features
-from compression.engine.stages.prune import counter
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.cutting import unit_indices
@@ -29,6 +28,7 @@ from tests.support.decoder_models import reopened
 from tests.support.encoder_models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 from tests.support.network_graphs import resnet
 from tests.support.network_models import drawn_network
+from tests.support.stage_runs import counter
 
 KINDS = list(STEMS)
 IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_seed(0))

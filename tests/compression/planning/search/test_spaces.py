@@ -16,7 +16,7 @@ from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.problem import Problem
 from compression.planning.search.reach import blank_tables
-from compression.planning.search.space import MOST_TOGETHER
+from compression.planning.search.space import MOST_TOGETHER, UniformSpace
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import solve_within
 from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError, widths_of
@@ -260,3 +260,12 @@ def test_errors_between_known_widths_are_on_a_line() -> None:
     assert units_at(SHAPE, *axis_and_layer("ffn.0")) == 128
     with pytest.raises(ValueError, match="17 cannot stay"):
         known.at(17)
+
+
+def test_feed_forward_units_go_in_fine_steps_as_far_as_before() -> None:
+    wide = SHAPE.model_copy(update={"ffn": 1024})
+    known = tables([group(f"ffn.{number}", 1024, 1.0) for number in range(wide.layers)], [])
+    space = space_of(known, BERT, wide, prune(axes=("ffn",), multiple=1))
+    assert isinstance(space, UniformSpace)
+    (widths,) = [one.shapes for one in space.dimensions]
+    assert [shape.ffn for shape in widths] == list(range(1024, 63, -16))
