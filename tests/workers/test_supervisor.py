@@ -204,6 +204,6 @@ def test_a_lost_lease_is_renewed_no_more(settings: Settings) -> None:
     lease.lost.set()
     renewed = lease.renewed
     lease.start()
-    lease.join(3)
+    lease.join(60)
     assert (lease.is_alive(), lease.renewed) == (False, renewed)
     lease.release()

@@ -166,7 +166,7 @@ def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx
 
 @ONCE  # tests/faults kills at each point on PostgreSQL; here the whole worker goes, and its engine with it
 def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Client, tiny: Path) -> None:
-    service.settings["LATHE_LEASE_SECONDS"] = "12"  # none is lost but by the kill
+    service.settings["LATHE_LEASE_SECONDS"] = "20"  # none is lost but by the kill
     service.start_workers("jobs")
     job_id = submit(http, tiny, quantize=None, distill={"epochs": 12, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
@@ -202,6 +202,7 @@ def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(service: Service, 
 
 @ONCE
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(service: Service, http: httpx.Client, tiny: Path) -> None:
+    service.settings["LATHE_LEASE_SECONDS"] = "60"  # no busy moment ends it
     service.start_workers("jobs")
     job_id = submit(http, tiny, prepare={"epochs": 200, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "baseline", PATIENCE)

@@ -22,7 +22,9 @@ WRONG = f"lathe_0123456789_{'s' * 43}"
 @pytest.fixture(params=["memory", "valkey", "away"])
 def strict(request: pytest.FixtureRequest, templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
     """An API with low bounds, over each place for counts; `away`: one that does not answer."""
-    place = {"memory": "", "valkey": valkey.replace("/0", f"/{next(DATABASES)}"), "away": "redis://127.0.0.1:1/0"}
+    patient = "socket_timeout=60&socket_connect_timeout=60"  # else half a second's standstill is an outage
+    counts = f"{valkey.replace('/0', f'/{next(DATABASES)}')}?{patient}"
+    place = {"memory": "", "valkey": counts, "away": "redis://127.0.0.1:1/0"}
     settings = {**RATES, "LATHE_RATE_STORAGE_URL": place[request.param], "FORWARDED_ALLOW_IPS": "127.0.0.1"}
     with over_sqlite(templates, valkey, tmp_path, **settings) as made:
         yield made

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +20,21 @@ from tests.client.figures import report
 from tests.conftest import Service
 from tests.support.device_tables import HERE
 from tests.support.solved_tables import store_tables
+
+
+@pytest.fixture
+def http(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> httpx.Client:
+    """A client that asks again where the solver had no answer in its second and a half, as on a machine that stood still."""
+    send = http.send
+
+    def patient(request: httpx.Request, **how: Any) -> httpx.Response:
+        end = time.monotonic() + 60
+        while (answer := send(request, **how)).status_code == 422 and answer.json().get("code") == "no_answer":
+            assert time.monotonic() < end
+        return answer
+
+    monkeypatch.setattr(http, "send", patient)
+    return http
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """What the end of one of the engine's own children means."""
 
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import psutil
@@ -46,8 +49,15 @@ def test_a_line_is_heard_as_it_is_said_and_nobody_talks_to_nobody(tmp_path: Path
     assert not talker.is_running()
 
     # A silent one is ended by what is raised while it is waited for.
-    heard = child_lines("measure", Config(), timeout=60, waiting=Mock(side_effect=Pause))
+    wanted = threading.Event()
+
+    def waiting() -> None:
+        if wanted.is_set():
+            raise Pause
+
+    heard = child_lines("measure", Config(), timeout=60, waiting=waiting)
     talker = psutil.Process(int(next(heard)))
+    wanted.set()
     with pytest.raises(Pause):
         next(heard)
     assert not talker.is_running()
@@ -57,8 +67,9 @@ def test_a_child_that_falls_silent_is_given_up_however_long_others_may_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs_as_python(tmp_path, monkeypatch, "echo $$\nexec sleep 600")
-    heard = child_lines("measure", Config(), silence=5)
+    heard = child_lines("measure", Config(), silence=20)
     talker = psutil.Process(int(next(heard)))
-    with pytest.raises(ChildLate, match="measure said nothing for 5 s"):
+    monkeypatch.setattr(child_process, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 20))
+    with pytest.raises(ChildLate, match="measure said nothing for 20 s"):
         next(heard)
     assert not talker.is_running()
