@@ -101,6 +101,7 @@ def test_both_sides_are_timed_and_answer_the_same_rows(place: Place, monkeypatch
     found = once(lambda: widths.steps(place, plan), place, monkeypatch)
     sides = found["demo-3"]["sides"]
     assert [*found, *sides] == ["demo-3", "uniform", "free"]
+    assert min(found["demo-3"]["milliseconds"][name] for name in ("original", "uniform", "free")) > 0
     assert sides["free"]["answers"]["wanted"] == sides["uniform"]["answers"]["wanted"]
     assert len(sides["free"]["answers"]["after"]) == 60
     for record in sides.values():
