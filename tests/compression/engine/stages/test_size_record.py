@@ -169,8 +169,8 @@ def test_time_is_left_for_the_exports_that_the_recipe_asks_for_and_for_lm_eval(m
     for each in (state, other):
         each.clock = StageClock(now=lambda: 0.0, asked=30.0)
     budget = record().model_copy(update={"budget_minutes": 10.0, "ship_seconds": 20.0})
-    assert seconds_left(state, budget) == 600 - 4 * 20 - 30
-    assert seconds_left(state, budget, cut=False) == 600 - 5 * 20 - 60
+    assert seconds_left(state, budget) == 600 - 6 * 20 - 30
+    assert seconds_left(state, budget, cut=False) == 600 - 7 * 20 - 60
     assert seconds_left(other, budget) == 600 - 7 * 20 - 30
     assert exports_after(None, generates=True) == 6
 
