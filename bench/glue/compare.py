@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.glue.statistics import Floats
+from compression.evaluation.turns import settle
 from compression.export.onnx.exporter import write_onnx
 from compression.schema.report.measurements import Shape
 
@@ -85,8 +87,13 @@ def of_shape(model: Path, shape: Shape, labels: int, folder: Path, *, int8: bool
     return folder
 
 
-def time_all(folders: Mapping[str, Path], *, batch: int = 1, length: int = 128, threads: int = 1) -> dict[str, float]:
-    """Return the median milliseconds of each artifact, timed in turn in this process, so that other load affects all."""
+def time_all(
+    folders: Mapping[str, Path], *, batch: int = 1, length: int = 128, threads: int = 1, settles: bool = False
+) -> dict[str, float]:
+    """Return the median milliseconds of each artifact, timed in turn in this process, so that other load affects all.
+
+    settles: after passes that do not count, as jobs time their files: the caches hold what the others have put out of them.
+    """
     sessions = {name: open_session(folder, threads) for name, folder in folders.items()}
     feeds: dict[str, Feed] = {}
     for name, folder in folders.items():
@@ -98,6 +105,8 @@ def time_all(folders: Mapping[str, Path], *, batch: int = 1, length: int = 128, 
     for turn in range(WARM_UP + RUNS):
         order = list(sessions) if turn % 2 == 0 else list(reversed(sessions))
         for name in order:
+            if settles:
+                settle(partial(sessions[name].run, None, feeds[name]))
             start = time.perf_counter_ns()
             sessions[name].run(None, feeds[name])
             if turn >= WARM_UP:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import fmean, geometric_mean, median
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from compression.system import durable_files
 SIDES: dict[str, dict[str, Any]] = {"uniform": {"free_widths": False}, "free": {"free_widths": True}}
 ALIKE = "uniform"  #: the side that runs first, and tunes the original of both
 SETS = ("sst2", "mrpc", "stsb", "banking77")
-ORIGINAL, SITTINGS = "original", 5
+ORIGINAL, SITTINGS = "original", 3
 MILLISECONDS = "milliseconds"  #: the part whose device table predicts
 SPEED_UP = 5.0
 FAST = Prune(search="solver", target_latency=TargetLatency(speed_up=SPEED_UP))
@@ -91,11 +91,11 @@ def _cut(jobs: Jobs, recipes: Mapping[str, Recipe], stem: str, clock: Clock) -> 
 
 
 def in_turns(files: Mapping[str, Path]) -> dict[str, float]:
-    """Return the milliseconds of files, all of them timed in turns: the median of some sittings. What each job has measured is
-    of another moment, of 3 seconds.
+    """Return the milliseconds of files, all of them timed in turns: the mean of some sittings' medians, so that a slow minute
+    is in all of them alike. What each job has measured is of another moment, of 3 seconds.
     """
-    sittings = [compare.time_all(files) for _ in range(SITTINGS)]
-    return {name: median(each[name] for each in sittings) for name in files}
+    sittings = [compare.time_all(files, settles=True) for _ in range(SITTINGS)]
+    return {name: fmean(each[name] for each in sittings) for name in files}
 
 
 Found = Mapping[str, Mapping[str, Sequence[Facts]]]
