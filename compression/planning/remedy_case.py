@@ -68,7 +68,7 @@ class Case:
 
     @property
     def of_size(self) -> str:
-        """Return of which of several sizes a figure is, as text; "" if there is one size."""
+        """Return the size that a figure belongs to, as text; "" if the recipe makes one size."""
         return f" of {self.row.stage}" if self.recipe.prune is not None and self.recipe.prune.points > 1 else ""
 
     @property

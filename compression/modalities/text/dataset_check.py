@@ -95,7 +95,7 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
 
 
 def _repeated(tallies: Mapping[Split, _Tally], name: Split) -> int:
-    """Return how many rows of a split are in train too; of train, if a split is carved from it, how many are there twice."""
+    """Return how many rows of a split are in train too; of train, if a split is carved from it, how many it repeats."""
     own, train = (np.frombuffer(tallies[one].digests, np.uint64) for one in (name, "train"))
     if name != "train":
         return int(np.isin(own, train).sum())
