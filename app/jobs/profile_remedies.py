@@ -12,9 +12,9 @@ from app.core.errors import InvalidRequest
 from app.jobs import profiles
 from app.jobs.predictions import find_dataset
 from app.store.models import Artifact, Dataset, Job, Model, Profile
-from compression.planning.remedy_case import needed
 from compression.planning.on_disk import untrained
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
+from compression.planning.remedy_case import needed
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.job_spec import Resolved
 from compression.schema.profile import ProfileFailure, ProfileRequest
