@@ -16,7 +16,7 @@ from compression.engine.dataset_run import DatasetRun
 from compression.engine.stages.apply_cut import calibration_batches
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.network_shapes import network_parameters
+from compression.models.architectures.network_shapes import multiply_adds as operations_of, network_parameters
 from compression.models.architectures.shapes import parameters_at, table_rows
 from compression.planning.search import costs
 from compression.planning.search.problem import Problem
@@ -102,7 +102,7 @@ def _space_and_limits(name: str, record: Record) -> tuple[SearchSpace, list[Cost
     space = space_of(tables, kind, shape, prune_of(name), network)
     if network is not None:
         most = costs.parameters(share * network.parameters(), partial(network_parameters, network))
-        return space, [most, costs.multiply_adds(share * network.multiply_adds(), network)]
+        return space, [most, costs.multiply_adds(share * network.multiply_adds(), partial(operations_of, network))]
 
     def counted(one: Shape) -> int:
         return parameters_at(kind, one, rows=record["table_rows"], outputs=2).total

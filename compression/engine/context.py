@@ -23,7 +23,7 @@ from compression.pruning.layer_inputs import KeptInputs
 from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.recipe.recipe import Evaluate, Recipe, Targets
 from compression.schema.report.measurements import Latency, NotMeasured, Row
 from compression.schema.stages import Stage
 from compression.system.device import rest
@@ -99,6 +99,7 @@ class StageContext:
     saves_ends: bool = False  #: whether the end of a training is saved however short it was
     clock: StageClock = field(default_factory=StageClock)  #: what the job's dataset has taken
     model_of: Callable[[Stage], PreTrainedModel] = no_model  #: opens the model of an earlier stage of the job
+    length: int = Evaluate().length  #: tokens of a row of text whose multiply-adds a target is of
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property

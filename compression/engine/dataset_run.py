@@ -100,7 +100,7 @@ class DatasetRun:
         check_recomputing(recipe, ARCHITECTURE_SPECS[model.config.model_type])
         (check_network if own.shape.widths is not None else check_without_network)(recipe)
         pruner = input_pruner_of(data, own)
-        aim = aimed(model, recipe, pruner)
+        aim = aimed(model, recipe, pruner, data.evaluate.length)
         if data.task.packed is not None:
             harness_job.check(spec, base, own.positions)
             check_kept(recipe, model.config.vocab_size)
@@ -127,12 +127,12 @@ class DatasetRun:
             cache_bytes=spec.cache_bytes,
             known_tables=tuple(base / name for name in spec.error_tables),
             targets=spec.targets,
+            length=data.evaluate.length,
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
         part = cls(data, state, kind)
-        state.timed, state.timed_beside = part.timed, part.timed_beside
+        state.timed, state.timed_beside, state.model_of = part.timed, part.timed_beside, part.model_of
         state.device_times = lambda: shape_times(state, spec, base, data.evaluate)
-        state.model_of = part.model_of
         return part
 
     @staticmethod

@@ -35,7 +35,9 @@ def _decided(spec: Spec, base: Path, pause_asked: Callable[[], bool]) -> Generat
     state.checkpointer = TrainingCheckpointer(base / spec.output / "checkpoints", "", pause_asked=pause_asked)
     recipe, reasons = spec.recipe, list[str]()
     prune, last = state.recipe.prune, state.models.student or state.models.base
-    shape = aimed(state.model, state.recipe, state.input_pruner) if prune is not None else last.shape  # no job cuts a student
+    shape = last.shape  # no job cuts a student
+    if prune is not None:
+        shape = aimed(state.model, state.recipe, state.input_pruner, state.length)
     times = yield from state.device_times()
     if times is not None:
         family, network = ARCHITECTURE_SPECS[last.config.model_type], adapter_of(last.config).network(last.config)

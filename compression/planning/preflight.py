@@ -9,34 +9,19 @@ from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
-from compression.models.architectures.shapes import (
-    CountParts,
-    check_axes,
-    deepest_shape,
-    parameters_at,
-    planned_shape,
-    table_rows,
-)
+from compression.models.architectures.shapes import check_axes, deepest_shape, planned_shape
 from compression.planning.auto_rules import auto_notes, check_auto
 from compression.planning.card_memory import harness_bytes
-from compression.planning.counted import Counted
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_teacher, check_vocabularies
 from compression.planning.estimator import Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
 from compression.planning.latency_bounds import target_notes
 from compression.planning.memory import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES
-from compression.planning.network_rules import (
-    axes_notes,
-    check_network,
-    check_recomputing,
-    check_without_network,
-    counted_parameters,
-    fitted,
-)
+from compression.planning.model_sizes import ModelSizes, has_head
+from compression.planning.network_rules import axes_notes, check_network, check_recomputing, check_without_network, fitted
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
-from compression.planning.search.costs import byte_count, parameter_count
+from compression.planning.search.costs import Sizes
 from compression.planning.search_rules import check_search
-from compression.planning.sensitivity import curve_axes
 from compression.planning.sharded_rules import check_sharded
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -45,7 +30,6 @@ from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe, Targets, Train
 from compression.schema.report.measurements import Parameters, Shape
-from compression.schema.report.network import NetworkFacts
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
 
@@ -60,7 +44,7 @@ class Preflight(Config):
     parameters: Annotated[Parameters, Field(description="Of the result, its classification head included.")]
     baseline_parameters: Annotated[Parameters, Field(description="Of the baseline, its classification head included.")]
     multiply_adds: int | None = None
-    """Of the result, for one image; null for models that are no networks of images."""
+    """Of the result, for one image, or one text of evaluate.length tokens; null if the family's are not known."""
     baseline_multiply_adds: Annotated[int | None, Field(description="Of the baseline, as `multiply_adds`.")] = None
     estimate: Estimate
     warnings: tuple[str, ...]
@@ -158,11 +142,6 @@ def check_kept(recipe: Recipe, vocabulary: int) -> None:
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Choose fewer, or null.")
 
 
-def has_head(model: ModelFacts, task: Task) -> bool:
-    """Return whether a model comes with the head that a task needs."""
-    return heads.of_architecture(model.architecture) == heads.of_task(task)
-
-
 def has_labels(own: Collection[str], data: Collection[str], task: Task) -> bool:
     """Return whether a head with its own labels serves data: they are the same, or the data have some of them."""
     return set(data) <= set(own) if TASKS[task].some_labels else set(data) == set(own)
@@ -207,11 +186,10 @@ def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str
     asked, recipe = recipe, fitted(recipe, family, model.shape)
     wanted = _checked(model, data, recipe, evaluate, student, teachers)
 
-    def parts(each: Shape) -> Parameters:
-        return _parameters(model, each, data, wanted)
-
-    shape = expected_shape(family, model.shape, recipe, parts, model.network)
-    check_search(recipe, family, model.shape, parts, model.network)
+    counting = ModelSizes(data, wanted, recipe.quantize, evaluate.length)
+    sizes = counting.of(model)
+    shape = expected_shape(family, model.shape, recipe, sizes)
+    check_search(recipe, family, model.shape, sizes)
     if student is not None:
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):
@@ -219,8 +197,8 @@ def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str
         if recipe.prune and recipe.prune.target_latency:
             cut = deepest_shape(family, model.shape, recipe.prune, model.network)
         check_feature_terms(recipe.distill, cut, model.shape)  # the tokens of named teachers are compared when they are opened
-    whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
-    job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
+    whole, *named = counting.whole((model, *teachers))
+    job = PlannedJob(whole, counting.counted(student or model, shape), data, recipe, evaluate, named)
     before = whole.parameters
     if not fits_a_graph(before.total) and not family.decodes:  # a decoder's weights are stored beside its graph
         cause = f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB"
@@ -231,15 +209,15 @@ def preflight_dataset(given: AskedJob, targets: Targets, devices: Collection[str
         recipe.prune and recipe.prune.target_latency and student is None
     ):  # which shape that needs is not known: at most this cut
         least = deepest_shape(family, model.shape, recipe.prune, model.network)
-        aimed = replace(job, result=_counted(model, least, data, wanted))
+        aimed = replace(job, result=counting.counted(model, least))
     notes = [*target_notes(aimed, targets, devices), *auto_notes(job, targets), *axes_notes(asked, recipe, model.shape)]
-    warnings = (*warned(job, model, parameter_count(parts), headed=has_head(model, data.task)), *more, *notes)
+    warnings = (*warned(job, model, sizes.parameters, headed=has_head(model, data.task)), *more, *notes)
     return Preflight(
         shape=shape,
         parameters=job.result.parameters,
         baseline_parameters=before,
-        multiply_adds=job.result.multiply_adds,
-        baseline_multiply_adds=whole.multiply_adds,
+        multiply_adds=_operations(counting.of(student or model), shape),
+        baseline_multiply_adds=_operations(sizes, model.shape),
         estimate=found,
         warnings=warnings,
     )
@@ -315,23 +293,24 @@ def _checked(
     return wanted
 
 
-def expected_shape(
-    family: ArchitectureSpec, shape: Shape, recipe: Recipe, parts: CountParts, network: NetworkFacts | None = None
-) -> Shape:
+def _operations(sizes: Sizes, shape: Shape) -> int | None:
+    return sizes.operations(shape) if sizes.operations is not None else None
+
+
+def expected_shape(family: ArchitectureSpec, shape: Shape, recipe: Recipe, sizes: Sizes) -> Shape:
     """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape and
     InvalidSpec.
     """
     prune = recipe.prune
     if prune is None:
         return shape
-    check_axes(family, prune, shape, network)
-    counts = {"count": parameter_count(parts), "stored": byte_count(parts, recipe.quantize)}
+    check_axes(family, prune, shape, sizes.network)
     try:
-        return planned_shape(family, shape, prune, **counts, network=network)
+        return planned_shape(family, shape, prune, counts=sizes.counts, network=sizes.network)
     except UnsupportedShape:
         if not prune.has_target or "vocabulary" not in prune.axes:
             raise
-        return deepest_shape(family, shape, prune, network)
+        return deepest_shape(family, shape, prune, sizes.network)
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
@@ -369,32 +348,3 @@ def _mismatch(own: Sequence[str], data: DataFacts) -> LabelMismatch:
         cause = f"the model's head lacks labels of the data: {listed(lacking)}; it has {listed(own)}"
         remedy = "Name the data's classes as the model's config.json does (id2label), or leave those out that it lacks."
     return LabelMismatch(cause, param="config.json:id2label", remedy=remedy)
-
-
-def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
-    """Count a model's parameters at a shape, including its head for the data's task."""
-    if model.network is not None:
-        return counted_parameters(model.network, shape, None if has_head(model, data.task) else outputs)
-    family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
-    head = heads.of_task(data.task)
-    dense, biased = head == heads.CLASSIFIER, head == heads.READER
-    outputs = model.shape.vocabulary if _spoken(model, data) else outputs
-    return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases, biased=biased)
-
-
-def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
-    spoken = _spoken(model, data)
-    tied = TASKS[data.task].generates and not spoken
-    family, parameters = ARCHITECTURE_SPECS[model.family], _parameters(model, shape, data, outputs)
-    curves = len(curve_axes(family, shape))
-    return Counted(shape, parameters, tied, spoken, model.network, family.recomputes, curves)
-
-
-def _spoken(model: ModelFacts, data: DataFacts) -> int:
-    """Count the elements of a language model's output layer; 0 if it is its table, and for other tasks."""
-    if not TASKS[data.task].generates:
-        return 0
-    rows = table_rows(model.parameters, model.shape)
-    tied = parameters_at(ARCHITECTURE_SPECS[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)
-    layer = model.shape.vocabulary * model.shape.hidden
-    return layer if tied.total + layer <= model.parameters.total else 0  # a classifier's head also adds elements, but fewer

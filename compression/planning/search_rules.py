@@ -1,8 +1,8 @@
 """What a recipe may ask whose widths a search chooses (`prune.search`): refused before anything is computed. Torch-free."""
 
 from compression.models.architectures.families import ArchitectureSpec
-from compression.models.architectures.shapes import CountParts
 from compression.planning.distillation_rules import compares_states
+from compression.planning.search.costs import Sizes
 from compression.planning.search.reach import check_reach
 from compression.schema.device_table import FORMS
 from compression.schema.errors import InvalidSpec
@@ -10,19 +10,11 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
-from compression.schema.report.network import NetworkFacts
 
 
-def check_search(
-    recipe: Recipe,
-    family: ArchitectureSpec,
-    shape: Shape,
-    parts: CountParts,
-    network: NetworkFacts | None = None,
-    kept: int | None = None,
-) -> None:
-    """Refuse what a search could not end with, whatever widths it finds. shape: of the model before the cut; parts: of its
-    parameters, head included; kept: tokens that stay, if they are known.
+def check_search(recipe: Recipe, family: ArchitectureSpec, shape: Shape, sizes: Sizes, kept: int | None = None) -> None:
+    """Refuse what a search could not end with, whatever widths it finds. shape: of the model before the cut; kept: tokens that
+    stay, if they are known.
 
     Raises InvalidSpec, and TargetOutOfReach for sizes below all cuts.
     """
@@ -39,9 +31,9 @@ def check_search(
         )
         remedy = f"Choose dynamic-int8 or static-int8, or {other}."
         raise InvalidSpec(cause, param="recipe.quantize.scheme", remedy=remedy)
-    if recipe.distill is not None and network is None and compares_states(recipe.distill):
+    if recipe.distill is not None and sizes.network is None and compares_states(recipe.distill):
         _check_compared(recipe.distill, prune)
-    check_reach(family, shape, prune, parts, recipe.quantize, network, kept)
+    check_reach(family, shape, prune, sizes, kept)
 
 
 def _check_compared(distill: Distill, prune: Prune) -> None:

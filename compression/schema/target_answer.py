@@ -19,7 +19,7 @@ class TargetQuestion(Config):
     target_params: Annotated[float | None, Field(gt=0, le=1e15)] = None
     """The most parameters to keep (1 and above), or the least share to remove (below 1), as in recipe.prune."""
     target_flops: Annotated[float | None, Field(gt=0, le=1e18)] = None
-    """The most multiply-adds of one image to keep (1 and above), or the least share to remove (below 1)."""
+    """The most multiply-adds of one row to keep (1 and above), or the least share to remove (below 1)."""
     target_bytes: Annotated[float | None, Field(gt=0, le=1e15)] = None
     """The most bytes of an artifact's weights (1 and above), or the least share of the whole model's to remove (below 1)."""
     target_latency: TargetLatency | None = None
@@ -60,7 +60,10 @@ class TargetPoint(Config):
     layers: Annotated[tuple[int, ...], Field(description="Numbers of the layers, or residual blocks, that stay.")]
     parameters: Parameters
     bytes: Annotated[int, Field(description="Of an ONNX artifact's weights, as forecasts count them.")]
-    flops: Annotated[int | None, Field(description="Multiply-adds of one image; null of models of text.")]
+    flops: Annotated[
+        int | None,
+        Field(description="Multiply-adds of one image, or of one text of evaluate.length tokens; null if not known."),
+    ]
     milliseconds: Annotated[float | None, Field(description="By the device table; null without one.")]
     error: Annotated[float, Field(description="Sum of the layers' errors, by the tables.")]
     score: PredictedScore | None

@@ -28,7 +28,7 @@ from compression.engine.shipping import MeasuredArtifact
 from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.cut_facts import taken
-from compression.engine.stages.prune import plan_shape
+from compression.engine.stages.prune import model_sizes, plan_shape
 from compression.engine.stages.registry import planned
 from compression.export.exporter import exporter_of
 from compression.export.transformers import sharded
@@ -297,7 +297,8 @@ class OnDiskRun:
     def aim(self, settings: Prune) -> Shape:
         """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
         shape = decoder_of(self.model).shape_of(self.model.config)
-        found, to = plan_shape(self.model, settings, self.data.spec.recipe.quantize)
+        counts = model_sizes(self.model, self.data.spec.recipe.quantize, self.data.evaluate.length).counts
+        found, to = plan_shape(self.model, settings, counts)
         self.result.pruning = taken(shape, to, settings, found)
         return to
 

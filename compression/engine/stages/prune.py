@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.estimator import PROBES
-from compression.planning.search.costs import byte_count, count_parameters, parameter_count
+from compression.planning.search.costs import Sizes, sizes_of
 from compression.planning.table_work import search_seconds
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
@@ -150,15 +149,17 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
     context.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
-def aimed(model: PreTrainedModel, recipe: Recipe, pruner: InputPruner | None) -> Shape:
+def aimed(model: PreTrainedModel, recipe: Recipe, pruner: InputPruner | None, length: int) -> Shape:
     """Return the shape after pruning, before it changes: for a target latency the deepest, without a cut the model's own.
+    length: of a row of text, by which operations are counted.
 
     Raises UnsupportedShape.
     """
     settings = recipe.prune
     if settings is None:
         return adapter_of(model).shape_of(model.config)
-    shape = plan_shape(model, settings, recipe.quantize, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
+    kept = len(pruner.kept) if pruner is not None else None
+    shape = plan_shape(model, settings, model_sizes(model, recipe.quantize, length).counts, vocabulary=kept)[1]
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], adapter_of(model).network(model.config)
     return shapes.deepest_shape(kind, shape, settings, network) if settings.target_latency is not None else shape
 
@@ -166,24 +167,22 @@ def aimed(model: PreTrainedModel, recipe: Recipe, pruner: InputPruner | None) ->
 def plan_shape(
     model: PreTrainedModel,
     settings: Prune,
-    quantize: Quantize | None,
+    counts: shapes.Counts = shapes.NO_COUNTS,
     before: Shape | None = None,
     vocabulary: int | None = None,
 ) -> tuple[shapes.Ratios, Shape]:
-    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. quantize: by which bytes are
-    counted. before: the shape to cut, if not the model's own. vocabulary: the number of tokens that stay, if known.
+    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. counts: of the model's sizes,
+    for targets. before: the shape to cut, if not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     family, kind = adapter_of(model), ARCHITECTURE_SPECS[model.config.model_type]
     shape, network = before or family.shape_of(model.config), family.network(model.config)
-    parts = parts_counter(model)
-    counts = {"count": parameter_count(parts), "stored": byte_count(parts, quantize)}
-    return shapes.planned(kind, shape, settings, **counts, vocabulary=vocabulary, network=network)
+    return shapes.planned(kind, shape, settings, counts=counts, vocabulary=vocabulary, network=network)
 
 
-def parts_counter(model: PreTrainedModel) -> shapes.CountParts:
-    """Return a function that counts, by shape, the parameters of models like this one, head included."""
-    facts, kind = parameter_facts(model), ARCHITECTURE_SPECS[model.config.model_type]
-    return partial(count_parameters, facts, kind, adapter_of(model).network(model.config))
+def model_sizes(model: PreTrainedModel, quantize: Quantize | None, length: int) -> Sizes:
+    """Return what counts, by shape, the sizes of models like this one, head included. length: of a row of text, in tokens."""
+    network = adapter_of(model).network(model.config)
+    return sizes_of(parameter_facts(model), ARCHITECTURE_SPECS[model.config.model_type], network, quantize, length)
 
 
 def parameter_facts(model: PreTrainedModel) -> ParameterFacts:
@@ -249,7 +248,8 @@ def _ratios(
         return ratios, shapes.shape_at(kind, here, settings, ratios, network)
     if settings.target_latency is not None:
         return (yield from ratio_for_latency(context, settings, settings.target_latency, scores))
-    return plan_shape(context.model, settings, context.recipe.quantize, before, here.vocabulary)
+    sizes = model_sizes(context.model, context.recipe.quantize, context.length)
+    return plan_shape(context.model, settings, sizes.counts, before, here.vocabulary)
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:

@@ -4,13 +4,12 @@ from collections.abc import Generator
 from contextlib import suppress
 
 from compression.engine.context import StageContext
-from compression.engine.stages.prune import parts_counter
+from compression.engine.stages.prune import model_sizes
 from compression.engine.stages.signs_of_life import solver_of
 from compression.engine.stages.size_solver import latency_cost
 from compression.engine.stages.solved_widths import latency_limit
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.planning.search import costs
 from compression.planning.search.problem import OutOfTime
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.spaces import space_of
@@ -31,9 +30,9 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
         return
     family, kind = adapter_of(context.model), ARCHITECTURE_SPECS[context.model.config.model_type]
     shape, network = family.shape_of(context.model.config), family.network(context.model.config)
-    parts = parts_counter(context.model)
+    sizes = model_sizes(context.model, quantize, context.length)
     kept = len(context.input_pruner.kept) if context.input_pruner is not None else None
-    check_search(context.recipe, kind, shape, parts, network, kept)
+    check_search(context.recipe, kind, shape, sizes, kept)
     whole = shape.model_copy(update={"vocabulary": kept or shape.vocabulary})
     scheme, auto = quantize.assumed if quantize is not None else None, context.recipe.auto
     if auto is not None and auto.objective == "latency":
@@ -41,7 +40,7 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
     if prune.target_latency is None:
         return
     latency = yield from latency_limit(context, prune.target_latency, whole, scheme)
-    limits = [*costs.size_limits(prune, shape, parts, network, quantize), latency.cost]
+    limits = [*sizes.limits(prune, shape), latency.cost]
     with suppress(OutOfTime):  # the solver will say, with tables
         try:
             space = space_of(blank_tables(whole, prune, network), kind, whole, prune, network)

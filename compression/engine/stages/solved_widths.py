@@ -17,7 +17,7 @@ from compression.engine.tables_checkpoint import tables_saved, write_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.pruning_groups import axis_and_layer, units_left, width_of
-from compression.models.architectures.shapes import Count, CountParts, Ratios, planned
+from compression.models.architectures.shapes import Count, Ratios, planned
 from compression.models.tensors import Tensors
 from compression.planning.search import costs
 from compression.planning.search.comparison import ComparedSearch
@@ -33,9 +33,7 @@ from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import MissingResource, TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event, Log
 from compression.schema.recipe.prune import Prune, TargetLatency
-from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
-from compression.schema.report.network import NetworkFacts
 from compression.schema.report.points import PointCut
 from compression.schema.report.written import plain
 from compression.schema.schemes import Scheme
@@ -76,8 +74,8 @@ def solved_widths(
     kind, network = ARCHITECTURE_SPECS[model.config.model_type], family.network(model.config)
     whole = family.shape_of(model.config)
 
-    parts = partial(costs.count_parameters, facts, kind, network)
-    limits = _limits(context.recipe, kind, before, whole, parts, network)
+    sizes_by = costs.sizes_of(facts, kind, network, context.recipe.quantize, context.length)
+    limits = _limits(settings, kind, before, whole, sizes_by)
     latency = None
     if settings.target_latency is not None:
         latency = yield from latency_limit(context, settings.target_latency, whole, _scheme(model))
@@ -104,7 +102,7 @@ def solved_widths(
     facts_of = {"before": before, "whole": whole, "prune": settings, "network": network, "parameters": facts}
     yield from store_search(context, tables, chosen, weights=dict(weights), outcomes=outcomes, **facts_of)
     points = tuple(
-        point_cut(stage, each, tables, settings, (before, whole), costs.parameter_count(parts))
+        point_cut(stage, each, tables, settings, (before, whole), sizes_by.parameters)
         for stage, each in zip((DISTILLED, *POINTS), sizes, strict=False)
         if settings.points > 1
     )
@@ -169,15 +167,11 @@ def store_search(context: StageContext, tables: ErrorTables, chosen: Found, **kn
     yield tables_saved(place.folder, place.part, tables)
 
 
-def _limits(
-    recipe: Recipe, kind: ArchitectureSpec, before: Shape, whole: Shape, parts: CountParts, network: NetworkFacts | None
-) -> list[Cost]:
+def _limits(settings: Prune, kind: ArchitectureSpec, before: Shape, whole: Shape, sizes: costs.Sizes) -> list[Cost]:
     """Return the limits of the recipe's targets but a latency; without a target, as many parameters as the ratio leaves."""
-    settings = recipe.prune
-    assert settings is not None, "only a recipe that searches asks"  # noqa: S101
-    limits, count = costs.size_limits(settings, before, parts, network, recipe.quantize), costs.parameter_count(parts)
+    limits, count = sizes.limits(settings, before), sizes.parameters
     if not settings.has_target:
-        alike = planned(kind, before, settings, count=count, vocabulary=whole.vocabulary, network=network)[1]
+        alike = planned(kind, before, settings, vocabulary=whole.vocabulary, network=sizes.network)[1]
         limits.append(replace(costs.parameters(count(alike), count), key="ratio"))
     return limits
 

@@ -2,20 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
 from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
-from compression.models.architectures.network_shapes import (
-    at_least,
-    check_network_cut,
-    filled,
-    mildest,
-    multiply_adds,
-    network_shape_at,
-)
+from compression.models.architectures.network_shapes import at_least, check_network_cut, filled, mildest, network_shape_at
 from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
@@ -27,10 +19,13 @@ MOST_RATIO = 0.8
 """The largest ratio to which a target cuts an axis. Beyond it too little of a small encoder remains to recover by training."""
 Ratios = Mapping[Axis, float]
 """The share removed of each axis except the vocabulary."""
-OF_NETWORKS_ALONE = {"target_flops": None, "refresh_statistics": True, "stock": False}
+OF_NETWORKS_ALONE = {"refresh_statistics": True, "stock": False}
 """Keys of a cut that only networks of images have, and their defaults."""
 Count = Callable[[Shape], int]
 """Returns the number of parameters of a model of a shape, or another size."""
+Counts = Mapping[str, Count]
+"""What counts the sizes that a cut may aim at, by key of the recipe."""
+NO_COUNTS: Counts = {}
 CountParts = Callable[[Shape], Parameters]
 """Returns the parameters of a model of a shape, those of its tables apart, head included."""
 COUNTED = {"target_params": "parameters", "target_flops": "multiply-adds", "target_bytes": "bytes"}
@@ -38,16 +33,10 @@ COUNTED = {"target_params": "parameters", "target_flops": "multiply-adds", "targ
 
 
 def planned_shape(
-    family: ArchitectureSpec,
-    shape: Shape,
-    prune: Prune,
-    *,
-    count: Count | None = None,
-    stored: Count | None = None,
-    network: NetworkFacts | None = None,
+    family: ArchitectureSpec, shape: Shape, prune: Prune, *, counts: Counts = NO_COUNTS, network: NetworkFacts | None = None
 ) -> Shape:
     """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
-    return planned(family, shape, prune, count=count, stored=stored, network=network)[1]
+    return planned(family, shape, prune, counts=counts, network=network)[1]
 
 
 def planned(
@@ -55,20 +44,19 @@ def planned(
     shape: Shape,
     prune: Prune,
     *,
-    count: Count | None = None,
-    stored: Count | None = None,
+    counts: Counts = NO_COUNTS,
     vocabulary: int | None = None,
     network: NetworkFacts | None = None,
 ) -> tuple[Ratios, Shape]:
     """Return the recipe's ratios and the nearest shape that the stock config can express.
 
     Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
-    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. count:
-    for target_params. stored: bytes of an artifact's weights, for target_bytes. vocabulary: the tokens that stay, if known.
-    network: of a network of images, its costs. target_latency leaves the shape whole: only a measurement finds it. With
-    prune.search this is a forecast, of equal ratios that meet all sizes, or of the deepest: other widths may reach what these
-    do not. Raises UnsupportedShape if an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and
-    InvalidSpec if units cannot be scored as requested.
+    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. counts:
+    what counts the sizes of targets. vocabulary: the tokens that stay, if known. network: of a network of images, its costs.
+    target_latency leaves the shape whole: only a measurement finds it. With prune.search this is a forecast, of equal ratios
+    that meet all sizes, or of the deepest: other widths may reach what these do not. Raises UnsupportedShape if an axis alone
+    cannot be expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as
+    requested.
     """
     check_axes(family, prune, shape, network)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -76,7 +64,7 @@ def planned(
         return dict.fromkeys(prune.ratios, 0.0), whole
     if not prune.has_target:
         return prune.ratios, shape_at(family, whole, prune, prune.ratios, network)
-    limits = _limits(prune, shape, count, stored, network)
+    limits = _limits(prune, shape, counts)
     if network is not None:
         return _of_network(family, whole, prune, network, limits)
     return _of_transformer(family, whole, prune, limits)
@@ -93,6 +81,9 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: Ne
     if prune.search is not None and prune.target_latency is not None and (family.decodes or family.name in INSTALLED):
         cause = f"no latency of the family {family.name} is predicted, by which a solver could choose"
         raise UnsupportedShape(cause, param="recipe.prune.search", remedy="Aim at target_params, or set search to null.")
+    if prune.target_flops is not None and network is None and family.name in INSTALLED:
+        cause = f"the multiply-adds of the family {family.name}, which is of an installed package, are not known"
+        raise InvalidSpec(cause, param="recipe.prune.target_flops", remedy="Aim at target_params or target_bytes.")
     if prune.free_widths and "ffn" not in family.free_axes:
         why = "have widths of their own in any case" if network is not None else "have one feed-forward width in all files"
         cause = f"layers of the family {family.name} {why}"
@@ -244,19 +235,15 @@ class Limits:
         return max(cost(cut) - most for most, cost in self.each.values())
 
 
-def _limits(prune: Prune, before: Shape, count: Count | None, stored: Count | None, network: NetworkFacts | None) -> Limits:
+def _limits(prune: Prune, before: Shape, counts: Counts) -> Limits:
     """Return the limits of a cut's sizes. before: the shape of which targets remove shares."""
-    sizes = {
-        "target_params": (prune.target_params, count),
-        "target_flops": (prune.target_flops, partial(multiply_adds, network) if network is not None else None),
-        "target_bytes": (prune.target_bytes, stored),
-    }
     found = dict[str, tuple[int, Count]]()
-    for key, (target, cost) in sizes.items():
-        if target is not None and cost is None:
+    for key in COUNTED:
+        if (target := getattr(prune, key)) is None:
+            continue
+        if key not in counts:
             raise ValueError(f"{key} cannot be aimed at without counting")
-        if target is not None and cost is not None:
-            found[key] = allowed(target, cost(before)), cost
+        found[key] = allowed(target, counts[key](before)), counts[key]
     return Limits(found)
 
 
@@ -346,5 +333,7 @@ def total_of(sizes: Mapping[str, int], tables: Iterable[str], more: int = 0) -> 
 
 
 def table_rows(parameters: Parameters, shape: Shape) -> int:
-    """Return the number of rows of the position and type tables: the rest of the embedding parameters."""
-    return parameters.embedding // (shape.embedding or shape.hidden) - shape.vocabulary
+    """Return the number of rows of the position and type tables: the rest of the embedding parameters, none in families of
+    installed packages that count no tables.
+    """
+    return max(parameters.embedding // (shape.embedding or shape.hidden) - shape.vocabulary, 0)

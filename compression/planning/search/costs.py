@@ -1,10 +1,14 @@
 """What a cut may cost at most: parameters, multiply-adds, bytes and milliseconds, as costs of a search space. Torch-free."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 
-from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.network_shapes import multiply_adds as operations_of, network_parameters
 from compression.models.architectures.shapes import Count, CountParts, allowed, parameters_at
+from compression.models.architectures.text_operations import text_operations
 from compression.planning.device_times import ShapeTimes
 from compression.planning.estimator import artifact_bytes, exact_bytes
 from compression.planning.search.space import Cost
@@ -30,11 +34,20 @@ def parameters(most: float, count: Count) -> Cost:
     return Cost("parameters", most, count, LayerFacts.parameters, key="target_params")
 
 
-def multiply_adds(most: float, network: NetworkFacts) -> Cost:
-    """Return the multiply-adds of one row of a network as a cost."""
-    return Cost(
-        "multiply-adds", most, lambda shape: operations_of(network, shape), LayerFacts.multiply_adds, key="target_flops"
-    )
+def count_operations(facts: ParameterFacts, kind: ArchitectureSpec, network: NetworkFacts | None, tokens: int) -> Count | None:
+    """Return what counts the multiply-adds of one row at a shape, head included; None for families of installed packages, whose
+    are not known. tokens: of a row of text.
+    """
+    if network is not None:
+        return partial(operations_of, network)
+    if kind.name in INSTALLED:
+        return None
+    return lambda shape: text_operations(kind, shape, tokens, outputs=facts.outputs, dense=facts.dense)
+
+
+def multiply_adds(most: float, count: Count) -> Cost:
+    """Return the multiply-adds of one row as a cost. count: of a model of a shape."""
+    return Cost("multiply-adds", most, count, LayerFacts.multiply_adds, key="target_flops")
 
 
 def stored_bytes(most: float, parts: CountParts, quantize: Quantize | None) -> Cost:
@@ -63,27 +76,44 @@ def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | N
     return Cost("milliseconds", most, of_shape, of_layer, times.call_ms, key="target_latency", predicted=True)
 
 
-def size_limits(
-    prune: Prune, before: Shape, parts: CountParts, network: NetworkFacts | None, quantize: Quantize | None
-) -> list[Cost]:
-    """Return the limits of target_params, target_bytes and a network's target_flops. before: the shape of which shares are
-    removed; quantize: by which bytes are counted.
-    """
-    limits, whole = list[Cost](), parts(before)
-    if prune.target_params is not None:
-        limits.append(parameters(allowed(prune.target_params, whole.total), parameter_count(parts)))
-    if prune.target_flops is not None and network is not None:
-        limits.append(multiply_adds(allowed(prune.target_flops, network.multiply_adds()), network))
-    if prune.target_bytes is not None:
-        limits.append(stored_bytes(allowed(prune.target_bytes, artifact_bytes(whole, quantize)), parts, quantize))
-    return limits
+@dataclass(frozen=True)
+class Sizes:
+    """What counts a model's sizes at any shape, head included."""
+
+    parts: CountParts  #: its parameters
+    operations: Count | None = None  #: multiply-adds of one row; None if they are not known
+    quantize: Quantize | None = None  #: by which bytes are counted
+    network: NetworkFacts | None = None  #: of a network of images
+
+    def parameters(self, shape: Shape) -> int:
+        """Return the number of parameters."""
+        return self.parts(shape).total
+
+    def bytes(self, shape: Shape) -> int:
+        """Return the bytes of an artifact's weights."""
+        return artifact_bytes(self.parts(shape), self.quantize)
+
+    @property
+    def counts(self) -> Mapping[str, Count]:
+        """Return what counts each size that a cut may aim at, by its key."""
+        found: dict[str, Count] = {"target_params": self.parameters, "target_bytes": self.bytes}
+        return found if self.operations is None else {**found, "target_flops": self.operations}
+
+    def limits(self, prune: Prune, before: Shape) -> list[Cost]:
+        """Return the limits of a cut's sizes. before: the shape of which targets remove shares."""
+        found = list[Cost]()
+        if prune.target_params is not None:
+            found.append(parameters(allowed(prune.target_params, self.parameters(before)), self.parameters))
+        if prune.target_flops is not None and self.operations is not None:
+            found.append(multiply_adds(allowed(prune.target_flops, self.operations(before)), self.operations))
+        if prune.target_bytes is not None:
+            found.append(stored_bytes(allowed(prune.target_bytes, self.bytes(before)), self.parts, self.quantize))
+        return found
 
 
-def parameter_count(parts: CountParts) -> Count:
-    """Return what counts all parameters of a shape together."""
-    return lambda shape: parts(shape).total
-
-
-def byte_count(parts: CountParts, quantize: Quantize | None) -> Count:
-    """Return what counts the bytes of an artifact's weights at a shape."""
-    return lambda shape: artifact_bytes(parts(shape), quantize)
+def sizes_of(
+    facts: ParameterFacts, kind: ArchitectureSpec, network: NetworkFacts | None, quantize: Quantize | None, tokens: int
+) -> Sizes:
+    """Return what counts the sizes of models with these facts. tokens: of a row of text."""
+    parts = partial(count_parameters, facts, kind, network)
+    return Sizes(parts, count_operations(facts, kind, network, tokens), quantize, network)

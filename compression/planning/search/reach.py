@@ -1,18 +1,17 @@
 """Whether any cut that a search may choose is within its sizes: known before anything is computed. Torch-free, no solver."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.pruning_groups import key_of, units_at
-from compression.models.architectures.shapes import CountParts
 from compression.planning.search import costs
 from compression.planning.search.problem import Picks, out_of_reach_cause
 from compression.planning.search.spaces import space_of
 from compression.schema.error_tables import ErrorTables, GroupErrors, LayerErrors, WidthError, widths_of
 from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.prune import Prune
-from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
 from compression.schema.solved_search import ParameterFacts
@@ -38,22 +37,13 @@ def blank_tables(whole: Shape, prune: Prune, network: NetworkFacts | None) -> Er
     return ErrorTables(digest="0" * 64, rows=1, seconds=0.0, groups=tuple(groups), layers=named)
 
 
-def check_reach(
-    family: ArchitectureSpec,
-    shape: Shape,
-    prune: Prune,
-    parts: CountParts,
-    quantize: Quantize | None,
-    network: NetworkFacts | None = None,
-    kept: int | None = None,
-) -> None:
-    """Refuse sizes that even the deepest cut of a search exceeds. shape: before any cut; parts: of parameters, head included;
-    quantize: by which bytes are counted; kept: tokens that stay, if they are known.
+def check_reach(family: ArchitectureSpec, shape: Shape, prune: Prune, sizes: costs.Sizes, kept: int | None = None) -> None:
+    """Refuse sizes that even the deepest cut of a search exceeds. shape: before any cut; kept: tokens that stay, if known.
 
     If the texts decide how many tokens stay, as few as may be count, so that nothing is refused that could be reached. Raises
     TargetOutOfReach, which names the nearest point.
     """
-    limits = costs.size_limits(prune, shape, parts, network, quantize)
+    limits, network = sizes.limits(prune, shape), sizes.network
     if not limits:
         return
     fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1) if prune.vocabulary_ratio else shape.vocabulary
@@ -62,7 +52,7 @@ def check_reach(
 
     counted = partial(costs.count_parameters, ParameterFacts(), family, network)
     # A network's own head may not be the one that the data need.
-    own = costs.size_limits(prune, shape, counted, network, quantize) if network is not None else limits
+    own = replace(sizes, parts=counted).limits(prune, shape) if network is not None else limits
 
     def spent(picks: Picks) -> dict[str, float]:
         reached = {cost.name: space.cost_of(cost, picks) for cost in limits}

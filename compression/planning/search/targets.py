@@ -72,7 +72,7 @@ class Answerer:
 
         Raises MissingResource for milliseconds that nothing predicts.
         """
-        cost = self._milliseconds(inf) if by == "milliseconds" else costs.parameters(inf, self._count)
+        cost = self._milliseconds(inf) if by == "milliseconds" else costs.parameters(inf, self.sizes.parameters)
         most = self.whole.milliseconds if by == "milliseconds" else self.whole.parameters.total
         assert most is not None  # noqa: S101 (a cost in milliseconds exists only if the whole model has them)
         points: dict[Shape, TargetPoint] = {}
@@ -113,6 +113,12 @@ class Answerer:
             raise InvalidSpec(f"the family {self.search.family!r} is not installed here") from None
 
     @cached_property
+    def sizes(self) -> costs.Sizes:
+        """Return what counts the model's sizes. Raises InvalidSpec as `family`."""
+        search = self.search
+        return costs.sizes_of(search.parameters, self.family, search.network, search.quantize, self.tokens)
+
+    @cached_property
     def times(self) -> ShapeTimes | None:
         """Return what predicts the times of shapes; None if nothing does for such a model in its scheme."""
         if self.table is None:
@@ -132,20 +138,20 @@ class Answerer:
     def whole(self) -> WholeModel:
         """Return the figures of the model before the cut, in the scheme of the job's own cut."""
         shape, search = self.search.before, self.search
-        parameters = self._parameters(shape)
-        size = costs.stored_bytes(inf, self._parameters, search.quantize).of_shape(shape)
-        operations = search.network.multiply_adds() if search.network is not None else None
+        parameters = self.sizes.parts(shape)
+        size = costs.stored_bytes(inf, self.sizes.parts, search.quantize).of_shape(shape)
+        operations = self.sizes.operations(shape) if self.sizes.operations is not None else None
         milliseconds = self.times.milliseconds(search.whole, search.scheme) if self.times is not None else None
         return WholeModel(parameters=parameters, bytes=round(size), flops=operations, milliseconds=milliseconds)
 
     def _limits(self, question: TargetQuestion) -> Sequence[Cost]:
         """Return the limits that targets set. Raises InvalidSpec and MissingResource."""
         search = self.search
-        if question.target_flops is not None and search.network is None:
-            remedy = "Name target_params, target_bytes or target_latency."
-            raise InvalidSpec("only networks of images have target_flops", param="target_flops", remedy=remedy)
+        if question.target_flops is not None and self.sizes.operations is None:
+            cause = f"the multiply-adds of the family {search.family} are not known"
+            raise InvalidSpec(cause, param="target_flops", remedy="Name target_params, target_bytes or target_latency.")
         asked = search.prune.model_copy(update={key: getattr(question, key) for key in TARGET_KEYS})
-        limits = costs.size_limits(asked, search.before, self._parameters, search.network, search.quantize)
+        limits = self.sizes.limits(asked, search.before)
         if question.target_latency is not None:
             limits.append(self._milliseconds(self._most_milliseconds(question.target_latency)))
         return limits
@@ -164,12 +170,6 @@ class Answerer:
             raise MissingResource(self.no_milliseconds or NO_TABLE, param="target_latency", remedy=remedy)
         return found
 
-    def _parameters(self, shape: Shape) -> Parameters:
-        return costs.count_parameters(self.search.parameters, self.family, self.search.network, shape)
-
-    def _count(self, shape: Shape) -> int:
-        return self._parameters(shape).total
-
     def _point(self, found: Found) -> tuple[TargetPoint, str | None]:
         """Return what a cut comes to, and why no score is predicted."""
         search, picks = self.search, found.picks
@@ -177,18 +177,19 @@ class Answerer:
         def spent(cost: Cost) -> float:
             return self.space.cost_of(cost, picks)
 
-        parameters = self._parameters(found.shape)
+        parameters = self.sizes.parts(found.shape)
         if search.network is not None:  # which blocks go is known by the picks, not by the shape
-            total = round(spent(costs.parameters(inf, self._count)))
+            total = round(spent(costs.parameters(inf, self.sizes.parameters)))
             parameters = Parameters(total=total, embedding=0, other=total)
-        operations = None if search.network is None else round(spent(costs.multiply_adds(inf, search.network)))
+        count = self.sizes.operations
+        operations = None if count is None else round(spent(costs.multiply_adds(inf, count)))
         milliseconds = spent(self._milliseconds(inf)) if self.times is not None else None
         score = predict_score(found.error, search, self.scores)
         point = TargetPoint(
             shape=found.shape,
             layers=found.layers,
             parameters=parameters,
-            bytes=round(spent(costs.stored_bytes(inf, self._parameters, search.quantize))),
+            bytes=round(spent(costs.stored_bytes(inf, self.sizes.parts, search.quantize))),
             flops=operations,
             milliseconds=milliseconds,
             error=found.error,

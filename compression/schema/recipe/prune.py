@@ -126,8 +126,8 @@ class Prune(Config):
     target_params: Annotated[float | None, Field(gt=0, le=1e15)] = None
     """Target of the mildest cut: the most parameters to keep (1 and above), or the least share to remove (below 1)."""
     target_flops: Annotated[float | None, Field(gt=0, le=1e18)] = None
-    """Target of the mildest cut of a network of images: the most multiply-adds of one image to keep (1 and above), or the least
-    share to remove (below 1)."""
+    """Target of the mildest cut: the most multiply-adds of one image, or of one text of evaluate.length tokens, to keep (1 and
+    above), or the least share to remove (below 1)."""
     target_bytes: Annotated[float | None, Field(gt=0, le=1e15)] = None
     """Target of the mildest cut: the most bytes of the artifact's weights in the recipe's scheme (1 and above), or the least
     share to remove of what the whole model's take in it (below 1). Bytes are counted as forecasts count them."""

@@ -13,6 +13,7 @@ from app.core.errors import NoAnswer, TooManyTargets
 from app.jobs.target_solver import FRONT_SECONDS, GRACE_SECONDS, MOST_OF_TEAM, SolverProcess
 from app.jobs.targets import SECONDS
 from compression.planning.search.solver_request import SolverReply, SolverRequest
+from compression.schema.target_answer import TargetAnswer
 from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.finished import done
 from tests.app.api.test_device_tables import TABLE, store as store_device_table
@@ -129,8 +130,10 @@ def test_a_wrong_key_is_named(http: httpx.Client, place: str, body: Json, param:
     problem(http.post(place, json=body), 422, "invalid_request", param)
 
 
-def test_a_target_that_the_model_does_not_have_is_refused(http: httpx.Client, place: str) -> None:
-    problem(http.post(place, json={"target_flops": 0.5}), 422, "invalid_spec", "target_flops")
+def test_multiply_adds_are_a_target_too(http: httpx.Client, place: str) -> None:
+    found = TargetAnswer.model_validate(http.post(place, json={"target_flops": 0.5}).raise_for_status().json())
+    assert found.reached
+    assert found.point.flops <= 0.5 * found.whole.flops
 
 
 def test_a_job_without_tables_says_what_has_them(service: Service, http: httpx.Client, request_body: Json) -> None:

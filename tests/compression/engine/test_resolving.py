@@ -25,6 +25,7 @@ from compression.schema.job_spec import Resolved, Spec
 from tests.compression.engine.test_smaller_job import TOKENS, write_model
 from tests.support.device_tables import made_table
 from tests.support.engine_jobs import spec_of
+from tests.support.stage_runs import counts
 from tests.support.tiny_bert import tiny_config, write_tokenizer
 
 OPEN = {"quantize": {"scheme": "auto"}, "prune": {"ratio": 0.4, "multiple": "auto"}, "distill": None}
@@ -83,8 +84,10 @@ def test_it_decides_for_the_shape_that_the_job_ends_with(
     (event,), found = decided(spec, tmp_path)
     state = DatasetRun.open(found, tmp_path, spec.asked[0]).state
     if found.recipe.prune is not None:
-        shape = aimed(state.model, found.recipe, state.input_pruner)
-        assert shape.ffn != plan_shape(state.model, found.recipe.prune, None)[1].ffn  # as if the vocabulary stayed
+        shape = aimed(state.model, found.recipe, state.input_pruner, state.length)
+        assert (
+            shape.ffn != plan_shape(state.model, found.recipe.prune, counts(state.model))[1].ffn
+        )  # as if the vocabulary stayed
     else:
         assert state.models.student is not None
         shape = state.models.student.shape

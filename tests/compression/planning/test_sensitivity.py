@@ -5,7 +5,7 @@ import pytest
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.pruning_groups import width_of
 from compression.models.architectures.shapes import shape_at
-from compression.planning import preflight
+from compression.planning import model_sizes, preflight
 from compression.planning.sensitivity import curve_axes
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
@@ -54,5 +54,5 @@ def test_a_forecast_counts_the_curves(family: str, shape: Shape, curves: int, mo
 
     without = flops(sensitivity=False)
     of_all = flops(sensitivity=True) - without
-    monkeypatch.setattr(preflight, "curve_axes", lambda *_: {"ffn": ("ffn",)})
+    monkeypatch.setattr(model_sizes, "curve_axes", lambda *_: {"ffn": ("ffn",)})
     assert of_all == pytest.approx(curves * (flops(sensitivity=True) - without), rel=1e-3)

@@ -18,7 +18,7 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system.progress import run_silently
 from tests.support.network_graphs import resnet, vit
 from tests.support.network_models import drawn_network
-from tests.support.stage_runs import counter, prune
+from tests.support.stage_runs import counter, counts, prune
 from tests.support.tiny_maps import network_state
 
 
@@ -35,8 +35,8 @@ def test_every_importance_cuts_to_the_planned_shape(importance: str) -> None:
     state = state_of({"importance": importance, "target_flops": 0.4, "axes": ["channels", "hidden"]})
     family, settings = adapter_of(state.model), state.recipe.prune
     whole = family.network(state.model.config).multiply_adds()
-    ratios, planned = plan_shape(state.model, settings, None)
-    assert aimed(state.model, state.recipe, None) == planned
+    ratios, planned = plan_shape(state.model, settings, counts(state.model))
+    assert aimed(state.model, state.recipe, None, state.length) == planned
     assert counter(state.model)(planned) < counter(state.model)(family.shape_of(state.model.config))
     list(prune(state))
     assert family.shape_of(state.model.config) == planned
@@ -63,7 +63,7 @@ def test_blocks_go_by_influence_and_widths_of_the_others_are_as_asked() -> None:
 def test_steps_end_at_the_planned_shape_and_curves_are_of_each_axis_alone() -> None:
     recovery = {"epochs": 2, "rate": 1e-3, "shallow_first": False}
     state = state_of({"ratio": 0.5, "steps": 2, "recovery": recovery, "sensitivity": True}, vit(1, 16, 4))
-    planned = plan_shape(state.model, state.recipe.prune, None)[1]
+    planned = plan_shape(state.model, state.recipe.prune, counts(state.model))[1]
     list(prune(state))
     assert adapter_of(state.model).shape_of(state.model.config) == planned
     assert planned.heads == 2
@@ -83,7 +83,7 @@ def test_what_a_target_leaves_over_stays_after_a_kill(monkeypatch: pytest.Monkey
         yield Log(message="It recovers.")
 
     monkeypatch.setattr(prune_stage, "recover", recover)
-    ratios, planned = plan_shape(state.model, state.recipe.prune, None)
+    ratios, planned = plan_shape(state.model, state.recipe.prune, counts(state.model))
     whole, network = (getattr(adapter_of(state.model), name)(state.model.config) for name in ("shape_of", "network"))
     assert planned != shape_at(NETWORK, whole, state.recipe.prune, ratios, network), "no ratios lead to it"
     list(prune(state))

@@ -1,5 +1,6 @@
 """A network's cut has the widths of a ratio or a target, its costs are those of the narrower graph, and no other is planned."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +33,8 @@ def shape_and_ratios(graph: Graph, **settings: Any) -> tuple[NetworkFacts, Shape
     network = network_facts(graph)
     whole = whole_shape(network)
     prune = own_axes(whole, Prune.model_validate(settings), NETWORK.usual_axes)
-    ratios, shape = planned(NETWORK, whole, prune, count=lambda each: network_parameters(network, each), network=network)
+    counts = {"target_params": partial(network_parameters, network), "target_flops": partial(multiply_adds, network)}
+    ratios, shape = planned(NETWORK, whole, prune, counts=counts, network=network)
     return network, shape, dict(ratios)
 
 

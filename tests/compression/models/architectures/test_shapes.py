@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from compression.models.architectures import families
 from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, ArchitectureSpec
 from compression.models.architectures.shapes import (
     candidates,
@@ -16,7 +17,7 @@ from compression.models.architectures.shapes import (
 )
 from compression.planning.estimator import artifact_bytes
 from compression.planning.preflight import Preflight, preflight
-from compression.schema.errors import UnsupportedShape
+from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.presets import QUICK, STANDARD
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Quantize
@@ -169,11 +170,19 @@ def test_a_decoder_is_cut_to_the_accounts_figure_within_a_quarter_of_a_point(nam
     def count(one: Shape) -> int:
         return parameters_at(family, one, outputs=spoken).total
 
-    ratios, found = planned(family, shape, Prune(target_params=0.305, multiple=8), count=count)
+    ratios, found = planned(family, shape, Prune(target_params=0.305, multiple=8), counts={"target_params": count})
     assert 0.305 <= 1 - count(found) / count(shape) < 0.3075
     assert found.hidden < shape.hidden
     assert found.heads <= shape.heads
     assert found.ffn < shape.ffn
-    assert planned(family, shape, Prune(target_bytes=0.305, multiple=8), stored=lambda one: 4 * count(one))[1] == found
+    stored = {"target_bytes": lambda one: 4 * count(one)}
+    assert planned(family, shape, Prune(target_bytes=0.305, multiple=8), counts=stored)[1] == found
     # An attempt that resumes makes the same shape of the ratios that were saved.
     assert shape_at(family, shape, Prune(target_params=0.305, multiple=8), ratios) == found
+
+
+def test_multiply_adds_that_nobody_counts_are_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families.INSTALLED, BERT.name, object())
+    with pytest.raises(InvalidSpec, match="installed package") as caught:
+        planned_shape(BERT, SHAPE, Prune(target_flops=0.3))
+    assert caught.value.param == "recipe.prune.target_flops"

@@ -12,6 +12,7 @@ from compression.models.architectures.shapes import check_axes
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs, pivot
 from compression.planning.search.alike_layers import solve_alike
+from compression.planning.search.costs import Sizes
 from compression.planning.search.nested import nested_sizes
 from compression.planning.search.pivot import pivot_of, solve_by_pivot
 from compression.planning.search.problem import OutOfTime, Problem, Solution
@@ -186,8 +187,8 @@ def test_blank_tables_name_each_layers_units_and_sizes_below_all_are_refused() -
     settings = prune(axes=("ffn",), free_widths=True, target_params=0.9)
     assert {group.key for group in blank_tables(SHAPE, settings, None).groups} == {"ffn.0", "ffn.1", "ffn.2"}
     with pytest.raises(TargetOutOfReach):
-        check_reach(BERT, SHAPE, settings, parts, None)
-    check_reach(BERT, SHAPE, settings.model_copy(update={"target_params": 0.2}), parts, None)
+        check_reach(BERT, SHAPE, settings, Sizes(parts))
+    check_reach(BERT, SHAPE, settings.model_copy(update={"target_params": 0.2}), Sizes(parts))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

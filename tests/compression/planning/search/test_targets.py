@@ -52,7 +52,8 @@ def test_a_cut_keeps_within_all_targets_and_a_milder_one_errs_less() -> None:
         assert found.point.proven
         assert found.point.parameters.total <= (1 - share) * found.whole.parameters.total
         assert found.point.bytes < found.whole.bytes
-        assert (found.point.flops, found.point.milliseconds) == (None, None)
+        assert found.point.milliseconds is None
+        assert found.point.flops < found.whole.flops
     assert mild.point.error < deep.point.error
     both = ask({"target_params": 0.2, "target_bytes": 0.5}).answer
     assert both is not None
@@ -91,10 +92,17 @@ def test_milliseconds_are_those_of_a_device_table_and_limit_if_asked() -> None:
     assert (without["code"], without["param"]) == ("missing_resource", "target_latency")
 
 
-def test_a_model_of_text_has_no_multiply_adds_of_images() -> None:
-    refused = ask({"target_flops": 0.5}).refused
-    assert refused is not None
-    assert refused["param"] == "target_flops"
+def test_multiply_adds_are_of_a_text_of_the_jobs_length_and_limit_if_asked() -> None:
+    short, long = (ask({"target_flops": 0.5}, tokens=tokens).answer for tokens in (32, 64))
+    assert short is not None
+    assert long is not None
+    for found in (short, long):
+        assert found.reached
+        assert found.point.flops <= 0.5 * found.whole.flops
+    assert long.whole.flops > 2 * short.whole.flops  # each token is compared with all others
+    out = ask({"target_flops": 1}).answer
+    assert out is not None
+    assert "multiply-adds" in (out.missed or "")
 
 
 def test_a_front_goes_from_mild_to_deep() -> None:
