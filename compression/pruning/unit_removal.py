@@ -74,6 +74,25 @@ def factored(moments: Tensor, added: float) -> tuple[Tensor, float]:
     return torch.linalg.cholesky(damped(moments, added)), added  # says what is wrong with them
 
 
+def triangles(blocks: Tensor) -> Tensor:
+    """Return the triangular factors of blocks on the diagonal of an inverse. Where rounding left none, more is on its diagonal.
+
+    Blocks are symmetric, and LU is not for them: MKL's, of a batch on two threads, ended jobs of SmolLM2 by "Parameter 6 was
+    incorrect on entry to DLASWP" (torch 2.13.0, blocks of 192). Raises torch.linalg.LinAlgError if not all is finite.
+    (..., n, n) -> the same
+    """
+    found, failed = torch.linalg.cholesky_ex(blocks)
+    more = SMALLEST_PIVOT * blocks.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+    for _ in range(MOST_RAISED):
+        if not bool(failed.any()):
+            return found
+        blocks = blocks.clone()
+        blocks.diagonal(dim1=-2, dim2=-1).add_(torch.where(failed > 0, more, 0.0)[..., None])
+        found, failed = torch.linalg.cholesky_ex(blocks)
+        more = more * RAISED
+    return torch.linalg.cholesky(blocks)
+
+
 def substitutes(moments: Tensor, kept: Tensor) -> Tensor:
     """Return of each column that goes how the columns that stay say it best, whatever the weights.
 
@@ -132,16 +151,14 @@ class Reader:
         if self.size == 1:
             return made.square().sum(dim=(1, 2)) / self.inverse.diagonal()[:count]
         own = self.inverse[:count, :count].view(units, self.size, units, self.size).diagonal(dim1=0, dim2=2)
-        costs: Tensor = (
-            torch.linalg.solve(own.permute(2, 0, 1), made @ made.transpose(1, 2)).diagonal(dim1=1, dim2=2).sum(dim=1)
-        )
-        return costs
+        whitened = torch.linalg.solve_triangular(triangles(own.permute(2, 0, 1)), made, upper=False)
+        return whitened.square().sum(dim=(1, 2))
 
     def remove(self, units: Tensor) -> None:
         """Take units out and update the columns that stay. units: (n,)"""
         gone = self._columns(units)
         pulled, made = self.inverse[gone], self.rows[gone]
-        factor = torch.linalg.solve(pulled[:, gone], torch.cat([pulled, made], dim=1))
+        factor = torch.cholesky_solve(torch.cat([pulled, made], dim=1), triangles(pulled[:, gone]))
         self.lost += float((factor[:, pulled.shape[1] :] * made).sum())
         factor = factor[:, : pulled.shape[1]]
         self.rows.addmm_(factor.t(), made, alpha=-1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compression.pruning.unit_removal import Inputs, Reader, damped, remove_units, substitutes, updated
+from compression.pruning.unit_removal import Inputs, Reader, damped, remove_units, substitutes, triangles, updated
 from compression.schema.error_tables import widths_of
 from compression.system.progress import run_silently
 
@@ -96,3 +96,23 @@ def test_inputs_that_are_all_zero_can_be_removed() -> None:
     reader = reader_of(torch.ones(2, 4).double(), inputs.second, torch.arange(4).view(4, 1))
     _, errors = run_silently(remove_units([reader], 4))
     assert set(errors.values()) == {0.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_whose_factor_rounding_took_have_one_with_a_little_more(dtype: torch.dtype) -> None:
+    whole, thin = torch.eye(3, dtype=dtype), torch.ones(3, 3, dtype=dtype)  # of rank 1
+    thin[2, 2] -= torch.finfo(dtype).eps
+    found = triangles(torch.stack([whole, thin]))
+    assert torch.equal(found[0], whole)
+    assert torch.allclose(found[1] @ found[1].t(), thin, atol=1e-5)
+    with pytest.raises(torch.linalg.LinAlgError):
+        triangles(torch.full((1, 3, 3), torch.nan))
+
+
+def test_units_of_many_columns_can_be_removed() -> None:
+    """As the groups of heads of SmolLM2, of which there are 3 with 192 columns."""
+    values, weight = correlated(2000, 576), torch.randn(576, 576, generator=torch.Generator().manual_seed(1)).double()
+    reader = reader_of(weight, inputs_of(values).moments(biased=False), torch.arange(576).view(3, 192))
+    order, errors = run_silently(remove_units([reader], 3))
+    assert sorted(order.tolist()) == [0, 1, 2]
+    assert 0 < errors[2] < errors[1] < errors[0]
