@@ -81,6 +81,7 @@ def triangles(blocks: Tensor) -> Tensor:
     incorrect on entry to DLASWP" (torch 2.13.0, blocks of 192). Raises torch.linalg.LinAlgError if not all is finite.
     (..., n, n) -> the same
     """
+    found: Tensor
     found, failed = torch.linalg.cholesky_ex(blocks)
     more = SMALLEST_PIVOT * blocks.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
     for _ in range(MOST_RAISED):
@@ -90,7 +91,8 @@ def triangles(blocks: Tensor) -> Tensor:
         blocks.diagonal(dim1=-2, dim2=-1).add_(torch.where(failed > 0, more, 0.0)[..., None])
         found, failed = torch.linalg.cholesky_ex(blocks)
         more = more * RAISED
-    return torch.linalg.cholesky(blocks)
+    found = torch.linalg.cholesky(blocks)
+    return found
 
 
 def substitutes(moments: Tensor, kept: Tensor) -> Tensor:
@@ -151,7 +153,7 @@ class Reader:
         if self.size == 1:
             return made.square().sum(dim=(1, 2)) / self.inverse.diagonal()[:count]
         own = self.inverse[:count, :count].view(units, self.size, units, self.size).diagonal(dim1=0, dim2=2)
-        whitened = torch.linalg.solve_triangular(triangles(own.permute(2, 0, 1)), made, upper=False)
+        whitened: Tensor = torch.linalg.solve_triangular(triangles(own.permute(2, 0, 1)), made, upper=False)
         return whitened.square().sum(dim=(1, 2))
 
     def remove(self, units: Tensor) -> None:
