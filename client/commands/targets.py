@@ -26,7 +26,7 @@ def target(  # noqa: PLR0913 (Typer makes an option of each)
     job: JobId,
     params: Annotated[float | None, typer.Option(help=f"Parameters: {SHARE}.")] = None,
     size: Annotated[float | None, typer.Option("--bytes", help=f"Bytes of the weights: {SHARE}.")] = None,
-    flops: Annotated[float | None, typer.Option(help=f"Multiply-adds of an image: {SHARE}.")] = None,
+    flops: Annotated[float | None, typer.Option(help=f"Multiply-adds of an image, or of a text: {SHARE}.")] = None,
     latency: Annotated[float | None, typer.Option(metavar="MS", help="The most milliseconds, by the device table.")] = None,
     speed_up: Annotated[float | None, typer.Option(help="In place of it: times as fast as the whole model.")] = None,
     by: Annotated[By | None, typer.Option(help="Without a target: what the front is listed by (parameters).")] = None,

@@ -27,8 +27,8 @@ def preflight_several(
     """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset;
     devices: names of the team's.
 
-    Parameters are means, minutes and disk sums, and memory the maximum, because the datasets run one at a time. Raises the
-    errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
+    Parameters and multiply-adds are means, minutes and disk sums, memory is the maximum, because the datasets run one at a time.
+    Raises the errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
     """
     evaluate.each(len(parts))  # a list of another length is not one dataset's error
     shared = share_of(recipe, len(parts))
@@ -52,8 +52,8 @@ def preflight_several(
         shape=each[0].shape,
         parameters=_mean([one.parameters for one in each]),
         baseline_parameters=_mean([one.baseline_parameters for one in each]),
-        multiply_adds=each[0].multiply_adds,
-        baseline_multiply_adds=each[0].baseline_multiply_adds,
+        multiply_adds=_operations([one.multiply_adds for one in each]),
+        baseline_multiply_adds=_operations([one.baseline_multiply_adds for one in each]),
         estimate=Estimate(
             memory_bytes=max(one.memory_bytes for one in estimates),
             card_bytes=max(one.card_bytes for one in estimates),
@@ -65,6 +65,11 @@ def preflight_several(
         ),
         warnings=_merged(found),
     )
+
+
+def _operations(each: list[int | None]) -> int | None:
+    known = [one for one in each if one is not None]
+    return round(mean(known)) if known else None
 
 
 def share_of(recipe: Recipe, parts: int) -> Recipe:

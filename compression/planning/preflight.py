@@ -308,7 +308,8 @@ def expected_shape(family: ArchitectureSpec, shape: Shape, recipe: Recipe, sizes
     try:
         return planned_shape(family, shape, prune, counts=sizes.counts, network=sizes.network)
     except UnsupportedShape:
-        if not prune.has_target or "vocabulary" not in prune.axes:
+        # Tokens that go take no multiply-adds with them: they are rows of tables.
+        if not prune.has_target or prune.target_flops is not None or "vocabulary" not in prune.axes:
             raise
         return deepest_shape(family, shape, prune, sizes.network)
 

@@ -33,7 +33,9 @@ def test_a_target_is_printed_beside_the_whole_model(command: Command, solved: st
     found = TargetAnswer.model_validate(document(command("target", solved, "--params", "-0.5", "--bytes", "-0.1", "--json")))
     assert found.reached
     assert found.point.parameters.total <= 0.5 * found.whole.parameters.total
-    says(command("target", solved, "--flops", "-0.5").out, "multiply-adds")
+    found = TargetAnswer.model_validate(document(command("target", solved, "--flops", "-0.5", "--json")))
+    assert found.reached
+    assert found.point.flops <= 0.5 * found.whole.flops
     says(command("target", solved, "--bytes", "1").out, "Out of reach: ", "The nearest point:")
 
 

@@ -14,7 +14,8 @@ BY_DISTANCE = "relative_attention_bias.weight"
 
 def text_operations(family: ArchitectureSpec, shape: Shape, tokens: int, *, outputs: int | None, dense: bool) -> int:
     """Count the multiply-adds of a text of so many tokens, head included. outputs: of its head; None: it is the token table.
-    dense: whether the head reads one token through a dense layer, as stock encoders for sequences do; all others read each.
+    dense: of an encoder, whether its head reads one token through a dense layer, as stock ones for sequences do; all others
+    read each.
 
     Every token is compared with every other, also where a decoder masks half of them, as stock code and torch's counter do.
     Rotations of positions, normalizations and the like are left out: less than 1 in 500 of what is counted.

@@ -100,11 +100,15 @@ class Sizes:
         return found if self.operations is None else {**found, "target_flops": self.operations}
 
     def limits(self, prune: Prune, before: Shape) -> list[Cost]:
-        """Return the limits of a cut's sizes. before: the shape of which targets remove shares."""
+        """Return the limits of a cut's sizes. before: the shape of which targets remove shares. Raises ValueError if one asks
+        for what is not counted.
+        """
         found = list[Cost]()
         if prune.target_params is not None:
             found.append(parameters(allowed(prune.target_params, self.parameters(before)), self.parameters))
-        if prune.target_flops is not None and self.operations is not None:
+        if prune.target_flops is not None:
+            if self.operations is None:
+                raise ValueError("target_flops cannot be aimed at without counting")
             found.append(multiply_adds(allowed(prune.target_flops, self.operations(before)), self.operations))
         if prune.target_bytes is not None:
             found.append(stored_bytes(allowed(prune.target_bytes, self.bytes(before)), self.parts, self.quantize))

@@ -90,7 +90,7 @@ def test_presets_for_images_plan_a_smaller_network(name: str, network: str) -> N
     assert preset(name, "text-classification") == PRESETS[name][0]
 
 
-def test_models_of_text_have_no_multiply_adds() -> None:
+def test_the_usual_recipe_follows_from_the_task() -> None:
     assert usual("text-classification") == usual(None) == Recipe()
     assert usual("image-classification") == OF_IMAGES["standard"]
 

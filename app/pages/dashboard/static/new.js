@@ -108,9 +108,9 @@ async function forecast() {
       fact("Shape", shape.widths ? `${shape.layers} residual blocks, ${shape.hidden} features`
         : `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),
     );
-    if (found.multiply_adds !== null) {
+    if (found.multiply_adds !== null && found.baseline_multiply_adds) {
       const [was, is] = [found.baseline_multiply_adds, found.multiply_adds];
-      list.append(fact("Multiply-adds of an image", `${count(was)} → ${count(is)} (${(100 * (1 - is / was)).toFixed(1)} % fewer)`));
+      list.append(fact(`Multiply-adds of ${shape.widths ? "an image" : "a text"}`, `${count(was)} → ${count(is)} (${(100 * (1 - is / was)).toFixed(1)} % fewer)`));
     }
     place.replaceChildren(list);
     if (found.warnings.length) {

@@ -1,9 +1,8 @@
 // Other targets of a finished job: sliders ask the API what a cut would come to, and a chart shows the front.
 import { api, Problem } from "./api.js";
 import { picture } from "./charts.js";
-import { made } from "./elements.js";
+import { count, made } from "./elements.js";
 
-const count = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : String(value));
 const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
 const ms = (value) => (value === null ? "–" : `${Number(value.toPrecision(3))} ms`);
 const change = (before, after) => `${after <= before ? "−" : "+"}${(100 * Math.abs(1 - after / before)).toFixed(1)} %`;

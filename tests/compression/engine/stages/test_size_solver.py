@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from compression.engine.stages.size_rounds import SizeRounds
 from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, facts_of, solver_of
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
-from compression.models.architectures.network_shapes import network_parameters, whole_shape
+from compression.models.architectures.network_shapes import multiply_adds, network_parameters, whole_shape
 from compression.planning.search import costs
 from compression.planning.search.problem import Problem, Solution, Solve
 from compression.planning.search.reach import blank_tables
@@ -54,7 +55,7 @@ def tried(solver: SizeSolver, share: float, **own: Any) -> SizeTried:
 def test_parameters_are_those_of_the_blocks_that_stay_whatever_is_made_small() -> None:
     largest = min(FACTS.blocks, key=lambda block: FACTS.parameters(WHOLE.widths, [block.name]))
     others = {block.name: 1e6 for block in FACTS.blocks if block is not largest}
-    found = tried(solver_by(costs.multiply_adds(0.0, FACTS), "layers", **others), 0.8)
+    found = tried(solver_by(costs.multiply_adds(0.0, partial(multiply_adds, FACTS)), "layers", **others), 0.8)
     gone = [block.name for at, block in enumerate(FACTS.blocks) if at not in found.layers]
     assert gone == [largest.name]
     assert found.parameters == FACTS.parameters(WHOLE.widths, gone)

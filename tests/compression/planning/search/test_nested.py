@@ -9,7 +9,7 @@ from math import prod
 import pytest
 
 from compression.models.architectures.families import NETWORK
-from compression.models.architectures.network_shapes import whole_shape
+from compression.models.architectures.network_shapes import multiply_adds, whole_shape
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
 from compression.models.architectures.shapes import parameters_at
 from compression.planning.search import alike_layers, costs, nested
@@ -149,7 +149,7 @@ def test_sizes_of_a_network_have_a_width_for_each_group_and_contain_each_other()
     space = space_of(known, NETWORK, whole, prune(axes=("channels", "hidden")), facts)
     limits = [
         costs.parameters(0.5 * facts.parameters(), lambda shape: facts.parameters(shape.widths)),
-        costs.multiply_adds(0.5 * facts.multiply_adds(), facts),
+        costs.multiply_adds(0.5 * facts.multiply_adds(), partial(multiply_adds, facts)),
     ]
     found = nested_sizes(space, known, solve_within(space, limits), limits, 6, solve)
     for larger, smaller in pairwise([Found(whole, (), 0.0, {}, {}), *found]):

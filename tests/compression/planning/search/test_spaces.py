@@ -1,6 +1,6 @@
 """Spaces of models: their sums are what cuts really cost, and the solver's shape is the best of all shapes."""
 
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 
 from compression.models.architectures.decoder_configs import check_decoder
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
-from compression.models.architectures.network_shapes import whole_shape
+from compression.models.architectures.network_shapes import multiply_adds, whole_shape
 from compression.models.architectures.pruning_groups import axis_and_layer, units_at
 from compression.models.architectures.shapes import parameters_at
 from compression.models.networks.costs import network_facts
@@ -182,7 +182,7 @@ def test_a_network_gets_free_widths_within_two_limits(axes: tuple[str, ...]) -> 
     space = space_of(of_network(facts), NETWORK, whole, prune(axes=axes), facts)
     limits = [
         costs.parameters(0.5 * facts.parameters(), lambda shape: facts.parameters(shape.widths)),
-        costs.multiply_adds(0.6 * facts.multiply_adds(), facts),
+        costs.multiply_adds(0.6 * facts.multiply_adds(), partial(multiply_adds, facts)),
     ]
     problem = problem_of(space, limits)
     found = solve_within(space, limits)
