@@ -27,7 +27,7 @@ def preflight_several(
     """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset;
     devices: names of the team's.
 
-    Parameters and multiply-adds are means, minutes and disk sums, memory is the maximum, because the datasets run one at a time.
+    Parameters and multiply-adds are means, minutes and disk sums, memory is the maximum: the datasets run one after another.
     Raises the errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
     """
     evaluate.each(len(parts))  # a list of another length is not one dataset's error
