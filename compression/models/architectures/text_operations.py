@@ -18,7 +18,7 @@ def text_operations(family: ArchitectureSpec, shape: Shape, tokens: int, *, outp
     read each.
 
     Every token is compared with every other, also where a decoder masks half of them, as stock code and torch's counter do.
-    Rotations of positions, normalizations and the like are left out: less than 1 in 500 of what is counted.
+    Rotations of positions, normalizations and the like are left out.
     """
     if family.decodes:
         tensors, tables = decoder_tensors(family.model_type, shape, 0, ()), FAMILIES[family.model_type].tables
