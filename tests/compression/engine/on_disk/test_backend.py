@@ -15,11 +15,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from compression.engine.job import Job
 from compression.engine.on_disk import backend, onnx_writer, shipping_on_disk
 from compression.engine.pipeline import compress
+from compression.engine.shipping import count_flops
 from compression.models.files.safetensors_header import read_header
 from compression.models.validation.model import check
 from compression.planning.preflight import preflight
 from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
 from tests.compression.planning.test_planning import DATA
@@ -172,6 +174,20 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     with torch.no_grad():
         one, other = quantized(ids).logits, plain(ids).logits.float()
     assert torch.allclose(one, other, atol=0.1 * float(other.abs().max()))
+
+
+def test_a_target_of_multiply_adds_is_met_from_file_to_file(tmp_path: Path) -> None:
+    model, length = model_into(tmp_path / "model", "llama"), 24
+    prune = {"target_flops": 0.4, "multiple": 8, "calibration_rows": 16}
+    changes = {"recipe": {**ONLY_QUANTIZE, "prune": prune}, "evaluate": {"length": length}}
+    report = done(spec_of(tmp_path, model, **changes), tmp_path)
+    places = (model, tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16")
+    whole, cut = (AutoModelForSequenceClassification.from_pretrained(place).float().eval() for place in places)
+    before, after = (count_flops(one, Evaluate(length=length), "text-classification") for one in (whole, cut))
+    assert before is not None
+    assert after is not None
+    assert 0.3 * before < after <= 0.61 * before, "rotations of positions are counted by torch alone"
+    assert report.rows[-1].shape.hidden == cut.config.hidden_size < whole.config.hidden_size
 
 
 @pytest.mark.parametrize("form", ["float32", "GGUF"])

@@ -40,7 +40,14 @@ def test_an_encoder_is_cut_to_no_more_multiply_adds_than_the_target(tmp_path: Pa
     assert 0.6 * KEPT * whole < counted / 2 <= KEPT * whole
 
 
-@pytest.mark.parametrize(("head", "task"), [("ForCausalLM", "causal-lm"), ("ForSequenceClassification", "text-classification")])
+HEADS = [
+    ("ForCausalLM", "causal-lm"),
+    ("ForSequenceClassification", "text-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+]
+
+
+@pytest.mark.parametrize(("head", "task"), HEADS)
 def test_a_decoders_cut_is_planned_for_its_output_layer_too(head: str, task: Task) -> None:
     model = decoder_models.tiny("llama", head, pad_token_id=1)
     recipe, length = recipe_of(Prune(target_flops=1 - KEPT, multiple=8)), 32
