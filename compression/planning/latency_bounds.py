@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from compression.models.architectures.shapes import allowed
 from compression.planning.estimator import PlannedJob
 from compression.schema.described_devices import DescribedDevice, described_device, described_devices
 from compression.schema.recipe.recipe import Targets
@@ -76,6 +77,13 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
             f"register {name}), or name one that is described: {', '.join(described_devices())}."
         )
         return
+    prune = job.recipe.prune
+    if prune is not None and prune.search is not None:  # auto's too: other widths, and other sizes, may take less
+        yield (
+            f"{known.title} was never measured, so targets.latency_ms stays not_measured. What its data sheet allows depends "
+            "on the widths that are searched for."
+        )
+        return
     least = least_ms(pass_work(job), known)
     if least is None:
         yield f"{known.title} is known by its data sheet alone, which states too little for a bound; it was never measured."
@@ -96,8 +104,11 @@ def _size_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
     prune = job.recipe.prune
     if job.recipe.auto is not None or (prune is not None and "vocabulary" in prune.axes):
         return
-    aimed = prune is not None and prune.has_target and prune.search is None  # there is room for one target
-    left, remedy = job.result.parameters.total, "cut deeper or" if aimed else "cut deeper, as by prune.target_params, or"
+    left, remedy = job.result.parameters.total, "cut deeper, as by prune.target_params, or"
+    if prune is not None and prune.has_target and (prune.search is None or prune.target_params is not None):
+        remedy = "cut deeper or"  # without a search there is room for one target
+    if prune is not None and prune.search is not None and prune.target_params is not None:
+        left = min(left, allowed(prune.target_params, job.model.parameters.total))  # other widths meet it
     if targets.parameters is not None and left > targets.parameters:
         yield f"targets.parameters allows {targets.parameters:,.0f}, and the forecast leaves {left:,}: {remedy} allow more."
     share, usual = 1 - left / job.model.parameters.total, Targets.model_fields["parameter_reduction"].default

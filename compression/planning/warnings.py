@@ -15,7 +15,7 @@ from compression.planning.scoring_time import FEWEST_SECONDS, most_seconds
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
 from compression.planning.work import TimeLimits, time_work
-from compression.schema.recipe.prune import Prune, Recovery, SearchBudget
+from compression.schema.recipe.prune import TARGET_KEYS, Prune, Recovery, SearchBudget
 from compression.schema.specs import MOST_POINTS
 from compression.schema.stages import BASELINE
 from compression.schema.tasks import TASKS
@@ -149,6 +149,7 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
     usual = {"search": None, "points": 1, "search_budget": SearchBudget().model_dump(mode="json")}
     given = prune.model_dump(mode="json")
     one_cut = {key: value for key, value in usual.items() if given[key] != value}
+    one_cut |= dict.fromkeys([key for key in TARGET_KEYS if given[key] is not None][1:])
     keys = json.dumps({**one_cut, "steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
     yield (
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
@@ -159,7 +160,10 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
 def _unknown(family: ArchitectureSpec, model: ModelFacts, prune: Prune, count: Count) -> Iterator[str]:
     """Report what only the worker can determine, and its bounds."""
     shape = model.shape
-    if prune.target_latency is not None:
+    if prune.target_latency is not None and prune.search is not None:
+        so_far = "is of equal ratios that meet the other targets" if prune.has_size_target else "is without a cut"
+        yield f"Which shape target_latency needs is searched for and measured on the worker. This forecast {so_far}."
+    elif prune.target_latency is not None:
         least = count(deepest_shape(family, shape, prune, model.network))
         yield (
             f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "

@@ -109,3 +109,10 @@ def test_a_front_that_failed_is_asked_for_again(asked: Asked) -> None:
     asked.page.get_by_label("Parameters, at most").fill("60")
     asked.answer("GET")
     assert asked.answer("POST")["target_params"] == 600
+
+
+@pytest.mark.parametrize(("solved", "part"), [(["mood", "topic"], " --part mood"), (["topic"], " --part topic"), ([""], "")])
+def test_the_command_names_a_dataset_where_a_job_has_several(solved: list[str], part: str) -> None:
+    text = views.templates().get_template("job_targets.html")
+    html = text.render(job=SimpleNamespace(id="job_a"), solved=solved, units=[])
+    assert f"<code>lathe target job_a --params -0.5{part}</code>" in html

@@ -53,14 +53,15 @@ def planned(
     Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
     steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. counts:
     what counts the sizes of targets. vocabulary: the tokens that stay, if known. network: of a network of images, its costs.
-    target_latency leaves the shape whole: only a measurement finds it. With prune.search this is a forecast, of equal ratios
-    that meet all sizes, or of the deepest: other widths may reach what these do not. Raises UnsupportedShape if an axis alone
-    cannot be expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as
-    requested.
+    target_latency alone leaves the shape whole: only a measurement finds it. With prune.search this is a forecast, of equal
+    ratios that meet all sizes, or of the deepest: other widths may reach what these do not.
+
+    Raises UnsupportedShape if an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and
+    InvalidSpec if units cannot be scored as requested.
     """
     check_axes(family, prune, shape, network)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
-    if prune.target_latency is not None:
+    if prune.target_latency is not None and not prune.has_size_target:
         return dict.fromkeys(prune.ratios, 0.0), whole
     if not prune.has_target:
         return prune.ratios, shape_at(family, whole, prune, prune.ratios, network)

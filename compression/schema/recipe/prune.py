@@ -231,6 +231,11 @@ class Prune(Config):
         return any(getattr(self, key) is not None for key in TARGET_KEYS)
 
     @property
+    def has_size_target(self) -> bool:
+        """Return whether there is a target that shapes alone decide, without a measurement."""
+        return any(getattr(self, key) is not None for key in TARGET_KEYS if key != "target_latency")
+
+    @property
     def ratios(self) -> dict[Axis, float]:
         """Return the requested ratio of each axis except the vocabulary, 0 if there is none."""
         one = self.ratio

@@ -88,6 +88,21 @@ def test_the_documented_table_is_that_of_the_files() -> None:
         assert f"| {' | '.join(cells)} |" in text
 
 
+def test_widths_that_are_searched_for_have_no_bound() -> None:
+    for more in ({}, {"auto": {}}):
+        recipe = Recipe.model_validate({"prune": {"search": "solver"}, **more})
+        (note,) = target_notes(replace(JOB, recipe=recipe), asked(0.001, "A100-80GB"), ())
+        assert "never measured, so targets.latency_ms stays not_measured" in note
+        assert "data sheet allows depends" in note
+
+
+def test_a_search_meets_its_own_target_whatever_equal_ratios_leave() -> None:
+    searching = replace(JOB, recipe=Recipe.model_validate({"prune": {"search": "solver", "target_params": 0.9}}))
+    assert list(target_notes(searching, Targets(parameter_reduction=0.9), ())) == []
+    (note,) = target_notes(searching, Targets(parameter_reduction=0.95), ())
+    assert note.endswith("the forecast takes 90.0% away: cut deeper or ask for less.")
+
+
 def asked(value: float, device: str | None) -> Targets:
     return Targets.model_validate({"latency_ms": {"value": value, "device": device}})
 

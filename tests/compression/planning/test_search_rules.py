@@ -125,6 +125,15 @@ def test_of_several_targets_each_is_reached_by_the_forecast_or_named() -> None:
         assert "groups)" in caught.value.cause
 
 
+@pytest.mark.parametrize(("target", "told"), [({"target_params": 0.4}, "meet the other targets"), ({}, "without a cut")])
+def test_a_latency_beside_sizes_is_forecast_by_these(target: dict[str, Any], told: str) -> None:
+    found = plan(MODEL, DATA, {**target, "target_latency": {"speed_up": 3}})
+    assert found.parameters.total <= (1 - target.get("target_params", 0.0)) * found.baseline_parameters.total
+    assert (found.shape == MODEL.shape) == (not target)
+    (said,) = (one for one in found.warnings if "target_latency" in one)
+    assert told in said
+
+
 def test_a_network_with_a_head_for_other_labels_is_counted_with_the_new_one() -> None:
     labels = tuple(f"label {number}" for number in range(4000))
     architecture = ARCHITECTURE_SPECS["network"].architectures[1]  # without a head

@@ -98,7 +98,13 @@ def test_several_sizes_share_a_deep_cut_and_more_of_them_divide_it(points: int, 
 
 
 @pytest.mark.parametrize(
-    "own", [{"search": "solver", "points": 6}, {"search": "tpe", "search_budget": {"evaluations": 10}}, {"search": "solver"}]
+    "own",
+    [
+        {"search": "solver", "points": 6},
+        {"search": "tpe", "search_budget": {"evaluations": 10}},
+        {"search": "solver"},
+        {"search": "solver", "target_params": 0.6, "target_flops": 0.6, "target_bytes": 0.7},
+    ],
 )
 def test_proposed_steps_are_accepted_beside_what_a_search_had(own: dict[str, object]) -> None:
     given = {"ratio": {"ffn": 0.7}, **own}
