@@ -161,7 +161,7 @@ def _unknown(family: ArchitectureSpec, model: ModelFacts, prune: Prune, count: C
     """Report what only the worker can determine, and its bounds."""
     shape = model.shape
     if prune.target_latency is not None and prune.search is not None:
-        so_far = "is of equal ratios that meet the other targets" if prune.has_size_target else "is without a cut"
+        so_far = "is by the other targets alone" if prune.has_size_target else "is without a cut"
         yield f"Which shape target_latency needs is searched for and measured on the worker. This forecast {so_far}."
     elif prune.target_latency is not None:
         least = count(deepest_shape(family, shape, prune, model.network))

@@ -125,7 +125,7 @@ def test_of_several_targets_each_is_reached_by_the_forecast_or_named() -> None:
         assert "groups)" in caught.value.cause
 
 
-@pytest.mark.parametrize(("target", "told"), [({"target_params": 0.4}, "meet the other targets"), ({}, "without a cut")])
+@pytest.mark.parametrize(("target", "told"), [({"target_params": 0.4}, "by the other targets alone"), ({}, "without a cut")])
 def test_a_latency_beside_sizes_is_forecast_by_these(target: dict[str, Any], told: str) -> None:
     found = plan(MODEL, DATA, {**target, "target_latency": {"speed_up": 3}})
     assert found.parameters.total <= (1 - target.get("target_params", 0.0)) * found.baseline_parameters.total
