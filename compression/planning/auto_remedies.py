@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from compression.schema.recipe.auto import Auto
+from compression.schema.recipe.prune import TARGET_KEYS, Prune
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe
 from compression.schema.report.measurements import Remedy
 
@@ -17,6 +18,14 @@ def more_time(auto: Auto, *, missed: bool) -> Iterator[Remedy]:
         yield Remedy(key="recipe.auto.budget_minutes", now=auto.budget_minutes, proposed=2 * auto.budget_minutes, why=why)
 
 
+def _larger(prune: Prune | None) -> Iterator[Remedy]:
+    """Yield that larger sizes may be tried, for each limit of all sizes."""
+    for key in TARGET_KEYS:
+        if prune is not None and (limit := getattr(prune, key)) is not None:
+            why = "no size within it kept the target; without it larger ones are tried"
+            yield Remedy(key=f"recipe.prune.{key}", now=limit, proposed=None, why=why)
+
+
 def of_sizes(recipe: Recipe, found: Sequence[Remedy], *, missed: bool) -> list[Remedy]:
     """Return the remedies that suit a recipe: those of one that looks for sizes, or makes several, do not say how much goes.
 
@@ -25,4 +34,5 @@ def of_sizes(recipe: Recipe, found: Sequence[Remedy], *, missed: bool) -> list[R
     if recipe.auto is None and (recipe.prune is None or recipe.prune.points == 1):
         return [*found]
     more = more_time(recipe.auto, missed=missed) if recipe.auto is not None else ()
-    return [*more, *(one for one in found if not one.key.startswith(OF_SIZES))]
+    larger = _larger(recipe.prune) if recipe.auto is not None and missed else ()
+    return [*more, *larger, *(one for one in found if not one.key.startswith(OF_SIZES))]

@@ -44,7 +44,8 @@ def auto_notes(job: PlannedJob, targets: Targets) -> Iterator[str]:
     if unread := _unread(targets):
         yield (
             f"auto looks for a size by targets.retention ({targets.retention:.2%}) alone: what it ships is judged by "
-            f"{listed(unread)} too, and not chosen by it."
+            f"{listed(unread)} too, and not chosen by it. What no size may exceed is set in recipe.prune (target_params, "
+            "target_flops or target_bytes)."
         )
     if not job.is_language and 0 < (1 - targets.retention) * rows < 1:
         yield (

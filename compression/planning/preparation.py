@@ -25,6 +25,9 @@ SURELY = 2.0
 alone is chance: on 450 pairs of MRPC it chose rates that learned nothing, with one seed too low, with another too high."""
 PROBE_SHARE = 0.2
 """Maximum share of a job's steps for probes; with fewer steps, no rate is probed."""
+TUNING_SHARE = 1 / 3
+"""Share of `auto.budget_minutes` that tuning with all probes may be expected to take; where it is more, there is only one.
+A choice among rates, a third of the tuning, is then worth less than the time to try one more size."""
 HEAD_RATE = 1e-3
 """Peak rate at which a new head is warmed up while the body is frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
 PLATEAU = 0.3

@@ -7,6 +7,8 @@ from math import ceil
 from compression.schema.artifact_formats import further_formats
 from compression.schema.recipe.distill import Distill
 
+LEAST_FITTED = 0.75
+"""Of a full distillation, for which time must be left: it is then fitted into that."""
 LEAST_EPOCHS = 2
 """Of a short distillation: one says nothing of how losses fall."""
 FEWEST_EXPORTS = 6
@@ -81,6 +83,16 @@ class FullTraining:
         room = max(left - epochs * epoch, 0.0)
         general = min(int(share * self.general_epochs), int(room / general_epoch))
         return replace(self, epochs=epochs, general_epochs=max(general, 1))
+
+    def first(self, pace: Pace | None, left: float) -> "FullTraining":
+        """Return as much of it as `fitted` does, but leave time for a second one, if both can be LEAST_FITTED of it: the second
+        corrects the size of the first.
+        """
+        return self.fitted(pace, left / 2 if pace is not None and self.is_time_twice(pace, left) else left)
+
+    def is_time_twice(self, pace: Pace, left: float) -> bool:
+        """Return whether seconds that are left allow two of them."""
+        return left >= 2 * LEAST_FITTED * self.seconds(pace)
 
     @property
     def least(self) -> "FullTraining":

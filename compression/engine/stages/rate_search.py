@@ -89,14 +89,15 @@ class RateSearch:
                 yield from self._counted(self._warm_up(head_of(self.model)))
             yield Step(self._portions, self._portions)
             return
-        before = self._weights()
-        usual = yield from self._probe(rules.RATES[rules.USUAL_RATE], 1.0, before)
-        if self.new_head and len(head_of(self.model)) > len(out_of(self.model)):
-            before, usual = yield from self._whole_head(before, usual)
-        best, found = yield from self._best_place(before, usual)
-        if head_of(self.model):
-            faster = yield from self._probe(rules.RATES[best], rules.HEAD_FACTOR, before)
-            self.head_factor = rules.HEAD_FACTOR if faster.is_surely_better(found) else 1.0
+        before, began = self._weights(), self.state.clock.seconds
+        best, found = rules.USUAL_RATE, (yield from self._probe(rules.RATES[rules.USUAL_RATE], 1.0, before))
+        if self._leaves_time(self.state.clock.seconds - began):
+            if self.new_head and len(head_of(self.model)) > len(out_of(self.model)):
+                before, found = yield from self._whole_head(before, found)
+            best, found = yield from self._best_place(before, found)
+            if head_of(self.model):
+                faster = yield from self._probe(rules.RATES[best], rules.HEAD_FACTOR, before)
+                self.head_factor = rules.HEAD_FACTOR if faster.is_surely_better(found) else 1.0
         self.error = found.error
         won = rules.RATES[best], rules.RATES[best] * self.head_factor, self.whole_head
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate, one.whole_head) == won}) for one in self.tried]
@@ -104,6 +105,25 @@ class RateSearch:
         most = self.state.budget.steps_of(rules.bound(self.state.recipe.prepare, steps) * steps)
         self.rate = rules.RATES[best] * rules.long_run(steps, most)
         yield Step(self._portions, self._portions)
+
+    def _leaves_time(self, probe_seconds: float) -> bool:
+        """Return whether further probes leave a search for a size its time, and note it if not. probe_seconds: of the first."""
+        state, prepare, auto = self.state, self.state.recipe.prepare, self.state.recipe.auto
+        if auto is None:
+            return True
+        _, epochs, steps = self._size()
+        epoch = rules.steps_an_epoch(len(state.rows["train"]), state.recipe.train)
+        originals = state.recipe.distill.teachers.seeds if state.recipe.distill is not None else 1
+        tuning = originals * rules.expected(prepare, epoch) * epoch / (epochs * steps)
+        expected = state.clock.seconds + (rules.MOST_PROBES - 1 + tuning) * probe_seconds
+        minutes = auto.budget_minutes / state.budget.sharers
+        if expected <= rules.TUNING_SHARE * 60 * minutes:
+            return True
+        state.notes.append(
+            f"Further rates were not probed: with them, tuning would take about {expected / 60:.1f} of the {minutes:g} minutes "
+            f"of auto.budget_minutes, more than {rules.TUNING_SHARE:.0%}."
+        )
+        return False
 
     def _whole_head(self, start: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
         """Warm up the layer before the output layer too, and keep the result if its probe is surely better. Returns the weights

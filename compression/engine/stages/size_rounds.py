@@ -33,7 +33,16 @@ from compression.engine.stages.size_record import (
     with_error,
     write_record,
 )
-from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of, cut_of, facts_of, size_cost, solver_of
+from compression.engine.stages.size_solver import (
+    SizeCost,
+    SizeSolver,
+    count_of,
+    cut_of,
+    facts_of,
+    limits_of,
+    size_cost,
+    solver_of,
+)
 from compression.engine.stages.solved_widths import SolvedWidths, axes_and_errors, store_search
 from compression.engine.stages.task_training import NamedTraining, train_task
 from compression.engine.stages.teacher_ensemble import ASK, EnsembleOutputs, ensemble_outputs
@@ -52,7 +61,7 @@ from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_s
 from compression.planning.size_plan import Pace, ShortTraining
 from compression.pruning.scores import ImportanceScores
 from compression.schema.error_tables import ErrorTables
-from compression.schema.errors import TargetOutOfReach, TrainingDiverged, UnsupportedShape
+from compression.schema.errors import TargetOutOfReach, TrainingDiverged, UnsupportedShape, listed
 from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
@@ -66,8 +75,6 @@ from compression.training.config import TrainingOutcome
 
 ALIKE = 0.03
 """Shares of the whole model that are nearer to each other than this are one size: no further round is worth its time."""
-TWICE = 2
-"""Full distillations that time is left for, if there is: the second corrects the first."""
 DEEPEST = 0.02
 """Share of the whole model that is asked for at least."""
 
@@ -118,7 +125,7 @@ def size_rounds(
         "parameters": facts,
     }
     known |= {"weights": record.weights, "outcomes": outcomes}
-    first = _first_share(search, cost)
+    first = solver.mildest if solver.limits else _first_share(search, cost)
     yield from store_search(context, tables, solver.at(first), **known)  # what an attempt that goes on in a round reads
     rounds = SizeRounds(context, auto, distill, scores, orders, original, record, solver)
     share, why = yield from rounds.run(first)
@@ -134,7 +141,7 @@ def size_rounds(
 def _weights(
     context: StageContext, search: SolvedSearch, cost: SizeCost, scores: ImportanceScores, found: tuple[ErrorTables, Tensors]
 ) -> Generator[Event, None, tuple[Mapping[str, float], tuple[CutOutcome, ...]]]:
-    """Return what errors count, by the outcome of cuts to the first size."""
+    """Return what errors count, by the outcome of cuts to the first size, or to the largest that the recipe's limits allow."""
     tables, orders = found
     model, family = context.model, adapter_of(context.model)
 
@@ -143,9 +150,9 @@ def _weights(
         return updated_cut(context, model, scores.ordered(orders, layers).choose(family, one.shape))
 
     space = partial(space_of, tables, ARCHITECTURE_SPECS[search.family], search.whole, search.prune, search.network)
-    limit = cost.limit(_first_share(search, cost))
+    limits = limits_of(context, search) or [cost.limit(_first_share(search, cost))]
     try:
-        return (yield from error_weights(context, tables, space, [limit], cut))
+        return (yield from error_weights(context, tables, space, limits, cut))
     except (TargetOutOfReach, OutOfTime):
         return {}, ()  # no cut to that size was judged: all errors count alike
 
@@ -213,13 +220,13 @@ class SizeRounds:
 
     def _next(self, first: float) -> tuple[float, str | None]:
         """Return the share of the next round; or that to go on with, and why no further one is done. first: of the first size.
-        Raises UnsupportedShape if the solver had not the time for any.
+        Raises UnsupportedShape if the solver had not the time for any, and TargetOutOfReach if limits allow none.
         """
         done = self.record.tried
         try:
             share = self._next_share() if done else first
             return share, self._why_over(share)
-        except UnsupportedShape as problem:
+        except (UnsupportedShape, TargetOutOfReach) as problem:
             if not done:
                 raise
             return best_share(done, self.record.retention), f"{len(done)} sizes were distilled shortly; then {problem}"
@@ -235,7 +242,8 @@ class SizeRounds:
             told = f"expected to keep {kept} after {self._full_steps(cost):,} steps"
         met = ""
         if self.record.tried and not fit.keeps(size.error, target):
-            which = "is the mildest" if share >= self.solver.mildest else "keeps most of those that were tried"
+            mildest = f"is the mildest{self._within}"
+            which = mildest if share >= self.solver.mildest else "keeps most of those that were tried"
             met = f" None is expected to keep that; it {which}."
         sentence = (
             f"Size: {cost:.1%} of the {UNITS[self.record.objective]} ({size.shape.short}), {told}; "
@@ -244,6 +252,12 @@ class SizeRounds:
         full = self.solver.size(share, kind="full", steps=0, epochs=0, chosen=True)
         known = {"tried": (*self.record.tried, full), "why": sentence, "minutes": self.context.clock.seconds / 60}
         return self.record.model_copy(update=known)
+
+    @property
+    def _within(self) -> str:
+        """What limits sizes, as text."""
+        keys = [f"prune.{each.key}" for each in self.solver.limits]
+        return f" within {listed(keys)}" if keys else ""
 
     @property
     def _short(self) -> ShortTraining:
@@ -255,7 +269,7 @@ class SizeRounds:
         """Return the steps of the full distillation that the time still allows. cost: of the size."""
         left = seconds_left(self.context, self.record, cut=False)
         asked = asked_training(self.context, self.distill, self.record)
-        return asked.fitted(pace_of(self.record, asked, cost), left).steps
+        return asked.first(pace_of(self.record, asked, cost), left).steps
 
     @property
     def teachers(self) -> list[PreTrainedModel]:
@@ -276,13 +290,13 @@ class SizeRounds:
         first one that misses costs its time, and not the job's answer.
         """
         fit = fit_sizes(self.record.tried)
-        return replace(fit, margin=0.0) if self.record.tried and self._is_time_for(TWICE, 0.0) else fit
+        return replace(fit, margin=0.0) if self.record.tried and self._is_time(0.0, twice=True) else fit
 
-    def _is_time_for(self, fully: int, cost: float, others: float = 0.0) -> bool:
-        """Return whether there is time for so many full distillations of a size. others: seconds that are needed beside."""
+    def _is_time(self, cost: float, others: float = 0.0, *, twice: bool) -> bool:
+        """Return whether there is time for a full distillation of a size, or for two. others: seconds needed beside."""
         asked = asked_training(self.context, self.distill, self.record)
-        whole = asked.seconds(pace_of(self.record, asked, cost) or Pace(0.0))
-        return seconds_left(self.context, self.record, cut=False) >= fully * whole + others
+        pace, left = pace_of(self.record, asked, cost) or Pace(0.0), seconds_left(self.context, self.record, cut=False) - others
+        return asked.is_time_twice(pace, left) if twice else left >= asked.seconds(pace)
 
     def _why_over(self, share: float) -> str | None:
         """Return why no further round is done, or None. share: of the next size."""
@@ -293,7 +307,7 @@ class SizeRounds:
             return f"{len(done)} sizes were distilled shortly, and a further one would be as large as one of them"
         longest = max((one.seconds or 0.0 for one in done), default=0.0)
         cost = self.solver.share_of(self.solver.at(share))
-        if not self._is_time_for(TWICE if self._is_time_for(TWICE, cost) else 1, cost, longest):
+        if not self._is_time(cost, longest, twice=self._is_time(cost, twice=True)):
             return f"{len(done)} sizes were distilled shortly; what is left of auto.budget_minutes is needed for the full one"
         return None
 

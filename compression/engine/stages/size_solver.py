@@ -1,6 +1,6 @@
 """Solves for widths by a share of the whole model's parameters, or predicted milliseconds, for the search for a size."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel
@@ -46,6 +46,12 @@ class SizeCost:
         return replace(self.cost, most=share * self.whole)
 
 
+def within_all(cost: Cost, limits: Sequence[Cost]) -> list[Cost]:
+    """Return a cost's limit with others; of two of one cost the stricter one counts."""
+    most = min(each.most for each in (cost, *limits) if each.name == cost.name)
+    return [replace(cost, most=most), *(each for each in limits if each.name != cost.name)]
+
+
 @dataclass
 class SizeSolver:
     """Solves once for each share that it is asked for."""
@@ -55,17 +61,21 @@ class SizeSolver:
     uncut: Shape  #: before the cut of widths, with the tokens that stay
     count: Count  #: of parameters at a shape
     solve: Solve
+    limits: Sequence[Cost] = ()  #: that every size keeps to: the recipe's targets of the cut
     _known: dict[float, Found] = field(default_factory=dict)
 
     def at(self, share: float) -> Found:
-        """Return what errs least within a share of the whole model's cost, or what comes nearest to it. Raises UnsupportedShape
-        if the solver finds nothing in its time, and Pause.
+        """Return what errs least within a share of the whole model's cost, or what comes nearest to it within all limits.
+
+        Raises UnsupportedShape if the solver finds nothing in its time, TargetOutOfReach if what comes nearest is above a
+        limit, and Pause.
         """
         if share not in self._known:
             try:
-                self._known[share] = solve_within(self.space, [self.cost.limit(share)], self.solve)
+                asked = within_all(self.cost.limit(share), self.limits)
+                self._known[share] = solve_within(self.space, asked, self.solve)
             except TargetOutOfReach as problem:
-                if not isinstance(problem.nearest, Found):
+                if not isinstance(problem.nearest, Found) or not problem.nearest.within(self.limits):
                     raise
                 self._known[share] = problem.nearest
             except OutOfTime:
@@ -96,8 +106,9 @@ class SizeSolver:
 
     @property
     def mildest(self) -> float:
-        """Return the largest share that still cuts anything."""
-        return MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
+        """Return the largest share that still cuts anything, and if there are limits, that they allow. Raises as `at`."""
+        share = MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
+        return min(share, self.share_of(self.at(share))) if self.limits else share
 
 
 def size_cost(context: StageContext, facts: SolvedSearch, objective: str) -> Generator[Event, None, SizeCost]:
@@ -152,7 +163,14 @@ def solver_of(context: StageContext, tables: ErrorTables, facts: SolvedSearch, c
     family = ARCHITECTURE_SPECS[facts.family]
     space = space_of(tables, family, facts.whole, facts.prune, facts.network, facts.weights)
     solve = signs_of_life.solver_of(context, space.layer_choices)
-    return SizeSolver(space, cost, facts.whole, count_of(facts), solve)
+    return SizeSolver(space, cost, facts.whole, count_of(facts), solve, limits_of(context, facts))
+
+
+def limits_of(context: StageContext, facts: SolvedSearch) -> list[Cost]:
+    """Return what the recipe's cut allows of every size."""
+    kind = ARCHITECTURE_SPECS[facts.family]
+    sizes = costs.sizes_of(facts.parameters, kind, facts.network, facts.quantize, context.length)
+    return sizes.limits(facts.prune, facts.before)
 
 
 def stored_solver(context: StageContext) -> Generator[Event, None, tuple[SizeSolver, SolvedSearch, ErrorTables, Tensors]]:

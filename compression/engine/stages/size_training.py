@@ -40,7 +40,7 @@ from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
 from compression.models.running_statistics import saved_buffers
 from compression.planning.size_fit import expect, steps_needed
-from compression.planning.size_plan import Pace
+from compression.planning.size_plan import LEAST_FITTED, Pace
 from compression.schema.errors import MissingResource, TargetOutOfReach, TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
@@ -53,8 +53,6 @@ from compression.training.config import TrainingOutcome
 
 MOST_OTHERS = 5
 """Other sizes that are distilled after the first. It is the time that limits them: a save names as many trainings."""
-LEAST_FITTED = 0.75
-"""Of a full distillation, for which time must be left: it is then fitted into that."""
 BEST = "best."  #: prefix of the names of the best model's weights in a save
 NOT_CUT = (UnusableCheckpoint, UnsupportedShape, TargetOutOfReach, MissingResource)
 """What keeps another size from being cut, but not the job from going on with those that are trained."""
@@ -177,7 +175,7 @@ class SizedTraining:
         context, size = self.context, record.tried[-1]
         if not size.epochs:
             left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
-            full = asked.fitted(pace_of(record, asked, size.cost), left)
+            full = (asked.fitted if number else asked.first)(pace_of(record, asked, size.cost), left)
             own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
             size = size.model_copy(update=own)
         general = self.settings.general

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from compression.schema.config import Config
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.prune import TARGET_KEYS, Prune
+from compression.schema.recipe.prune import Prune
 
 
 class Auto(Config):
@@ -15,7 +15,8 @@ class Auto(Config):
 
     Each round solves for a size, cuts, distills shortly and scores on validation; what is kept is fitted over the predicted
     error. Then one size is distilled fully, and while time is left others: larger ones until one keeps the target, then smaller
-    ones. `prune.ratio` is the first size that is tried.
+    ones. `prune.ratio` is the first size that is tried, or what `prune.target_params`, `target_flops` and `target_bytes` allow:
+    no size exceeds that, whatever is kept.
     """
 
     budget_minutes: Annotated[float, Field(gt=0, le=1e6)] = 30.0
@@ -39,9 +40,8 @@ def hindrance(prune: Prune | None, distill: Distill | None, limits: Mapping[str,
         return key, f"auto tries sizes by cuts and distillations, and {key} is null"
     if prune.search != "solver":
         return "prune.search", "auto solves for sizes: set it to solver"
-    for key in TARGET_KEYS:
-        if getattr(prune, key) is not None:
-            return f"prune.{key}", "auto finds the size: leave it out"
+    if prune.target_latency is not None:
+        return "prune.target_latency", "auto times no cut: set auto.objective to latency, or leave it out"
     if prune.recovery is not None or prune.reconstruct:
         key = "recovery" if prune.recovery is not None else "reconstruct"
         return f"prune.{key}", "auto distills each cut as it is: leave it out"

@@ -103,6 +103,25 @@ def test_a_job_that_is_killed_in_each_training_goes_on_there_and_finds_the_same(
     assert report.rows[-1].validation == whole[1].rows[-1].validation
 
 
+def test_no_size_is_larger_than_the_cut_may_be_whatever_is_kept(
+    tmp_path: Path, shallow: Path, reviews: Path, whole: tuple[Path, Report]
+) -> None:
+    limits = {"target_params": 0.62, "target_bytes": 0.62}
+    recipe = {**AUTO, "prune": {**AUTO["prune"], "ratio": 0.3, **limits}}
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    changes = {"recipe": recipe, "targets": {"retention": 1.5}, "save_seconds": 0}
+    attempt(tmp_path / "killed", kept, write_spec(tmp_path / "killed", shallow, reviews, **changes), "try size 1")
+    report = report_of(compress(spec_of(shallow, reviews, **changes | UNSAVED, resume=str(kept)), tmp_path))
+    found, most = report.sizes, 0.38 * report.rows[0].parameters.total
+    assert found.tried
+    assert all(one.parameters <= most for one in found.tried)
+    assert report.rows[-1].parameters.total <= most
+    assert "the mildest within 'prune.target_params', 'prune.target_bytes'" in found.why
+    keys = [one.key for one in report.rows[-1].verdict.remedies]
+    assert "recipe.prune.target_params" in keys
+
+
 @pytest.fixture
 def first_misses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the first full training have kept a third."""

@@ -8,7 +8,7 @@ from compression.planning.auto_remedies import more_time, of_sizes
 from compression.planning.auto_rules import check_auto
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import preflight
-from compression.schema.errors import InvalidSpec, UnreadableData
+from compression.schema.errors import InvalidSpec, TargetOutOfReach, UnreadableData
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.presets import OF_IMAGES, PRESETS, STANDARD
@@ -47,8 +47,7 @@ GIVEN = {"model": "m", "data": {"format": "jsonl", "splits": {"train": ["a"]}}, 
         ({"prune": None}, "prune"),
         ({"distill": None}, "distill"),
         ({"prune": {"ratio": 0.3}}, "prune.search"),
-        ({"prune": {"search": "solver", "target_params": 0.3}}, "prune.target_params"),
-        ({"prune": {"search": "solver", "target_bytes": 20e6}}, "prune.target_bytes"),
+        ({"prune": {"search": "solver", "target_latency": {"speed_up": 2}}}, "prune.target_latency"),
         ({"prune": {"search": "solver", "reconstruct": True}}, "prune.reconstruct"),
         ({"prune": {"search": "solver", "recovery": {"epochs": 1}}}, "prune.recovery"),
         ({"train": {"max_steps": 600}}, "train.max_steps"),
@@ -106,6 +105,7 @@ def test_targets_that_the_search_does_not_read_are_named() -> None:
     (told,) = [one for one in preflight(MODEL, DATA, AUTO, Evaluate(), targets=given).warnings if "alone" in one]
     assert "targets.retention (98.00%) alone" in told
     assert all(f"'targets.{key}'" in told for key in ("parameters", "score", "speed_up"))
+    assert "recipe.prune (target_params" in told
     assert not [one for one in preflight(MODEL, DATA, STANDARD, Evaluate(), targets=given).warnings if "alone" in one]
 
 
@@ -148,6 +148,17 @@ def test_a_round_and_an_epoch_that_exceed_the_budget_are_forecast_and_told() -> 
     assert [one for one in several.warnings if "it takes longer than that" in one] == [told]
 
 
+def test_a_limit_of_all_sizes_that_no_cut_meets_is_refused_at_submit() -> None:
+    limited = AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_params": 0.6, "target_bytes": 0.5})})
+    found = preflight(MODEL, DATA, limited, Evaluate())
+    assert found.parameters.total <= 0.4 * found.baseline_parameters.total
+    with pytest.raises(TargetOutOfReach) as caught:
+        preflight(
+            MODEL, DATA, AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_params": 10})}), Evaluate()
+        )
+    assert caught.value.param == "recipe.prune.target_params"
+
+
 def test_both_presets_can_be_searched_and_their_specification_has_a_gate() -> None:
     for recipe in (AUTO, OF_IMAGES["auto"]):
         assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
@@ -169,6 +180,10 @@ def test_a_missed_target_is_offered_more_time_and_no_other_size() -> None:
     several = AUTO.model_copy(update={"auto": None, "prune": Prune(search="solver", points=2)})
     assert [one.key for one in of_sizes(several, found, missed=True)] == ["recipe.distill.epochs"]
     assert of_sizes(Recipe(), found, missed=True) == found
+    limited = AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_params": 0.6})})
+    larger = of_sizes(limited, found, missed=True)[1]
+    assert (larger.key, larger.now, larger.proposed) == ("recipe.prune.target_params", 0.6, None)
+    assert [one.key for one in of_sizes(limited, found, missed=False)] == ["recipe.distill.epochs"]
     (more,) = more_time(Auto(budget_minutes=30), missed=True)
     assert (more.key, more.now, more.proposed) == ("recipe.auto.budget_minutes", 30, 60)
     assert list(more_time(Auto(), missed=False)) == []

@@ -124,6 +124,17 @@ def test_a_full_distillation_is_fitted_into_the_time_that_is_left() -> None:
     assert FullTraining.of(Distill(epochs=8), 10, 20).fitted(second, 40).general_epochs == 0
 
 
+@pytest.mark.parametrize(("left", "epochs"), [(320, 8), (300, 7), (240, 6), (239, 8), (160, 8), (80, 4)])
+def test_the_first_full_distillation_leaves_time_for_a_second_one_where_both_are_nearly_whole(left: int, epochs: int) -> None:
+    asked, second = FullTraining.of(Distill(epochs=8, general=General(epochs=4)), 10, 20), Pace(1.0)
+    first = asked.first(second, left)
+    assert first.epochs == epochs
+    assert asked.is_time_twice(second, left) is (left >= 240)
+    if asked.is_time_twice(second, left):
+        assert asked.fitted(second, left - first.seconds(second)).epochs >= 6
+    assert asked.first(None, left) == asked.least  # no time to try any size
+
+
 def test_a_short_distillation_takes_a_part_of_many_rows_and_several_passes_over_few() -> None:
     assert ShortTraining.of(200, 100_000, 32, all_rows=False) == ShortTraining(3200, 2, 200)
     assert ShortTraining.of(200, 640, 32, all_rows=False) == ShortTraining(640, 10, 200)

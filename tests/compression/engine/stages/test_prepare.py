@@ -15,11 +15,13 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.pipeline import compress
+from compression.engine.stage_clock import StageClock
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.engine.stages.registry import job_progress
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
+from compression.schema.recipe.presets import merged, preset
 from compression.schema.recipe.recipe import PREPARE_RATE, Prepare, Recipe, Train
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.report import Report
@@ -291,6 +293,30 @@ def test_a_whole_head_warms_up_where_that_is_surely_better(whole: float, kept: b
     further = fresh()
     list(RateSearch(further, further.model, 0, new_head=True, rate=1e-4, tried=[], whole_head=kept).steps())
     assert all(one.equal(other) for one, other in zip(further.model.parameters(), now, strict=True)), "as the baseline did"
+
+
+@pytest.mark.parametrize(("minutes", "probes"), [(30.0, 5), (3.0, 1)])
+def test_a_search_for_a_size_has_its_time_before_further_probes(
+    minutes: float, probes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = [100.0], []
+
+    def probe(_: RateSearch, *given: object) -> Iterator[Event]:
+        yield from ()
+        now[0] += 4.0  # of 60 steps, six epochs: with ten epochs and more of tuning about 26 seconds, and 100 before them
+        seen.append(given)
+        return Probed(torch.full((20,), 0.5), 0.02)
+
+    monkeypatch.setattr(RateSearch, "_probe", probe)
+    auto = merged(preset("auto", "text-classification"), {"train": TRAIN.model_dump(), "auto": {"budget_minutes": minutes}})
+    state = fresh(Recipe.model_validate(auto))
+    state.clock = StageClock(now=lambda: now[0])
+    state.clock.begin(60.0)
+    search = RateSearch(state, state.model, 0, new_head=True, rate=None, tried=[])
+    list(search.steps())
+    assert len(seen) == probes
+    assert search.rate == pytest.approx(2e-4 * preparation.long_run(10))
+    assert [f"of the {minutes:g} minutes of auto.budget_minutes" in note for note in state.notes] == [True] * (probes == 1)
 
 
 def test_the_rate_falls_with_the_root_of_the_steps_that_are_expected() -> None:

@@ -77,7 +77,7 @@ class Stuck:
 
 
 def test_if_the_solver_has_no_time_the_best_of_the_rounds_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: False)
+    monkeypatch.setattr(SizeRounds, "_is_time", lambda *_, twice: False)
     large, small = size(share=0.6, cost=0.6, error=1.0, expected=0.995), size(share=0.5, error=2.0, expected=0.99)
     assert best_share([large, small, size(share=0.3, cost=0.3, error=4.0, expected=0.9)], 0.99) == 0.5
     assert best_share([large, small], 0.999) == 0.6

@@ -24,6 +24,7 @@ from compression.planning.search.reach import blank_tables
 from compression.planning.search.solver import solve
 from compression.planning.search.space import Cost
 from compression.planning.search.spaces import space_of
+from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
@@ -41,11 +42,11 @@ def count(shape: Shape) -> int:
     return network_parameters(FACTS, shape)
 
 
-def solver_by(cost: Cost, *axes: str, solve: Solve = solve, **weights: float) -> SizeSolver:
+def solver_by(cost: Cost, *axes: str, solve: Solve = solve, limits: Sequence[Cost] = (), **weights: float) -> SizeSolver:
     prune = Prune.model_validate({"search": "solver", "axes": axes, "multiple": 1})
     space = space_of(of_network(FACTS), NETWORK, WHOLE, prune, FACTS, weights)
     whole = space.cost_of(cost, {choice.name: 0 for choice in space.choices})
-    return SizeSolver(space, SizeCost(cost, whole), WHOLE, count, solve)
+    return SizeSolver(space, SizeCost(cost, whole), WHOLE, count, solve, limits)
 
 
 def tried(solver: SizeSolver, share: float, **own: Any) -> SizeTried:
@@ -60,6 +61,26 @@ def test_parameters_are_those_of_the_blocks_that_stay_whatever_is_made_small() -
     assert gone == [largest.name]
     assert found.parameters == FACTS.parameters(WHOLE.widths, gone)
     assert found.parameters != count(found.shape), "otherwise this shows nothing"
+
+
+def test_no_size_exceeds_what_the_recipe_allows_of_the_cut() -> None:
+    by, whole = costs.parameters(0.0, count), count(WHOLE)
+    operations = multiply_adds(FACTS, WHOLE)
+    limits = [costs.parameters(0.6 * whole, count), costs.multiply_adds(0.4 * operations, partial(multiply_adds, FACTS))]
+    solver, free = (solver_by(by, "channels", limits=each) for each in (limits, ()))
+    assert free.share_of(free.at(0.9)) > 0.6
+    for share in (0.9, 0.6, 0.5, 0.1):
+        assert solver.at(share).within(limits)
+    assert solver.mildest == solver.share_of(solver.at(0.95)) <= 0.6
+    assert solver.is_at(solver.mildest, tried(solver, 0.9))
+    assert solver.error_at(solver.mildest) > free.error_at(0.6), "the multiply-adds count too"
+    assert free.mildest == 0.95
+    none = solver_by(by, "channels", limits=[costs.multiply_adds(1.0, partial(multiply_adds, FACTS))])
+    with pytest.raises(TargetOutOfReach):
+        none.at(0.5)
+    alone = solver_by(by, "channels", limits=[costs.parameters(0.01 * whole, count)])
+    with pytest.raises(TargetOutOfReach):
+        alone.at(0.5)
 
 
 def test_a_pause_ends_a_solution_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +179,7 @@ def test_sizes_are_near_by_what_they_cost_and_not_by_what_they_were_allowed() ->
 
 
 def test_a_round_that_would_try_the_same_size_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: False)
+    monkeypatch.setattr(SizeRounds, "_is_time", lambda *_, twice: False)
     solver = solver_by(costs.parameters(0.0, count), "channels")
     known = record(tried(solver, 0.1, kind="short", expected=0.999))
     none: Any = None
@@ -180,7 +201,7 @@ def test_a_size_that_is_not_expected_to_keep_the_target_is_called_what_it_is(mon
     none: Any = None
     state: Any = SimpleNamespace(clock=StageClock())
     solver = solver_by(costs.parameters(0.0, count), "channels")
-    monkeypatch.setattr(SizeRounds, "_is_time_for", lambda *_: True)
+    monkeypatch.setattr(SizeRounds, "_is_time", lambda *_, twice: True)
     monkeypatch.setattr(SizeRounds, "_full_steps", lambda *_: 100)
     rounds = SizeRounds(state, Auto(), none, none, {}, none, record(tried(solver, 0.5, kind="short", expected=0.5)), solver)
     assert "it keeps most of those that were tried" in rounds.chosen(0.5, "there is no time").why
