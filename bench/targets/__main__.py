@@ -5,7 +5,7 @@
   free-or-uniform  widths of each layer against one for all layers, at equal milliseconds, on four sets
   auto             ten jobs of the recipe `auto`, on sets and seeds that it was not developed with
   searches         python -m bench search: the solver, TPE, NSGA-II and reinforcement learning side by side
-  decoder          SmolLM2 at -30 % by the solver against the preset `language`, on the same tokens
+  decoder          SmolLM2 at -30 % by the solver and by `auto`, against the preset `language`, on the same tokens
 
 A part's steps run one after another; each leaves a record in bench/targets/records, and what has one is not run again. A call
 ends after --minutes, and the same command goes on. --plan lists the steps, --table-only prints the records; both run nothing.

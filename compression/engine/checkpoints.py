@@ -132,6 +132,7 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 ADDED_KEYS: dict[str, Any] = {
     "auto": None,
+    "prune.finalists": None,
     "prune.free_widths": False,
     "prune.points": 1,
     "prune.ratio.channels": None,

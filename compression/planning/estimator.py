@@ -24,7 +24,6 @@ from compression.planning.token_estimates import TOKENS_A_WORD, Tokens, packed
 from compression.planning.training_work import training_work
 from compression.planning.work import EXPORT, TimeLimits, Work, time_work
 from compression.schema.config import Config
-from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters
@@ -282,23 +281,23 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         for (_, before), (stage, _) in pairwise(job.sizes.items()):  # it is cut from the size before, and scored around the cut
             read = before * (job.forward(job.result) * share + job.validated(job.result, 2))
             yield CostItem(stage, work=Work(stage=stage, float32_flops=read + updated))
-    if recipe.auto is not None:
-        yield CostItem(PRUNED, work=_rounds(job, recipe.auto))
+    if prune.finalists is not None:
+        yield CostItem(PRUNED, work=_short(job, prune.finalists.cuts, prune.finalists.steps))
+    if (auto := recipe.auto) is not None:
+        fitted = {"fitted": True, "least": 1 / auto.rounds}
+        yield CostItem(PRUNED, work=_short(job, auto.rounds, auto.steps).model_copy(update=fitted))
     if prune.sensitivity:
         curves = sensitivity.ROWS * len(sensitivity.RATIOS) * job.model.curves / max(job.texts.rows["train"], 1)
         yield CostItem(PRUNED, work=Work(stage=PRUNED, float32_flops=job.forward(job.model) * curves))
 
 
-def _rounds(job: PlannedJob, auto: Auto) -> Work:
-    """Return the work of all short distillations of a search for a size."""
+def _short(job: PlannedJob, count: int, steps: int) -> Work:
+    """Return the work of so many short distillations, each of about so many steps."""
     rows, train = job.texts.rows["train"], job.recipe.train
-    short = ShortTraining.of(auto.steps, rows, train.batch * train.accumulate, all_rows=bool(job.named))
-    asked = auto.rounds * job.forward(job.model) * short.rows / max(rows, 1)
-    passes = auto.rounds * short.steps / job.steps()
-    judged = auto.rounds * judgings(short.epochs, 0)
-    return job.trained(PRUNED, job.result, passes, auto.rounds * short.steps, asked=asked, judged=judged).model_copy(
-        update={"fitted": True, "least": 1 / auto.rounds}
-    )
+    short = ShortTraining.of(steps, rows, train.batch * train.accumulate, all_rows=bool(job.named))
+    asked = count * job.forward(job.model) * short.rows / max(rows, 1)
+    passes, judged = count * short.steps / job.steps(), count * judgings(short.epochs, 0)
+    return job.trained(PRUNED, job.result, passes, count * short.steps, asked=asked, judged=judged)
 
 
 def _distilled(job: PlannedJob) -> Iterator[CostItem]:

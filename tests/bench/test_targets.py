@@ -182,7 +182,10 @@ def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.Ca
         keep(tmp_path / "decoder", name, about=about, shape=shape(), tokens=1000, parameters=count, **losses)
     lines = printed("decoder", tmp_path, capsys)
     assert lines[2].startswith(f"| language | 70.0 M (-30.0%) | {SHAPE.short} | 2,000 |")
-    assert lines[-1] == "The solver's less the preset's, of 3 texts: -0.1000 [-0.1000, -0.1000] nats a token (below: yes)."
+    assert (
+        lines[-1]
+        == "Loss of `solver` less that of `language`, of 3 texts: -0.1000 [-0.1000, -0.1000] nats a token (below: yes)."
+    )
     uneven = {
         "loss": np.add(hard, [40.0, -60.0, -10.0]).tolist(),
         **{key: losses["after"][key] for key in ("tokens", "bytes", "right")},
@@ -201,12 +204,13 @@ def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("name", list(decoder.SIDES))
-def test_both_sides_of_a_decoder_remove_the_same_share(name: str) -> None:
+def test_all_sides_of_a_decoder_remove_the_same_share(name: str) -> None:
     recipe = decoder.PLAN.at(name)
     assert recipe.prune is not None
     assert recipe.distill is not None
     assert (recipe.prune.target_params, recipe.distill.epochs, recipe.prepare.epochs) == (decoder.REMOVED, 1, 0)
     assert recipe.prune.search == (None if name == "language" else "solver")
+    assert (recipe.auto is not None) == (name == "auto")
 
 
 def test_plans_are_what_is_promised() -> None:

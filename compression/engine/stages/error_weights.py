@@ -2,7 +2,8 @@
 
 Errors of single layers do not add up to what the whole model loses. So the solver solves with several draws of weights, each
 shape that comes of it is cut without training, and its answers are compared with the whole model's on rows of train. The
-weights of the shape that changes them least are kept. Cuts of other sizes are judged too: by them, and not by one size, it is
+weights of the shape that changes them least are kept, or with `prune.finalists`, of those that do the one that keeps most after
+a short distillation. Cuts of other sizes are judged too: by them, and not by one size, it is
 known how the change grows with the error, which predicted scores of other targets rest on.
 """
 
@@ -16,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
+from compression.engine.stages.finalists import best_finalist
 from compression.engine.stages.signs_of_life import solver_of
 from compression.evaluation.validate import logits, validate
 from compression.modalities.base import Examples
@@ -29,6 +31,7 @@ from compression.planning.table_work import CANDIDATES, JUDGED_ROWS, JUDGED_TOKE
 from compression.schema.error_tables import ErrorTables
 from compression.schema.errors import TargetOutOfReach, UnsupportedShape
 from compression.schema.events import Event
+from compression.schema.recipe.finalists import Finalists
 from compression.schema.solved_search import CutOutcome
 
 Weights = Mapping[str, float]
@@ -61,8 +64,8 @@ def error_weights(
     limits: Sequence[Cost],
     cut: Callable[[Found], PreTrainedModel],
 ) -> Generator[Event, None, tuple[Weights, tuple[CutOutcome, ...]]]:
-    """Return the weights whose solution changes the model's answers least, with what came of every cut that was judged, and
-    note how well the errors had predicted that.
+    """Return the weights whose solution changes the model's answers least, or is the best of the finalists, with what came of
+    every cut that was judged, and note how well the errors had predicted that.
 
     space_of: with weights; cut: returns the model that a solution leaves, untrained. If all draws lead to one shape, all layers
     count alike. Raises Pause, and what `solve_within` raises if all layers count alike.
@@ -92,13 +95,17 @@ def error_weights(
 
     drawn = [solved for _, solved in found.values()]
     changes = yield from judged(drawn)
-    chosen = min(range(len(changes)), key=changes.__getitem__)
-    weights = [*found.values()][chosen][0]
+    least, finalists = min(range(len(changes)), key=changes.__getitem__), _finalists(context)
     if len(changes) > 1:
         context.notes.append(
             f"{len(changes)} solutions with drawn weights of layers were cut and compared with the whole model on {len(rows)} "
-            f"rows: divergence {changes[0]:.4g} if all layers count alike, {changes[chosen]:.4g} of the one that was taken."
+            f"rows: divergence {changes[0]:.4g} if all layers count alike, {changes[least]:.4g} "
+            f"of {'the least' if finalists else 'the one that was taken'}."
         )
+    chosen = least
+    if finalists is not None and len(changes) > 1:
+        chosen = yield from best_finalist(context, finalists, changes, lambda at: cut(drawn[at]))
+    weights = [*found.values()][chosen][0]
     corrected = space_of(weights)
     others = [each for each in _other_sizes(corrected, limits, solver) if tuple(sorted(each.picks.items())) not in found]
     changes += yield from judged(others)
@@ -110,6 +117,11 @@ def error_weights(
             f"Rank correlation of predicted error and divergence {ranked:.2f} over {len(errors)} cuts of this size and others."
         )
     return weights, tuple(CutOutcome(error=error, change=change) for error, change in zip(errors, changes, strict=True))
+
+
+def _finalists(context: StageContext) -> Finalists | None:
+    settings = context.recipe.prune
+    return settings.finalists if settings is not None else None
 
 
 def _other_sizes(space: SearchSpace, limits: Sequence[Cost], solver: Solve) -> list[Found]:

@@ -12,6 +12,7 @@ from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut, units_after, updated_cut
 from compression.engine.stages.cut_facts import each_layer, taken, with_errors
 from compression.engine.stages.error_tables import error_tables
+from compression.engine.stages.finalists import finalist_phases
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
@@ -119,8 +120,11 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
     yield "cut", 2.0 + measuring + (expected.train + search_seconds(settings) if settings.search is not None else 0.0)
     taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
+    row = expected.train / max(expected.rows["train"], 1)
+    if settings.finalists is not None:
+        yield from finalist_phases(settings.finalists, row)
     if expected.recipe.auto is not None:
-        yield from round_phases(expected.recipe.auto, expected.train / max(expected.rows["train"], 1))
+        yield from round_phases(expected.recipe.auto, row)
     for name, epochs in trainings_of(settings):
         if taught and epochs:
             yield precompute(name), 0.0 if varies else expected.train / 3
@@ -128,7 +132,13 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return the distillation settings that a recovery by the teacher's outputs reads. Distillation comes after pruning."""
+    """Return the distillation settings that this stage reads, which comes before distillation: short distillations all of them,
+    a recovery by the teacher's outputs some.
+    """
+    prune, distill = spec.recipe.prune, spec.recipe.distill
+    shortly = spec.recipe.auto is not None or (prune is not None and prune.finalists is not None)
+    if shortly and distill is not None:
+        return {"distilled": distill.model_dump(mode="json")}
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()

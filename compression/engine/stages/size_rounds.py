@@ -7,16 +7,15 @@ stage: its saves have the record of the rounds before, so an attempt that was ki
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import updated_cut
 from compression.engine.stages.error_weights import error_weights
-from compression.engine.stages.objectives import objective_for
+from compression.engine.stages.short_distillation import ShortDistillations
 from compression.engine.stages.size_record import (
     Original,
     RunningTime,
@@ -44,12 +43,9 @@ from compression.engine.stages.size_solver import (
     solver_of,
 )
 from compression.engine.stages.solved_widths import SolvedWidths, axes_and_errors, store_search
-from compression.engine.stages.task_training import NamedTraining, train_task
-from compression.engine.stages.teacher_ensemble import ASK, EnsembleOutputs, ensemble_outputs
-from compression.engine.stages.teacher_precision import HELD, quantize_teacher, restore_teacher
+from compression.engine.stages.task_training import NamedTraining
+from compression.engine.stages.teacher_ensemble import ASK
 from compression.engine.tables_checkpoint import stored_search
-from compression.modalities.base import Examples
-from compression.modalities.sampling import shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import planned
@@ -71,7 +67,6 @@ from compression.schema.report.size_search import UNITS, SizeSearch, SizeTried
 from compression.schema.solved_search import CutOutcome, ParameterFacts, SolvedSearch
 from compression.system.device import on_cpu, rest
 from compression.system.sealed_folder import UnusableCheckpoint
-from compression.training.config import TrainingOutcome
 
 ALIKE = 0.03
 """Shares of the whole model that are nearer to each other than this are one size: no further round is worth its time."""
@@ -196,7 +191,6 @@ class SizeRounds:
     original: Original
     record: SizeSearch
     solver: SizeSolver
-    outputs: EnsembleOutputs | None = None  #: the teachers', which all rounds share
 
     def run(self, first: float) -> Generator[Event, None, tuple[float, str]]:
         """Do the rounds; return the share to go on with, and why no further one was done. first: share of the first size."""
@@ -259,11 +253,13 @@ class SizeRounds:
         keys = [f"prune.{each.key}" for each in self.solver.limits]
         return f" within {listed(keys)}" if keys else ""
 
+    @cached_property
+    def _shorts(self) -> ShortDistillations:
+        return ShortDistillations(self.context, self.distill, self.auto.steps)
+
     @property
     def _short(self) -> ShortTraining:
-        train, rows = self.context.recipe.train, len(self.context.rows["train"])
-        named = bool(self.context.models.teachers)  # who may read other tokens, of all rows
-        return ShortTraining.of(self.auto.steps, rows, train.batch * train.accumulate, all_rows=named)
+        return self._shorts.plan
 
     def _full_steps(self, cost: float) -> int:
         """Return the steps of the full distillation that the time still allows. cost: of the size."""
@@ -273,9 +269,8 @@ class SizeRounds:
 
     @property
     def teachers(self) -> list[PreTrainedModel]:
-        """The teachers that rounds share: what is on the device stays there between two trainings."""
-        found = self.outputs
-        return [] if found is None else [found.guide, *(member.model for member in found.others)]
+        """The teachers that rounds share."""
+        return self._shorts.teachers
 
     def _put(self, tried: Sequence[SizeTried]) -> None:
         self.record = self.record.model_copy(update={"tried": tuple(tried)})
@@ -313,14 +308,11 @@ class SizeRounds:
 
     def _train(self, number: int) -> Iterator[Event]:
         """Cut and distill the last size of the record, and fit what is known then. number: of the round, from 1."""
-        context, size, rows = self.context, self.record.tried[-1], self.context.rows["train"]
+        context, size = self.context, self.record.tried[-1]
         yield from context.tracker.emit_boundary("cut", done=False)
         with on_cpu(*self.teachers):
             student = cut_of(context, context.model, self.scores, self.orders, size)
-        trial, short = replace(context, model=student, originals=list(context.originals), saves_ends=True), self._short
-        asked = self.distill.model_copy(update={"epochs": size.epochs, "general": None, "augment": None})
-        if short.rows < len(rows):
-            rows = shuffled_rows(rows, short.rows, context.recipe.train.seed)
+        trial = self._shorts.trial_of(student)
         timing = RunningTime(context.clock, size.seconds or 0.0)
 
         def remember() -> None:
@@ -328,7 +320,7 @@ class SizeRounds:
             write_record(context, self.record, training.beside)
 
         training = NamedTraining()
-        outcome = yield from remembering(self._distill(trial, asked, rows, phase_of(number), training), remember)
+        outcome = yield from remembering(self._shorts.run(trial, size.epochs, phase_of(number), training), remember)
         self._put([*self.record.tried[:-1], trained(trial, size, outcome, self.original, timing)])
         steps = self._full_steps(size.cost)
         tried, gain = expect(self.record.tried, steps, [original_curve(context)])
@@ -341,23 +333,3 @@ class SizeRounds:
         )
         context.notes.append(told)
         yield Log(message=told)
-
-    def _distill(
-        self, trial: StageContext, asked: Distill, rows: Examples, phase: str, training: NamedTraining
-    ) -> Generator[Event, None, TrainingOutcome]:
-        """Distill a trial's model by the recipe's loss, without what comes before it."""
-        saved = trial.saved(phase) or {}
-        if self.outputs is None:
-            self.outputs = yield from ensemble_outputs(trial, asked, rows, ())
-        guide, is_held = self.outputs.guide.to(trial.device).eval().requires_grad_(False), False
-        objective = yield from trial.tracker.relay(ASK, objective_for(trial, asked, self.outputs, rows))
-        try:
-            is_held, _ = yield from quantize_teacher(trial, asked, guide, before=HELD in saved, again=True)
-            if is_held:
-                training.beside[HELD] = torch.tensor(True)
-            outcome, _ = yield from train_task(trial, asked, rows, objective, phase, saved, training)
-        finally:
-            objective.close()
-            if is_held:
-                restore_teacher(trial, guide)
-        return outcome

@@ -50,7 +50,8 @@ RECIPES: list[Json] = json.loads("""
  {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}, "train": {"views": {"area": 0.3}}},
  {"prune": {"search": "solver"},
   "auto": {"budget_minutes": 45.5, "confidence": 0.9, "objective": "latency", "rounds": 3, "steps": 150}},
- {"prune": {"search": "solver", "points": 4, "target_params": 0.5, "target_bytes": 0.6, "free_widths": true}}]
+ {"prune": {"search": "solver", "points": 4, "target_params": 0.5, "target_bytes": 0.6, "free_widths": true}},
+ {"prune": {"search": "solver", "finalists": {"cuts": 2, "steps": 150}}}]
 """)
 
 

@@ -20,6 +20,7 @@ def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
 
 USED: dict[str, dict[str, Any]] = {
     "auto": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver"}, "auto": {}},
+    "prune.finalists": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "finalists": {}}, "distill": {}},
     "prune.free_widths": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "free_widths": True}},
     "prune.points": {"prune": {"ratio": {"ffn": 0.3}, "search": "solver", "points": 2}},
     "prune.ratio.channels": {"prune": {"ratio": {"ffn": 0.3, "channels": 0.3}}},
