@@ -22,7 +22,7 @@ def _larger(prune: Prune | None) -> Iterator[Remedy]:
     """Yield that larger sizes may be tried, for each limit of all sizes."""
     for key in TARGET_KEYS:
         if prune is not None and (limit := getattr(prune, key)) is not None:
-            why = "no size within it kept the target; without it larger ones are tried"
+            why = "no size that was tried kept the target; without this limit larger ones may be tried"
             yield Remedy(key=f"recipe.prune.{key}", now=limit, proposed=None, why=why)
 
 

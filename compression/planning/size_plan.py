@@ -9,6 +9,8 @@ from compression.schema.recipe.distill import Distill
 
 LEAST_FITTED = 0.75
 """Of a full distillation, for which time must be left: it is then fitted into that."""
+NEARLY = 2 / 3
+"""Share of a full distillation's steps that the first and the second one have each, if time is left for both."""
 LEAST_EPOCHS = 2
 """Of a short distillation: one says nothing of how losses fall."""
 FEWEST_EXPORTS = 6
@@ -60,10 +62,14 @@ class FullTraining:
         """Return the optimizer steps of the distillation on the task."""
         return self.epochs * self.epoch_steps
 
+    @property
+    def all_steps(self) -> int:
+        """Return the optimizer steps of both phases."""
+        return self.steps + self.general_epochs * self.general_steps
+
     def seconds(self, pace: Pace) -> float:
         """Return the time of both phases."""
-        steps = self.steps + self.general_epochs * self.general_steps
-        return pace.step * steps + pace.judging * judgings(self.epochs, self.general_epochs) + pace.error
+        return pace.step * self.all_steps + pace.judging * judgings(self.epochs, self.general_epochs) + pace.error
 
     def fitted(self, pace: Pace | None, left: float) -> "FullTraining":
         """Return as much of it as seconds that are left allow, one epoch of each phase at least. pace: None is not known, since
@@ -85,14 +91,14 @@ class FullTraining:
         return replace(self, epochs=epochs, general_epochs=max(general, 1))
 
     def first(self, pace: Pace | None, left: float) -> "FullTraining":
-        """Return as much of it as `fitted` does, but leave time for a second one, if both can be LEAST_FITTED of it: the second
+        """Return as much of it as `fitted` does, but leave time for a second one, if both can be NEARLY whole: the second
         corrects the size of the first.
         """
         return self.fitted(pace, left / 2 if pace is not None and self.is_time_twice(pace, left) else left)
 
     def is_time_twice(self, pace: Pace, left: float) -> bool:
-        """Return whether seconds that are left allow two of them."""
-        return left >= 2 * LEAST_FITTED * self.seconds(pace)
+        """Return whether seconds that are left allow two of them, in whole epochs."""
+        return self.fitted(pace, left / 2).all_steps >= NEARLY * self.all_steps
 
     @property
     def least(self) -> "FullTraining":

@@ -101,7 +101,7 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
-        if left == 1:
+        if left == 1 and job.recipe.auto is None:
             met = "The whole model is within the targets of prune: nothing is cut."
             yield met if prune.has_target else f"The ratio {prune.deepest:g} rounds to no change of shape."
         if family.decodes and job.recipe.auto is None:  # there the ratio is of the first size that is tried
@@ -146,7 +146,7 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
         return
     recovery = prune.recovery or Recovery()
     own = recovery.model_dump(mode="json", exclude_defaults=True)
-    usual = {"search": None, "points": 1, "search_budget": SearchBudget().model_dump(mode="json")}
+    usual = {"search": None, "finalists": None, "points": 1, "search_budget": SearchBudget().model_dump(mode="json")}
     given = prune.model_dump(mode="json")
     one_cut = {key: value for key, value in usual.items() if given[key] != value}
     one_cut |= dict.fromkeys([key for key in TARGET_KEYS if given[key] is not None][1:])

@@ -56,12 +56,13 @@ def best_finalist(
         except TrainingDiverged as problem:
             known.append(Validation(LOST, LOST))
             yield Log(level="warning", message=f"A cut that was distilled shortly is left out: {problem}."[:4000])
+        del student  # the next cut needs its memory
     rest(*shorts.teachers)
     best = max(range(len(places)), key=known.__getitem__)  # of equals the one that had changed the answers less
     each = ", ".join("diverged" if one.score == LOST else str(one) for one in known)
     told = (
-        f"The {len(places)} of them that change the answers least were distilled for {shorts.plan.steps:,} steps each: "
-        f"validation {context.task.metric} {each}. Number {best + 1} is taken."
+        f"The {len(places)} of them that change the answers least were distilled for at most {shorts.plan.steps:,} steps each: "
+        f"validation {context.task.metric} {each}. Number {best + 1} is the best: its weights of layers are taken."
     )
     context.notes.append(told)
     yield Log(message=told)

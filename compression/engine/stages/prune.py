@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut, units_after, updated_cut
 from compression.engine.stages.cut_facts import each_layer, taken, with_errors
@@ -131,14 +132,16 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
         yield name, epochs * expected.train * (0.7 + (1 / 3 if taught and varies else 0.0))
 
 
-def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
+def inputs(spec: Spec, base: Path) -> dict[str, Any]:
     """Return the distillation settings that this stage reads, which comes before distillation: short distillations all of them,
     a recovery by the teacher's outputs some.
     """
     prune, distill = spec.recipe.prune, spec.recipe.distill
     shortly = spec.recipe.auto is not None or (prune is not None and prune.finalists is not None)
     if shortly and distill is not None:
-        return {"distilled": distill.model_dump(mode="json")}
+        unread = {"epochs", "general", "augment"} if spec.recipe.auto is None else set[str]()
+        asked_of = [folder_digests(base, folder) for folder in spec.teachers]
+        return {"distilled": distill.model_dump(mode="json", exclude=unread), "asked": asked_of}
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()

@@ -113,7 +113,7 @@ class RateSearch:
             return True
         _, epochs, steps = self._size()
         epoch = rules.steps_an_epoch(len(state.rows["train"]), state.recipe.train)
-        originals = state.recipe.distill.teachers.seeds if state.recipe.distill is not None else 1
+        originals = max(state.recipe.distill.teachers.seeds, 1) if state.recipe.distill is not None else 1
         tuning = originals * rules.expected(prepare, epoch) * epoch / (epochs * steps)
         expected = state.clock.seconds + (rules.MOST_PROBES - 1 + tuning) * probe_seconds
         minutes = auto.budget_minutes / state.budget.sharers

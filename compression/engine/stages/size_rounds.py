@@ -38,9 +38,9 @@ from compression.engine.stages.size_solver import (
     count_of,
     cut_of,
     facts_of,
-    limits_of,
     size_cost,
     solver_of,
+    within_all,
 )
 from compression.engine.stages.solved_widths import SolvedWidths, axes_and_errors, store_search
 from compression.engine.stages.task_training import NamedTraining
@@ -51,6 +51,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import planned
 from compression.models.tensors import Tensors
 from compression.planning.search.problem import OutOfTime
+from compression.planning.search.space import Cost
 from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found
 from compression.planning.size_fit import SizeFit, expect, fit_sizes, smallest_share
@@ -61,7 +62,7 @@ from compression.schema.errors import TargetOutOfReach, TrainingDiverged, Unsupp
 from compression.schema.events import Event, Log
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.prune import TARGET_KEYS, Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.report.size_search import UNITS, SizeSearch, SizeTried
 from compression.schema.solved_search import CutOutcome, ParameterFacts, SolvedSearch
@@ -104,9 +105,12 @@ def size_rounds(
     search = facts_of(context, settings, digest=tables.digest, before=before, parameters=facts)
     cost, original = (yield from size_cost(context, search, auto.objective)), judged_original(context)
     record = saved_record(context, [phase_of(number) for number in range(1, auto.rounds + 1)])
+    even = solver_of(context, tables, search, cost)
+    first = even.mildest if even.is_limited else _first_share(search, cost)
     if record is None:
         whole = count_of(search)(before)
-        weights, outcomes = yield from _weights(context, search, cost, scores, found)
+        limits = within_all(cost.limit(first), even.limits)
+        weights, outcomes = yield from _weights(context, search, limits, scores, found)
         record = begin_record(context, auto, original.score, whole).model_copy(update={"weights": dict(weights)})
     else:
         outcomes = _judged_before(context)
@@ -120,7 +124,6 @@ def size_rounds(
         "parameters": facts,
     }
     known |= {"weights": record.weights, "outcomes": outcomes}
-    first = solver.mildest if solver.limits else _first_share(search, cost)
     yield from store_search(context, tables, solver.at(first), **known)  # what an attempt that goes on in a round reads
     rounds = SizeRounds(context, auto, distill, scores, orders, original, record, solver)
     share, why = yield from rounds.run(first)
@@ -134,9 +137,13 @@ def size_rounds(
 
 
 def _weights(
-    context: StageContext, search: SolvedSearch, cost: SizeCost, scores: ImportanceScores, found: tuple[ErrorTables, Tensors]
+    context: StageContext,
+    search: SolvedSearch,
+    limits: Sequence[Cost],
+    scores: ImportanceScores,
+    found: tuple[ErrorTables, Tensors],
 ) -> Generator[Event, None, tuple[Mapping[str, float], tuple[CutOutcome, ...]]]:
-    """Return what errors count, by the outcome of cuts to the first size, or to the largest that the recipe's limits allow."""
+    """Return what errors count, by the outcome of cuts within limits: of the first size."""
     tables, orders = found
     model, family = context.model, adapter_of(context.model)
 
@@ -145,7 +152,6 @@ def _weights(
         return updated_cut(context, model, scores.ordered(orders, layers).choose(family, one.shape))
 
     space = partial(space_of, tables, ARCHITECTURE_SPECS[search.family], search.whole, search.prune, search.network)
-    limits = limits_of(context, search) or [cost.limit(_first_share(search, cost))]
     try:
         return (yield from error_weights(context, tables, space, limits, cut))
     except (TargetOutOfReach, OutOfTime):
@@ -165,7 +171,8 @@ def _first_share(search: SolvedSearch, cost: SizeCost) -> float:
     """Return what the recipe's ratios would leave, if all axes shrank by them."""
     kind = ARCHITECTURE_SPECS[search.family]
     tokens = search.whole.vocabulary
-    alike = planned(kind, search.before, search.prune, vocabulary=tokens, network=search.network)[1]
+    by_ratio = search.prune.model_copy(update=dict.fromkeys(TARGET_KEYS))
+    alike = planned(kind, search.before, by_ratio, vocabulary=tokens, network=search.network)[1]
     return cost.cost.of_shape(alike) / cost.whole
 
 
@@ -251,7 +258,7 @@ class SizeRounds:
     def _within(self) -> str:
         """What limits sizes, as text."""
         keys = [f"prune.{each.key}" for each in self.solver.limits]
-        return f" within {listed(keys)}" if keys else ""
+        return f" within {listed(keys)}" if keys and self.solver.is_limited else ""
 
     @cached_property
     def _shorts(self) -> ShortDistillations:

@@ -107,8 +107,17 @@ class SizeSolver:
     @property
     def mildest(self) -> float:
         """Return the largest share that still cuts anything, and if there are limits, that they allow. Raises as `at`."""
-        share = MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
-        return min(share, self.share_of(self.at(share))) if self.limits else share
+        return min(self._uncut, self.share_of(self.at(self._uncut))) if self.limits else self._uncut
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether the limits exclude the uncut model."""
+        whole = {choice.name: 0 for choice in self.space.choices}
+        return any(self.space.cost_of(each, whole) > each.most for each in self.limits)
+
+    @property
+    def _uncut(self) -> float:
+        return MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
 
 
 def size_cost(context: StageContext, facts: SolvedSearch, objective: str) -> Generator[Event, None, SizeCost]:

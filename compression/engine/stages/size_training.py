@@ -39,7 +39,7 @@ from compression.engine.stages.task_training import PHASE, NamedTraining
 from compression.engine.stages.vocabulary import with_fitted_tokens
 from compression.engine.tables_checkpoint import FOLDER, copy_tables, tables_saved, write_search
 from compression.models.running_statistics import saved_buffers
-from compression.planning.size_fit import expect, steps_needed
+from compression.planning.size_fit import expect, fit_sizes, steps_needed
 from compression.planning.size_plan import LEAST_FITTED, Pace
 from compression.schema.errors import MissingResource, TargetOutOfReach, TrainingDiverged, UnsupportedShape
 from compression.schema.events import Event
@@ -98,7 +98,7 @@ class SizedTraining:
         number, record, why = yield from self._begin()
         while why is None or self.best is None:
             try:
-                record = yield from self._train(number, record)
+                record = yield from self._train(number, record, follows=why is None)
             except TrainingDiverged as problem:
                 if self.best is None:
                     raise
@@ -170,12 +170,24 @@ class SizedTraining:
         self.best = place, model.cpu()
         self.context.model = yield from self._cut(record.tried[-1])
 
-    def _train(self, number: int, record: SizeSearch) -> Generator[Event, None, SizeSearch]:
-        """Distill the last size of the record; return the record with what came of it."""
+    def _may_follow(self, record: SizeSearch) -> Generator[Event, None, bool]:
+        """Return whether another size may be worth a training after the first: a larger one, or a smaller one."""
+        size = record.tried[-1]
+        try:
+            solver, *_ = yield from stored_solver(self.context)
+            return size.share < solver.mildest or fit_sizes(record.tried).keeps(size.error, record.retention)
+        except NOT_CUT:
+            return False
+
+    def _train(self, number: int, record: SizeSearch, *, follows: bool = True) -> Generator[Event, None, SizeSearch]:
+        """Distill the last size of the record; return the record with what came of it. follows: whether another may, after the
+        first.
+        """
         context, size = self.context, record.tried[-1]
         if not size.epochs:
             left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
-            full = (asked.fitted if number else asked.first)(pace_of(record, asked, size.cost), left)
+            follows = (yield from self._may_follow(record)) if not number and follows else False
+            full = (asked.first if follows else asked.fitted)(pace_of(record, asked, size.cost), left)
             own = {"epochs": full.epochs, "general_epochs": full.general_epochs, "steps": full.steps}
             size = size.model_copy(update=own)
         general = self.settings.general

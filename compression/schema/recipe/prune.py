@@ -152,7 +152,7 @@ class Prune(Config):
     search_budget: SearchBudget = SearchBudget()
     """How long tpe, nsga2 and rl may look; the solver needs one evaluation."""
     finalists: Finalists | None = None
-    """Distill the best few cuts of a search shortly before one is taken. null: the answers of untrained cuts decide alone."""
+    """Distill the best few cuts of the solver shortly before one is taken. null: the answers of untrained cuts decide alone."""
     points: Annotated[int, Field(ge=1, le=MOST_POINTS)] = 1
     """Sizes that the job distills and ships, by one set of error tables and one general phase. The target, or the ratio, is of
     the smallest; each of the others is larger than the next by the same factor. Above 1 it needs search: solver."""
@@ -210,8 +210,8 @@ class Prune(Config):
             raise ValueError(f"search {why}: leave out {'steps' if self.steps > 1 else 'stock' if self.stock else 'it'}")
         if self.free_widths and (self.search is None or "ffn" not in self.axes):
             raise ValueError("free_widths is of feed-forward units that a search chooses: set search, and name ffn in axes")
-        if self.finalists is not None and self.search is None:
-            raise ValueError("finalists are cuts that a search chooses: set search")
+        if self.finalists is not None and self.search != "solver":
+            raise ValueError("finalists are cuts that the solver chooses: set search to solver")
         if self.search_budget != SearchBudget() and (self.search is None or not SEARCHES[self.search].budgeted):
             raise ValueError("search_budget is of searches that end with it: name tpe, nsga2 or rl as prune.search")
         if self.has_target and set(self.axes) <= {"vocabulary"}:

@@ -35,9 +35,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path
 
 def test_the_best_of_the_cuts_that_were_distilled_shortly_is_taken(whole: tuple[Report, list[Event]]) -> None:
     report, seen = whole
-    (told,) = [note for note in report.rows[2].notes if "were distilled for" in note]
+    (told,) = [note for note in report.rows[2].notes if "were distilled for at most" in note]
     assert told in [event.message for event in seen if isinstance(event, Log)]
-    assert "for 20 steps each: validation accuracy" in told
+    assert "for at most 20 steps each: validation accuracy" in told
     first, second = map(float, told.partition("accuracy ")[2].partition(". Number")[0].split(", "))
     taken = int(told.rpartition("Number ")[2].split()[0])
     assert (first, second)[taken - 1] == max(first, second)

@@ -124,7 +124,7 @@ def test_a_full_distillation_is_fitted_into_the_time_that_is_left() -> None:
     assert FullTraining.of(Distill(epochs=8), 10, 20).fitted(second, 40).general_epochs == 0
 
 
-@pytest.mark.parametrize(("left", "epochs"), [(320, 8), (300, 7), (240, 6), (239, 8), (160, 8), (80, 4)])
+@pytest.mark.parametrize(("left", "epochs"), [(320, 8), (300, 7), (240, 6), (200, 8), (160, 8), (80, 4)])
 def test_the_first_full_distillation_leaves_time_for_a_second_one_where_both_are_nearly_whole(left: int, epochs: int) -> None:
     asked, second = FullTraining.of(Distill(epochs=8, general=General(epochs=4)), 10, 20), Pace(1.0)
     first = asked.first(second, left)
@@ -133,6 +133,12 @@ def test_the_first_full_distillation_leaves_time_for_a_second_one_where_both_are
     if asked.is_time_twice(second, left):
         assert asked.fitted(second, left - first.seconds(second)).epochs >= 6
     assert asked.first(None, left) == asked.least  # no time to try any size
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(2, 1.9), (8, 1.3)])
+def test_epochs_are_whole_so_that_half_of_the_time_may_be_too_little(epochs: int, first: float) -> None:
+    asked, second = FullTraining.of(Distill(epochs=epochs), 10, 0), Pace(1.0)
+    assert asked.first(second, first * asked.seconds(second)).epochs == epochs
 
 
 def test_a_short_distillation_takes_a_part_of_many_rows_and_several_passes_over_few() -> None:

@@ -64,8 +64,8 @@ def test_what_keeps_most_on_validation_is_taken_and_of_equals_what_changes_least
     assert beside[0] is None
     assert beside[2].tolist() == [[0.8, -0.5], [0.9, -0.6]]
     assert context.notes == [
-        "The 3 of them that change the answers least were distilled for 100 steps each: validation accuracy 0.8000, 0.9000, "
-        "0.9000. Number 3 is taken."
+        "The 3 of them that change the answers least were distilled for at most 100 steps each: validation accuracy 0.8000, "
+        "0.9000, 0.9000. Number 3 is the best: its weights of layers are taken."
     ]
     assert chosen(monkeypatch, dict.fromkeys((1, 2, 3), Validation(0.9, -0.5)))[0] == 1
 
@@ -98,7 +98,7 @@ def test_recipes_that_leave_finalists_no_training_are_refused_with_their_key(rec
         Recipe.model_validate(recipe)
     (error,) = caught.value.errors()
     assert ".".join(map(str, error["loc"])) == key
-    with pytest.raises(ValidationError, match="set search"):
+    with pytest.raises(ValidationError, match="set search to solver"):
         Prune.model_validate({"finalists": {}})
 
 

@@ -75,6 +75,8 @@ def test_no_size_exceeds_what_the_recipe_allows_of_the_cut() -> None:
     assert solver.is_at(solver.mildest, tried(solver, 0.9))
     assert solver.error_at(solver.mildest) > free.error_at(0.6), "the multiply-adds count too"
     assert free.mildest == 0.95
+    loose = solver_by(by, "channels", limits=[costs.parameters(2.0 * whole, count)])
+    assert (solver.is_limited, loose.is_limited, free.is_limited) == (True, False, False)
     none = solver_by(by, "channels", limits=[costs.multiply_adds(1.0, partial(multiply_adds, FACTS))])
     with pytest.raises(TargetOutOfReach):
         none.at(0.5)

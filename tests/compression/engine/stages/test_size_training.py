@@ -100,7 +100,8 @@ def test_a_further_training_that_diverges_costs_no_model_that_is_there(monkeypat
     training = SizedTraining(context, NONE, NONE, NONE, torch.device("cpu"))
     good, ends = context.model, iter([record(SHORT, FIRST.model_copy(update={"kept": 0.995})), None])
 
-    def train(*_: object) -> Iterator[Event]:
+    def train(*_: object, follows: bool) -> Iterator[Event]:
+        assert follows
         yield Log(message="It trains.")
         if (found := next(ends)) is None:
             raise TrainingDiverged("the loss is not finite")
