@@ -88,3 +88,24 @@ def test_raw_inputs_count_once_they_are_asked_for(tmp_path: Path) -> None:
     assert "raw_inputs" not in fingerprint_facts(plain, tmp_path)["baseline"]["evaluate"]
     asked = plain.model_copy(update={"evaluate": JobEvaluate(raw_inputs=True)})
     assert fingerprints(plain, tmp_path)["baseline"] != fingerprints(asked, tmp_path)["baseline"]
+
+
+@pytest.mark.parametrize(
+    ("own", "change", "counts"),
+    [
+        ({"auto": {}}, {"epochs": 9}, True),
+        ({"auto": {}}, {"temperature": 2.5}, True),
+        ({"prune": {"finalists": {}}}, {"temperature": 2.5}, True),
+        ({"prune": {"finalists": {}}}, {"epochs": 9}, False),
+        ({}, {"temperature": 2.5}, False),
+    ],
+)
+def test_a_cut_that_short_distillations_chose_depends_on_their_settings(
+    own: dict[str, Any], change: dict[str, Any], counts: bool, tmp_path: Path
+) -> None:
+    prune = {"ratio": {"ffn": 0.3}, "search": "solver", **own.get("prune", {})}
+    recipe = {**own, "prune": prune}
+    before, after = (
+        fingerprints(spec_of(tmp_path, {**recipe, "distill": distill}), tmp_path)["pruned"] for distill in ({}, change)
+    )
+    assert (before != after) is counts

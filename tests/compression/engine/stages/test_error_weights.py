@@ -1,5 +1,6 @@
 """Errors count by the outcome of cuts that are judged, and cuts of other sizes say how changes grow with the error."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from compression.planning.search.score_prediction import fit_power
 from compression.planning.search.within import solve_within
 from compression.planning.table_work import JUDGED
 from compression.schema.errors import TargetOutOfReach
+from compression.schema.events import Event, Log
+from compression.schema.recipe.finalists import Finalists
 from compression.system.progress import run_silently
 from tests.compression.engine.stages.test_solved_widths import encoder_state, map_state
 from tests.support.stage_runs import prune
@@ -37,6 +40,26 @@ def test_the_solution_that_changes_answers_least_is_taken(tmp_path: Path, monkey
     assert len(judged) > len(drawn), "other sizes are judged, and none is taken"
     (ranked,) = [note for note in state.notes if note.startswith("Rank correlation")]
     assert ranked.endswith(f"over {len(judged)} cuts of this size and others.")
+
+
+def test_what_is_best_of_the_finalists_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = map_state(tmp_path, target_params=0.4, axes=["channels", "hidden"])
+    finalists = state.recipe.prune.model_copy(update={"finalists": Finalists(cuts=2)})
+    state.recipe = state.recipe.model_copy(update={"prune": finalists})
+    shapes = list[Any]()
+
+    def last(_: object, asked: Finalists, changes: list[float], cut: Any) -> Iterator[Event]:
+        yield Log(message="They are distilled.")
+        assert asked.cuts == 2
+        shapes.extend(adapter_of(model).shape_of(model.config) for model in map(cut, range(len(changes))))
+        return max(range(len(changes)), key=changes.__getitem__)
+
+    monkeypatch.setattr(error_weights, "best_finalist", last)
+    monkeypatch.setattr(error_weights, "change_from", lambda *_: lambda _: float(next(grows)))
+    grows = iter(range(99))
+    list(prune(state))
+    assert shapes[0] != shapes[-1]
+    assert adapter_of(state.model).shape_of(state.model.config) == shapes[-1]
 
 
 def test_of_few_cuts_no_rank_correlation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
