@@ -19,7 +19,14 @@ from compression.distillation import teacher
 from compression.engine import dataset_run
 from compression.engine.context import StageContext
 from compression.engine.job import Job
-from compression.engine.stages import points, prune as prune_stage, size_rounds, size_training, teacher_ensemble
+from compression.engine.stages import (
+    points,
+    prune as prune_stage,
+    short_distillation,
+    size_rounds,
+    size_training,
+    teacher_ensemble,
+)
 from compression.engine.stages.registry import run_stage
 from compression.evaluation.validate import Validation
 from compression.quantization import precision
@@ -89,9 +96,9 @@ def says(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, s
             with watch.during(kind):
                 return plain(*given)
 
-        def relayed(*given: Any) -> Any:
+        def relayed(*given: Any, **named: Any) -> Any:
             with watch.during(kind):
-                return (yield from plain(*given))
+                return (yield from plain(*given, **named))
 
         monkeypatch.setattr(owner, name, relayed if isgeneratorfunction(plain) else called)
 
@@ -167,7 +174,7 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
     seeds: int, watch: Watch, says: Any, encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guide is the original, or the second of two, which the rounds share."""
-    scores, guides, plain = count(1.0), list[PreTrainedModel](), size_rounds.ensemble_outputs
+    scores, guides, plain = count(1.0), list[PreTrainedModel](), short_distillation.ensemble_outputs
     monkeypatch.setattr(teacher_ensemble, "validate", lambda *_: Validation(next(scores), 0.0))
 
     def outputs(*given: Any) -> Any:
@@ -175,12 +182,12 @@ def test_rounds_and_other_sizes_are_cut_without_the_models_that_they_do_not_read
         guides.append(found.guide)
         return found
 
-    monkeypatch.setattr(size_rounds, "ensemble_outputs", outputs)
+    monkeypatch.setattr(short_distillation, "ensemble_outputs", outputs)
     for owner in (size_rounds, size_training):
         says(owner, "trained", "judged")
         says(owner, "judged_original", "original")
-    says(size_rounds, "train_task", "training")
-    says(size_rounds.SizeRounds, "_distill", "asked")
+    says(short_distillation, "train_task", "training")
+    says(short_distillation.ShortDistillations, "run", "asked")
     says(size_training.SizedTraining, "_train", "asked")
     shares, over = iter([(0.8, None), (0.7, None)]), (0.6, "time is over")
     monkeypatch.setattr(size_training, "preference", lambda _, place: place)  # the second is not the best, and goes
