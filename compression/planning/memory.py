@@ -177,6 +177,8 @@ def trainings(job: "PlannedJob", device: str) -> Iterator[Memory]:
         stay = asked.task is not None and asked.task.place in (None, "spare")
         training = one("distill", after, simulated, taught + others * stay, asked.task)
         training = replace(training, further=_further_bytes(job, on_card=device == "cuda"))
+        if prune is not None and prune.finalists is not None:  # the model before the cut is there beside each of them
+            yield replace(training, name="try", teachers=training.teachers + HELD_BYTES * before.parameters.total)
         if distill.kept is not None and others:
             # Before its first step all teachers are there together, and what is kept of their answers is written.
             weights = (HELD_BYTES + COPIED_BYTES) * after.parameters.total

@@ -4,7 +4,7 @@ Each is a training of the stage: its saves have the results of those before, so 
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.short_distillation import ShortDistillations
 from compression.engine.stages.task_training import NamedTraining
-from compression.engine.stages.teacher_ensemble import ASK
 from compression.evaluation.validate import Validation
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Event, Log
@@ -26,13 +25,6 @@ LOST = -math.inf  #: score of a finalist whose training diverged
 def phase_of(number: int) -> str:
     """Return the name of a finalist's training, from 1."""
     return f"try cut {number}"
-
-
-def finalist_phases(finalists: Finalists, row_seconds: float) -> Iterator[tuple[str, float]]:
-    """Yield the teachers' answers and the trainings of all finalists, with their expected time. row_seconds: of a row."""
-    yield ASK, 0.0
-    for number in range(1, finalists.cuts + 1):
-        yield phase_of(number), finalists.steps * 32 * row_seconds / 2
 
 
 def best_finalist(

@@ -10,16 +10,16 @@ from transformers import PreTrainedModel
 
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
+from compression.engine.stages import finalists, size_rounds
 from compression.engine.stages.apply_cut import apply_cut, units_after, updated_cut
 from compression.engine.stages.cut_facts import each_layer, taken, with_errors
 from compression.engine.stages.error_tables import error_tables
-from compression.engine.stages.finalists import finalist_phases
 from compression.engine.stages.latency_target import ratio_for_latency
 from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
-from compression.engine.stages.size_rounds import round_phases, size_rounds
+from compression.engine.stages.short_distillation import short_phases
 from compression.engine.stages.solved_widths import SolvedWidths, solved_widths
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
@@ -73,7 +73,7 @@ def prune(context: StageContext) -> Iterator[Event]:
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
     if tables is not None:
-        choose = solved_widths if context.recipe.auto is None else size_rounds
+        choose = solved_widths if context.recipe.auto is None else size_rounds.size_rounds
         chosen = yield from choose(context, settings, scores, tables, before, parameter_facts(context.model))
     else:
         chosen = yield from _solved(context, settings, before, scores, saved)
@@ -122,10 +122,10 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     yield "cut", 2.0 + measuring + (expected.train + search_seconds(settings) if settings.search is not None else 0.0)
     taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
     row = expected.train / max(expected.rows["train"], 1)
-    if settings.finalists is not None:
-        yield from finalist_phases(settings.finalists, row)
-    if expected.recipe.auto is not None:
-        yield from round_phases(expected.recipe.auto, row)
+    if (few := settings.finalists) is not None:
+        yield from short_phases(finalists.phase_of, few.cuts, few.steps, row)
+    if (auto := expected.recipe.auto) is not None:
+        yield from short_phases(size_rounds.phase_of, auto.rounds, auto.steps, row)
     for name, epochs in trainings_of(settings):
         if taught and epochs:
             yield precompute(name), 0.0 if varies else expected.train / 3

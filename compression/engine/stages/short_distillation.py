@@ -1,6 +1,6 @@
 """Distills cuts for a few steps by the recipe's own loss, to see what each is worth: sizes, or cuts of one size."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,13 @@ from compression.planning.size_plan import ShortTraining
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.training.config import TrainingOutcome
+
+
+def short_phases(phase_of: Callable[[int], str], count: int, steps: int, row_seconds: float) -> Iterator[tuple[str, float]]:
+    """Yield the teachers' answers and so many short distillations, with their expected time. row_seconds: of a row."""
+    yield ASK, 0.0
+    for number in range(1, count + 1):
+        yield phase_of(number), steps * 32 * row_seconds / 2
 
 
 @dataclass

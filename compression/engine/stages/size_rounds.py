@@ -44,7 +44,6 @@ from compression.engine.stages.size_solver import (
 )
 from compression.engine.stages.solved_widths import SolvedWidths, axes_and_errors, store_search
 from compression.engine.stages.task_training import NamedTraining
-from compression.engine.stages.teacher_ensemble import ASK
 from compression.engine.tables_checkpoint import stored_search
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
@@ -78,13 +77,6 @@ DEEPEST = 0.02
 def phase_of(number: int) -> str:
     """Return the name of a round's training, from 1."""
     return f"try size {number}"
-
-
-def round_phases(auto: Auto, row_seconds: float) -> Iterator[tuple[str, float]]:
-    """Yield the teachers' answers and the trainings of all rounds, with their expected time. row_seconds: of a row."""
-    yield ASK, 0.0
-    for number in range(1, auto.rounds + 1):
-        yield phase_of(number), auto.steps * 32 * row_seconds / 2
 
 
 def size_rounds(

@@ -107,7 +107,7 @@ class SizeSolver:
     @property
     def mildest(self) -> float:
         """Return the largest share that still cuts anything, and if there are limits, that they allow. Raises as `at`."""
-        return min(self._uncut, self.share_of(self.at(self._uncut))) if self.limits else self._uncut
+        return min(self._mild, self.share_of(self.at(self._mild))) if self.limits else self._mild
 
     @property
     def is_limited(self) -> bool:
@@ -116,7 +116,7 @@ class SizeSolver:
         return any(self.space.cost_of(each, whole) > each.most for each in self.limits)
 
     @property
-    def _uncut(self) -> float:
+    def _mild(self) -> float:
         return MILDEST * self.cost.cost.of_shape(self.uncut) / self.cost.whole
 
 

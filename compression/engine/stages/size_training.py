@@ -179,7 +179,7 @@ class SizedTraining:
         except NOT_CUT:
             return False
 
-    def _train(self, number: int, record: SizeSearch, *, follows: bool = True) -> Generator[Event, None, SizeSearch]:
+    def _train(self, number: int, record: SizeSearch, *, follows: bool) -> Generator[Event, None, SizeSearch]:
         """Distill the last size of the record; return the record with what came of it. follows: whether another may, after the
         first.
         """

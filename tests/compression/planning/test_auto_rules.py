@@ -152,6 +152,8 @@ def test_a_limit_of_all_sizes_that_no_cut_meets_is_refused_at_submit() -> None:
     limited = AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_params": 0.6, "target_bytes": 0.5})})
     found = preflight(MODEL, DATA, limited, Evaluate())
     assert found.parameters.total <= 0.4 * found.baseline_parameters.total
+    loose = AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_bytes": 1e9})})
+    assert not [one for one in preflight(MODEL, DATA, loose, Evaluate()).warnings if "nothing is cut" in one]
     with pytest.raises(TargetOutOfReach) as caught:
         preflight(
             MODEL, DATA, AUTO.model_copy(update={"prune": AUTO.prune.model_copy(update={"target_params": 10})}), Evaluate()

@@ -103,6 +103,7 @@ def test_several_sizes_share_a_deep_cut_and_more_of_them_divide_it(points: int, 
         {"search": "solver", "points": 6},
         {"search": "tpe", "search_budget": {"evaluations": 10}},
         {"search": "solver"},
+        {"search": "solver", "finalists": {"cuts": 2}},
         {"search": "solver", "target_params": 0.6, "target_flops": 0.6, "target_bytes": 0.7},
     ],
 )

@@ -19,7 +19,7 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.finalists import Finalists
 from compression.schema.recipe.prune import Prune
-from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.system.progress import Returning
 from tests.compression.planning.test_planning import DATA, MODEL
 
@@ -102,8 +102,9 @@ def test_recipes_that_leave_finalists_no_training_are_refused_with_their_key(rec
         Prune.model_validate({"finalists": {}})
 
 
-def test_finalists_take_time_in_the_forecast() -> None:
-    plain = Recipe(prune=Prune(search="solver"))
+def test_finalists_take_time_and_the_uncut_model_beside_them_in_the_forecast() -> None:
+    plain = Recipe(prepare=Prepare(epochs=0), prune=Prune(search="solver"))
     tried = plain.model_copy(update={"prune": Prune(search="solver", finalists=Finalists(cuts=4, steps=400))})
-    few, many = (preflight(MODEL, DATA, one, Evaluate()).estimate.training_minutes for one in (plain, tried))
-    assert many > few
+    few, many = (preflight(MODEL, DATA, one, Evaluate()).estimate for one in (plain, tried))
+    assert many.training_minutes > few.training_minutes
+    assert many.memory_bytes > few.memory_bytes
