@@ -164,7 +164,7 @@ BAD: tuple[tuple[Json, str, str], ...] = (
     ({"recipe": "auto", "budget_minutes": 0}, "invalid_request", "budget_minutes"),
     ({"recipe": {"preset": "auto", "auto": {"objective": "speed"}}}, "invalid_recipe", "recipe.auto.objective"),
     ({"recipe": {"preset": "auto", "prune": {"search": None}}}, "invalid_recipe", "recipe.prune.search"),
-    ({"recipe": {"preset": "auto", "prune": {"target_params": 0.4}}}, "invalid_recipe", "recipe.prune.target_params"),
+    ({"recipe": {"preset": "auto", "prune": {"target_latency": 4.0}}}, "invalid_recipe", "recipe.prune.target_latency"),
     ({"recipe": {"preset": "auto", "distill": None}}, "invalid_recipe", "recipe.distill"),
     ({"targets": {"quality_gate": {"max_drop": 0.01, "retention": 0.99}}}, "invalid_request", "targets.quality_gate"),
 )
