@@ -72,6 +72,7 @@ def expect(tried: Sequence[SizeTried], steps: int, curves: Sequence[Sequence[Kep
     fall. steps: of a full distillation; curves: others, which tell the power if the sizes' own do not.
 
     If some were trained fully, what the others are expected to lose is scaled by what those lost in place of what was expected.
+    Of a size that was trained fully itself, what that kept is expected.
     """
     own = gain_exponent([one.curve for one in tried if one.kind == "short"])
     gain = (gain_exponent(curves) if own is None else own) or 0.0
@@ -82,7 +83,9 @@ def expect(tried: Sequence[SizeTried], steps: int, curves: Sequence[Sequence[Kep
         fit = fit_sizes(found)
         ratios = [(1 - (one.kept or 0.0)) / max(1 - fit.kept_at(one.error), LEAST_LOST) for one in full]
         scale = min(max(fmean(ratios), 1 / MOST_SCALED), MOST_SCALED)  # one that lost nothing does not say that none does
-        found = [one.model_copy(update={"expected": 1 - scale * (1 - (one.expected or 0.0))}) for one in found]
+        same = {one.error: one.kept for one in full}
+        scaled = ((one, 1 - scale * (1 - (one.expected or 0.0))) for one in found)
+        found = [one.model_copy(update={"expected": same.get(one.error, expected)}) for one, expected in scaled]
     known = iter(found)
     return [next(known) if one in short else one for one in tried], gain
 

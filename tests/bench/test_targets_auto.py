@@ -121,10 +121,10 @@ def summary(found: dict[str, dict[str, Any]], place: Path, capsys: pytest.Captur
 
 def test_promises_hold_once_all_jobs_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = {f"{name}-{seed}": record(1.0, 0.5, 0) for name, seed in auto.PLAN.runs}
-    jobs["tweets-43"] |= {"seconds": 1900.0}
-    jobs["tweets-47"] = record(1.0, 0.0, 0, stage="quantized")
+    jobs["tweets-53"] |= {"seconds": 1900.0}
+    jobs["tweets-59"] = record(1.0, 0.0, 0, stage="quantized")
     lines = summary(jobs, tmp_path, capsys)
-    (uncut,) = [line for line in lines if line.startswith("| tweets-47 ")]
+    (uncut,) = [line for line in lines if line.startswith("| tweets-59 ")]
     assert uncut.split(" | ")[3] == "100.0%, not cut"
     assert lines[-5:] == [
         "10 of 10 jobs. On validation 9 of 10 keep 99%, cut (nine of ten: yes).",

@@ -23,8 +23,9 @@ def another_share(record: SizeSearch, solver: SizeSolver, *, last: bool) -> tupl
     Until one has met the target it is the smallest that is expected to keep it; with the margin if it is the last, since a size
     that misses then costs the job its answer, and before that only the time of a training. After that it is the smallest that
     is expected to, or that may: the margin is in its favour then, and a size that missed by no more than its own error does not
-    bound it. Where one missed so, what may goes first, unless it is the last. If there is neither, it is the next below the one
-    that met the target, which either is smaller or shows that none smaller keeps it.
+    bound it. Where one missed so, what may goes first, unless it is the last. If there is neither, it is a smaller one whose
+    short distillation says that it keeps the target, however near it lies, or else the next below the one that met the target,
+    which either is smaller or shows that none smaller keeps it.
     """
     fit, done = fit_sizes(record.tried), [record.tried[at] for at in fully(record)]
     missed, even = [one for one in done if not _keeps(record, one)], replace(fit, margin=0.0)
@@ -37,7 +38,19 @@ def another_share(record: SizeSearch, solver: SizeSolver, *, last: bool) -> tupl
         share, why = _between(record, solver, bounds, each)
         if why is None:
             return share, None
+    if (promising := _promising(record, solver, done, surely)) is not None:
+        return promising, None
     return _below(solver, missed, met)
+
+
+def _promising(record: SizeSearch, solver: SizeSolver, done: Sequence[SizeTried], surely: Sequence[SizeTried]) -> float | None:
+    """Return the least share of those distilled shortly that are expected to keep the target, below what has met it and above
+    what surely misses it; None if all of them were distilled fully.
+    """
+    met, bound = [one for one in done if _keeps(record, one)], max((one.cost for one in surely), default=0.0)
+    expected = [one for one in record.tried if one.kind == "short" and reaches(one.expected or 0.0, record.retention)]
+    between = [one.share for one in expected if bound < one.cost < _smallest(met)]
+    return min((share for share in between if not any(solver.is_at(share, one) for one in done)), default=None)
 
 
 def _between(record: SizeSearch, solver: SizeSolver, missed: Sequence[SizeTried], fit: SizeFit) -> tuple[float, str | None]:

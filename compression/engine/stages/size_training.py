@@ -221,10 +221,10 @@ class SizedTraining:
         training before. Raises NOT_CUT.
         """
         context, last = self.context, record.tried[-1]
-        if number >= MOST_OTHERS:
-            return record, f"{MOST_OTHERS + 1} sizes were distilled fully"
         tried, gain = expect(record.tried, last.steps, [original_curve(context)])
         record = record.model_copy(update={"tried": tuple(tried), "gain": gain})
+        if number >= MOST_OTHERS:
+            return record, f"{MOST_OTHERS + 1} sizes were distilled fully"
         solver, *_ = yield from stored_solver(context)
         left, asked = seconds_left(context, record), asked_training(context, self.settings, record)
 
