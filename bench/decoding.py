@@ -40,7 +40,14 @@ ROUNDED = 4
 class BlockBody(Body):
     """Linear layers in int8 by blocks: MatMulNBits."""
 
-    def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None) -> str:
+    def product(
+        self,
+        x: str,
+        name: str,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        like: str | None = None,  # noqa: ARG002
+    ) -> str:
         """Write x·Wᵀ + b. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
         outputs, inputs = weight.shape
         pieces = -(-inputs // BLOCK)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
-from compression.models.linear_layers import is_transposed
+from compression.models.linear_layers import is_transposed, matrix
 from compression.quantization.calibration import Calibrate
 from compression.quantization.fake_quantize import Simulation, left_in_float, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind, further_formats
@@ -130,12 +130,17 @@ class Exporter(ABC):
         return self.is_simulated and precision in INTEGERS if simulation is not None else precision == "float32"
 
     def stored_as(self, model: nn.Module, precision: ArtifactPrecision) -> str:
-        """Return the precision of an artifact's weights, and how many parameters stayed in floating point."""
+        """Return the precision of an artifact's weights, and how many parameters have another one."""
         if precision not in INTEGERS:
             return precision
         stored = precision if self.packs_integers else "int8"
-        left = left_in_float(model, transposed=not self.quantizes_transposed)
-        return f"{stored}, {left:,} parameters float32" if left else stored
+        parts, simulation = [str(stored)], simulation_of(model)
+        if stored == "int4" and simulation is not None and simulation.eight_bits:
+            finer = sum(matrix(model.get_submodule(name)).numel() for name in simulation.eight_bits)
+            parts.append(f"{finer:,} parameters int8")
+        if left := left_in_float(model, transposed=not self.quantizes_transposed):
+            parts.append(f"{left:,} parameters float32")
+        return ", ".join(parts)
 
 
 def plain(model: nn.Module) -> nn.Module:

@@ -10,6 +10,8 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
+from pydantic import ValidationError
+
 from compression.planning.auto_remedies import of_sizes
 from compression.planning.on_disk import untrained
 from compression.planning.remedy_case import Case, needed
@@ -53,17 +55,20 @@ def offered(case: Case) -> tuple[Remedy, ...]:
         return ()  # offered once, for the recommended size
     found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
     found = [one for one in of_sizes(case.recipe, found, missed=case.keeps_too_little) if keeps_meaning(case, one)]
-    if case.streamed:
-        found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
+    found = [remedy for remedy in found if _may_be_sent(case, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
-def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
-    """Return whether the recipe still runs from file to file with a remedy applied."""
-    changed = recipe.model_dump(mode="json")
+def _may_be_sent(case: Case, remedy: Remedy) -> bool:
+    """Return whether there is such a recipe with a remedy applied, and whether it still runs from file to file if it did."""
+    changed = case.recipe.model_dump(mode="json")
     *path, last = remedy.key.removeprefix("recipe.").split(".")
     reduce(getitem, path, changed)[last] = remedy.proposed
-    return untrained(Recipe.model_validate(changed))
+    try:
+        recipe = Recipe.model_validate(changed)
+    except ValidationError:
+        return False
+    return untrained(recipe) or not case.streamed
 
 
 def _may_go(score: Score, targets: Targets) -> float:

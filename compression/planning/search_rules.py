@@ -22,6 +22,8 @@ def check_search(recipe: Recipe, family: ArchitectureSpec, shape: Shape, sizes: 
     if prune is None or prune.search is None:
         return
     scheme = recipe.quantize.assumed if recipe.quantize is not None else None
+    if prune.mixed_bits:
+        _check_mixed(shape)
     by_latency = recipe.auto is not None and recipe.auto.objective == "latency"
     if (by_latency or prune.target_latency is not None) and scheme is not None and scheme not in FORMS:
         use = "for auto.objective: latency" if by_latency else "for target_latency"
@@ -34,6 +36,15 @@ def check_search(recipe: Recipe, family: ArchitectureSpec, shape: Shape, sizes: 
     if recipe.distill is not None and sizes.network is None and compares_states(recipe.distill):
         _check_compared(recipe.distill, prune)
     check_reach(family, shape, prune, sizes, kept)
+
+
+def _check_mixed(shape: Shape) -> None:
+    """Refuse a choice of bits for layers whose weights are no matrices of their own. Raises InvalidSpec."""
+    if shape.widths is not None or shape.experts is not None:
+        cause = "prune.mixed_bits is of layers of text, and this is a network of images"
+        if shape.experts is not None:
+            cause = "prune.mixed_bits is of layers whose weights are matrices of their own, and this model has experts"
+        raise InvalidSpec(cause, param="recipe.prune.mixed_bits", remedy="Leave prune.mixed_bits out.")
 
 
 def _check_compared(distill: Distill, prune: Prune) -> None:

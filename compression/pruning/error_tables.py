@@ -23,9 +23,10 @@ from compression.planning.table_work import removal_itemsize
 from compression.pruning.integer_errors import rounding_collector
 from compression.pruning.layer_inputs import Batches, ChangeCollector, KeptInputs
 from compression.pruning.unit_removal import DAMPING, PIECES, Reader, gram_of, remove_units, substitutes, updated
-from compression.quantization.fake_quantize import simulation_of
+from compression.quantization.fake_quantize import EIGHT_BITS, simulation_of
 from compression.schema.error_tables import WIDTHS, ErrorTables, GroupErrors, LayerErrors, WidthError
 from compression.schema.recipe.prune import SHRINKING
+from compression.schema.schemes import SCHEMES
 
 METHOD = 2  #: raise it if the same inputs give other tables
 OF_NO_LAYER = frozenset({"_name_or_path", "transformers_version", "id2label", "label2id", "architectures"})
@@ -38,7 +39,9 @@ def tables_digest(model: PreTrainedModel, batches: Batches) -> str:
     settings.
     """
     simulation = simulation_of(model)
-    facts = (METHOD, DAMPING, PIECES, WIDTHS, None if simulation is None else simulation.model_dump_json())
+    facts: tuple[object, ...] = (METHOD, DAMPING, PIECES, WIDTHS, None if simulation is None else simulation.model_dump_json())
+    if simulation is not None and SCHEMES[simulation.scheme].grouped:
+        facts += (EIGHT_BITS,)  # tables of before lack the errors in 8 bits
     config = {key: value for key, value in model.config.to_dict().items() if key not in OF_NO_LAYER}
     told = json.dumps(config, sort_keys=True, default=str)
     found = hashlib.sha256(f"{facts} {type(model).__name__} {told}".encode())

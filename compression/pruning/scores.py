@@ -49,7 +49,7 @@ class ImportanceScores:
         for axis in family.shared_axes:
             total = torch.stack([self.units[key_of(axis, number)] for number in layers]).sum(dim=0)
             kept[axis] = importance.strongest(total, units_at(to, axis))
-        plan = PruningPlan(kept, tuple(layers) if len(layers) < count else None)
+        plan = PruningPlan(kept, tuple(layers) if len(layers) < count else None, to.eight_bits or ())
         for key, scores in sorted(self.units.items(), key=lambda item: item[1].ndim):
             axis, layer = axis_and_layer(key)
             if axis in family.shared_axes or not (layer is None or layer in layers):

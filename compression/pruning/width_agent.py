@@ -24,7 +24,7 @@ BATCHES = 4
 
 def search(problem: Problem, trials: Trials, seed: int) -> None:
     """Let an agent learn until the budget is spent; an episode is one evaluation. Raises TargetOutOfReach and BudgetSpent."""
-    environment = WidthEnvironment(problem, trials.predict, trials.check)
+    environment = WidthEnvironment(problem, trials.predict, trials.check, trials.solve)
     steps = len(problem.choices)
     with _own_randomness():
         agent = PPO(

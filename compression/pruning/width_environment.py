@@ -1,8 +1,9 @@
 """A choice among widths as a gymnasium environment: one step for each choice, in order (extra `search`).
 
 An action is a keep ratio, as AMC's (He et al. 2018): 1 keeps the whole, -1 takes the last option. Options lie in even steps
-between the two, as the widths of error tables do; a layer stays at a ratio of half and above. The ratio is mapped to the
-nearest option with which the remaining choices can still meet all limits, so every episode ends within them.
+between the two, as the widths of error tables do; a layer stays at a ratio of half and above, and so has 8 bits where bits are
+chosen. The ratio is mapped to the nearest option with which the remaining choices can still meet all limits, so every episode
+ends within them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.planning.search.completion import Completions
-from compression.planning.search.problem import Choice, Limit, Picks, Problem
+from compression.planning.search.problem import Choice, Limit, Picks, Problem, Solve
+from compression.planning.search.solver import solve
 from compression.planning.search.trials import Trial
 
 POINTS = 8
@@ -31,12 +33,18 @@ class WidthEnvironment(gymnasium.Env[Numbers, Numbers]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium's own form)
 
-    def __init__(self, problem: Problem, predict: Callable[[Picks], Trial], check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        predict: Callable[[Picks], Trial],
+        check: Callable[[], None] = lambda: None,
+        solve: Solve = solve,
+    ) -> None:
         """predict: evaluates complete picks. check: called at each step, each of which may solve programs; what it raises ends
-        the episode. Raises TargetOutOfReach if nothing is within the limits.
+        the episode. solve: the exact solver. Raises TargetOutOfReach if nothing is within the limits.
         """
         self.problem, self.predict, self.check = problem, predict, check
-        self.completions = Completions(problem)
+        self.completions = Completions(problem, solve)
         self.scale = max(problem.error_of(self.completions.cheapest), 1e-9)  #: of rewards: the error of what costs least
         self.features, self.savings = self._features()
         limits = len(problem.limits)

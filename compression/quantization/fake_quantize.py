@@ -40,6 +40,8 @@ class Simulation(Config):
         bool, Field(description="Weights that meet rounded activations stay within ±63. What was saved without it is ±127.")
     ] = False
     symmetric: Annotated[bool, Field(description="Ranges lie around 0; biases are stored as float32.")] = False
+    eight_bits: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()
+    """Linear layers of a model in weight-only-int4 that are in weight-only-int8."""
 
     @classmethod
     def of(cls, recipe: Quantize) -> "Simulation":
@@ -50,6 +52,10 @@ class Simulation(Config):
             portable=recipe.portable and SCHEMES[recipe.scheme].rounds_activations,
             symmetric=recipe.symmetric,
         )
+
+    def at(self, layer: str) -> "Simulation":
+        """Return the settings of a linear layer by its name."""
+        return self.model_copy(update={"scheme": EIGHT_BITS, "group_size": None}) if layer in self.eight_bits else self
 
     @property
     def of_experts(self) -> "Simulation":
@@ -70,6 +76,8 @@ class Simulation(Config):
 
 
 DYNAMIC = Simulation()
+EIGHT_BITS: Scheme = "weight-only-int8"
+"""Scheme of the layers that have 8 bits among others of 4: activations stay in floating point in both."""
 
 
 def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -143,11 +151,12 @@ def insert_fake_quantization(
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
-            layer = LINEAR[simulation.scheme]
+            own = simulation.at(name)
+            layer = LINEAR[own.scheme]
             module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
-            _set(module, simulation)
+            _set(module, own)
             if isinstance(module, WeightOnlyLinear):
-                module.group_size = simulation.group_size
+                module.group_size = own.group_size
         names.append(name)
     for name, module in fused_expert_modules(model):
         if only(name):
@@ -198,14 +207,17 @@ def is_simulated(model: nn.Module) -> bool:
 
 def simulation_of(model: nn.Module) -> Simulation | None:
     """Read the fake quantization settings from a model; return None if it has no fake quantization."""
-    layers = [layer for _, layer in simulated_layers(model)]
+    every = dict(simulated_layers(model))
+    layers = [*every.values()]
     if not layers:
         return None
-    last = layers[-1]
+    grouped = next((layer for layer in layers if isinstance(layer, WeightOnlyLinear) and layer.group_size is not None), None)
+    last = grouped or layers[-1]
     ranged = ranged_inputs(model, last.scheme)
     return Simulation(
         scheme=last.scheme,
-        group_size=next((layer.group_size for layer in layers if isinstance(layer, WeightOnlyLinear)), None),
+        group_size=None if grouped is None else grouped.group_size,
+        eight_bits=() if grouped is None else tuple(name for name, layer in every.items() if layer.scheme == EIGHT_BITS),
         ranges={name: found for name, found in input_ranges(model).items() if name in ranged},
         portable=last.levels == PORTABLE_LEVELS,
         symmetric=last.symmetric,

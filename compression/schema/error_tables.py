@@ -98,7 +98,8 @@ class ErrorTables(Config):
     groups: Annotated[tuple[GroupErrors, ...], Field(max_length=MOST_GROUPS)]
     layers: Annotated[tuple[LayerErrors, ...], Field(max_length=MOST_LAYERS)] = ()
     integers: Annotated[tuple[IntegerErrors, ...], Field(max_length=1 << 14)] = ()
-    """In the scheme that the model simulates; none of a model in floating point."""
+    """In the scheme that the model simulates, and in weight-only-int8 if that is weight-only-int4; none of a model in floating
+    point."""
 
     @property
     def by_key(self) -> dict[str, GroupErrors]:

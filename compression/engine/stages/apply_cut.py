@@ -1,6 +1,6 @@
 """Applies a pruning plan: builds a smaller stock model and simulates quantization in it as before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -36,7 +36,7 @@ def apply_cut(
             reconstruct(small.to(device), whole.to(device), plan, batches, context.check_pause)
         return small
 
-    return remade(context, model, build)
+    return remade(context, model, build, plan.eight_bits)
 
 
 def calibration_batches(context: StageContext, parts: int | None = None) -> Batches:
@@ -76,14 +76,17 @@ def _refresh(context: StageContext, model: PreTrainedModel) -> None:
 
 
 def remade(
-    context: StageContext, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]
+    context: StageContext,
+    model: PreTrainedModel,
+    build: Callable[[PreTrainedModel], PreTrainedModel],
+    eight_bits: Collection[int] = (),
 ) -> PreTrainedModel:
     """Build a model from another one on the CPU, then give it that one's device and quantization, with newly calibrated ranges,
-    since the inputs of the layers have changed. `context` keeps its model.
+    since the inputs of the layers have changed. `context` keeps its model. eight_bits: as of `insert_quantization`.
     """
     device = next(model.parameters()).device
     other = build(model.cpu()).to(device).eval()
     if is_simulated(model):
-        insert_quantization(replace(context, model=other))
+        insert_quantization(replace(context, model=other), eight_bits)
     model.to(device)
     return other

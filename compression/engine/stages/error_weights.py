@@ -72,7 +72,7 @@ def error_weights(
     """
     plain = space_of({})
     found: dict[tuple[object, ...], tuple[Weights, Found]] = {}
-    solver = solver_of(context, plain.layer_choices)
+    solver = solver_of(context, plain)
     for seed in range(CANDIDATES):
         weights = drawn_weights(tables, seed)
         try:

@@ -1,8 +1,12 @@
 """Inserts the recipe's quantization scheme into a job's model, and updates its ranges after a stage."""
 
+from collections.abc import Collection
+
 from compression.engine.context import StageContext
 from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
+from compression.models.architectures.pruning_groups import layer_number
+from compression.models.linear_layers import is_linear
 from compression.quantization import fake_quantize, range_check, smoothquant
 from compression.quantization.calibration import calibrate
 from compression.schema.recipe.quantize import Quantize
@@ -21,12 +25,16 @@ def smooth_model(context: StageContext) -> None:
     context.notes.append(f"Smoothed {by} where it is exact, in {len(smoothed)} places of {layers} layers and tables.")
 
 
-def insert_quantization(context: StageContext) -> None:
-    """Simulate the recipe's scheme in the whole floating-point model, with newly calibrated ranges."""
+def insert_quantization(context: StageContext, eight_bits: Collection[int] = ()) -> None:
+    """Simulate the recipe's scheme in the whole floating-point model, with newly calibrated ranges. eight_bits: numbers of the
+    layers that have 8 bits, of a scheme of 4.
+    """
     settings = context.recipe.quantize
     assert settings is not None, "only a recipe with a scheme simulates one"  # noqa: S101
     calibrate(context.model, calibration_rows(context), settings, context.parts)
-    fake_quantize.insert_fake_quantization(context.model, simulation=fake_quantize.Simulation.of(settings))
+    names = (name for name, layer in context.model.named_modules() if is_linear(layer) and layer_number(name) in eight_bits)
+    simulation = fake_quantize.Simulation.of(settings).model_copy(update={"eight_bits": tuple(names)})
+    fake_quantize.insert_fake_quantization(context.model, simulation=simulation)
 
 
 def settle_ranges(context: StageContext) -> None:

@@ -44,7 +44,7 @@ def check_search_targets(context: StageContext) -> Generator[Event, None, None]:
     with suppress(OutOfTime):  # the solver will say, with tables
         try:
             space = space_of(blank_tables(whole, prune, network), kind, whole, prune, network)
-            solve_within(space, limits, solver_of(context, space.layer_choices))
+            solve_within(space, limits, solver_of(context, space))
         except TargetOutOfReach as problem:
             if problem.proven:  # else a cut that was not looked at may do
                 raise

@@ -1,12 +1,13 @@
 """Lets searches among widths take a pause and send signs of life: each may be minutes without an event."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from compression.engine import heartbeat
 from compression.engine.context import StageContext
-from compression.planning.search.alike_layers import solve_alike
-from compression.planning.search.problem import Choice, Problem, Solution, Solve
+from compression.planning.search.problem import Problem, Solution, Solve
+from compression.planning.search.space import SearchSpace
+from compression.planning.search.spaces import solver_for
 from compression.system.awaited import awaited
 
 
@@ -20,13 +21,13 @@ def beat_of(context: StageContext) -> Callable[[], None]:
     return beat
 
 
-def solver_of(context: StageContext, layers: Sequence[Choice] = ()) -> Solve:
-    """Return the solver, with a beat before each of the programs that a solution may take, and every second of it. It raises
-    Pause. layers: the choices of whether a layer stays; those that all cost alike need no program.
+def solver_of(context: StageContext, space: SearchSpace) -> Solve:
+    """Return the solver of a space, with a beat before each of the programs that a solution may take, and every second of it.
+    It raises Pause.
     """
-    beat, names = beat_of(context), [choice.name for choice in layers]
+    beat, solve = beat_of(context), solver_for(space)
 
     def solved(problem: Problem) -> Solution:
-        return awaited(partial(solve_alike, problem, names), beat)
+        return awaited(partial(solve, problem), beat)
 
     return solved

@@ -171,7 +171,7 @@ def solver_of(context: StageContext, tables: ErrorTables, facts: SolvedSearch, c
     """Return the solver by tables, and by what their errors count. It raises Pause."""
     family = ARCHITECTURE_SPECS[facts.family]
     space = space_of(tables, family, facts.whole, facts.prune, facts.network, facts.weights)
-    solve = signs_of_life.solver_of(context, space.layer_choices)
+    solve = signs_of_life.solver_of(context, space)
     return SizeSolver(space, cost, facts.whole, count_of(facts), solve, limits_of(context, facts))
 
 

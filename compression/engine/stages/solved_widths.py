@@ -134,7 +134,7 @@ def _sizes(
     context: StageContext, settings: Prune, space: SearchSpace, tables: ErrorTables, smallest: Found, costs: Sequence[Cost]
 ) -> Generator[Event, None, tuple[Found, ...]]:
     """Return the sizes that the recipe asks for, the largest first. Raises UnsupportedShape, OutOfTime and Pause."""
-    found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context, space.layer_choices))
+    found = nested_sizes(space, tables, smallest, costs, settings.points, solver_of(context, space))
     names = {cost.name: f"{'predicted ' if cost.predicted else ''}{cost.name}" for cost in costs}
     told = "; ".join(
         f"{each.shape.short}, {', '.join(f'{plain(each.costs[key], 4)} {name}' for key, name in names.items())}, "
@@ -190,7 +190,7 @@ def _too_long() -> UnsupportedShape:
 def _search(context: StageContext, settings: Prune, space: SearchSpace) -> ComparedSearch:
     """Return the recipe's search in a space, which a pause ends, with signs of life."""
     assert settings.search is not None, "only a recipe that searches asks"  # noqa: S101
-    seed, solve = context.recipe.train.seed, solver_of(context, space.layer_choices)
+    seed, solve = context.recipe.train.seed, solver_of(context, space)
     return ComparedSearch(settings.search, settings.search_budget, seed, beat=beat_of(context), solve=solve)
 
 

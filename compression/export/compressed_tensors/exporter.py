@@ -3,12 +3,13 @@
 The linear layers of its blocks become integers or 8-bit floats. All else stays in bfloat16: tables, norms, biases, and the
 linear layers outside the blocks, which config.json names under `ignore`. Weights are rounded by the largest one of each row or
 group, as the schemes do: where a model simulates such integers, the file has the same ones with the same scales. 4-bit integers
-whose groups readers lack are rounded anew.
+whose groups readers lack are rounded anew. Layers that have 8 bits among others of 4 are a second group of config.json.
 """
 
 import copy
 import json
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +21,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_compressed_tensors_available
 
-from compression.export.compressed_tensors.weights import StoredWeight, float8_inputs, float8_weight, int4_weight, int8_weight
+from compression.export.compressed_tensors.weights import (
+    StoredWeight,
+    float8_inputs,
+    float8_weight,
+    int4_weight,
+    int8_weight,
+    packed_int8_weight,
+)
 from compression.export.exporter import plain
 from compression.export.transformers.exporter import ONE_SHARD, TransformersExporter
 from compression.models.adapters.adapter import prefix
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
+from compression.models.architectures.pruning_groups import layer_number
 from compression.models.files import safetensors_layout
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.dynamic_int8 import fake_quantize_rows, levels_of
 from compression.quantization.fake_quantize import remove_fake_quantization, simulation_of
 from compression.quantization.moe_layers import fused_expert_modules
+from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.artifact_formats import ArtifactPrecision
 from compression.schema.recipe.base import Task
 from compression.schema.schemes import Scheme
@@ -56,6 +66,10 @@ class CompressedTensorsExporter(TransformersExporter):
     @abstractmethod
     def weight_arguments(self, model: nn.Module) -> dict[str, Any]:
         """Return compressed-tensors' arguments of the weights."""
+
+    def groups(self, model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+        """Return which layers have which arguments of their weights. -> names or a class of layers, as readers match them"""
+        return [("Linear", self.weight_arguments(model))]
 
     def input_arguments(self) -> dict[str, Any] | None:
         """Return compressed-tensors' arguments of the layers' inputs; None if they are not rounded."""
@@ -105,18 +119,13 @@ class CompressedTensorsExporter(TransformersExporter):
     def arguments(self, model: nn.Module) -> dict[str, Any]:
         """Return the `quantization_config` of config.json."""
         chosen = {name for name, _ in quantized(model)}
-        group = {
-            "targets": ["Linear"],
-            "weights": self.weight_arguments(model),
-            "input_activations": self.input_arguments(),
-            "output_activations": None,
-            "format": self.format,
-        }
+        alike = {"input_activations": self.input_arguments(), "output_activations": None, "format": self.format}
+        groups = ({"targets": [which], "weights": weights, **alike} for which, weights in self.groups(model))
         return {
             "quant_method": "compressed-tensors",
             "format": self.format,
             "quantization_status": "compressed",
-            "config_groups": {"group_0": group},
+            "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
             "ignore": [name for name, layer in model.named_modules() if is_linear(layer) and name not in chosen],
         }
 
@@ -185,8 +194,20 @@ class Int4Exporter(CompressedTensorsExporter):
         return f"The {odd[0][1].in_features} inputs of {odd[0][0]} are no whole groups of {GROUP_SIZES[-1]}." if odd else None
 
     def stored(self, layer: nn.Linear, model: nn.Module) -> StoredWeight:
-        """Return packed groups."""
-        return int4_weight(_float32(layer), *_groups(model))
+        """Return packed groups, or packed channels of a layer that has 8 bits."""
+        finer = isinstance(layer, WeightOnlyLinear) and layer.group_size is None and _finer_layers(model)
+        return packed_int8_weight(_float32(layer)) if finer else int4_weight(_float32(layer), *_groups(model))
+
+    def groups(self, model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+        """Return the layers of 4 bits, and those of 8 if the model has some."""
+        finer, four = _finer_layers(model), self.weight_arguments(model)
+        if not finer:
+            return [("Linear", four)]
+        assert isinstance(model, PreTrainedModel)  # noqa: S101 (`lacks` says so of others)
+        blocks = re.escape(f"{prefix(model)}{adapter_of(model).block}.")
+        others = {number for name, _ in quantized(model) if (number := layer_number(name)) is not None} - finer
+        each = ((others, four), (finer, _arguments("int", 8, strategy="channel")))
+        return [(f"re:{blocks}({'|'.join(map(str, sorted(of)))})\\..*", weights) for of, weights in each if of]
 
     def weight_arguments(self, model: nn.Module) -> dict[str, Any]:
         """Return those of 4-bit groups."""
@@ -230,6 +251,13 @@ def quantized(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 def _float32(layer: nn.Linear) -> Tensor:
     return layer.weight.detach().to("cpu", torch.float32)
+
+
+def _finer_layers(model: nn.Module) -> set[int]:
+    """Return the numbers of the layers that have 8 bits where others have 4."""
+    simulation = simulation_of(model)
+    numbers = map(layer_number, simulation.eight_bits) if simulation is not None else ()
+    return {number for number in numbers if number is not None}
 
 
 def _groups(model: nn.Module) -> tuple[int, int]:

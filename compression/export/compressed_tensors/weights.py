@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from compression.quantization.dynamic_int8 import SMALLEST_SCALE, integer_rows
-from compression.quantization.weight_only import INT4_LEVELS, grouped_integers
+from compression.quantization.weight_only import grouped_integers
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST_FLOAT8 = torch.finfo(FLOAT8).max  #: 448
-IN_A_WORD = 8  #: 4-bit integers in one of 32 bits
+WORD = 32  #: bits in which several integers lie
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ def int8_weight(weight: Tensor, levels: float) -> StoredWeight:
     """Quantize to int8 with one scale per output channel. weight: (out, in); levels: the largest integer."""
     whole, scale = integer_rows(weight, levels)
     return StoredWeight({"weight": whole, "weight_scale": scale}, whole.float() * scale)
+
+
+def packed_int8_weight(weight: Tensor) -> StoredWeight:
+    """Quantize to int8 with one scale per output channel, four in a word, as layers of 8 bits lie among others of 4."""
+    whole, scale = integer_rows(weight)
+    parts = {"weight_packed": packed(whole, 8), "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+    return StoredWeight(parts, whole.float() * scale)
 
 
 def float8_weight(weight: Tensor) -> StoredWeight:
@@ -58,13 +65,13 @@ def int4_weight(weight: Tensor, group_size: int, scaled: int) -> StoredWeight:
     return StoredWeight(parts, values)
 
 
-def packed(whole: Tensor) -> Tensor:
-    """Pack 4-bit integers into words, the first in the lowest bits. int8 (out, in), −8 to 7 -> int32 (out, in / 8).
+def packed(whole: Tensor, bits: int = 4) -> Tensor:
+    """Pack integers into words, the first in the lowest bits. int8 (out, in), −8 to 7 in 4 bits -> int32 (out, in · bits / 32).
 
-    They are stored without sign, 8 added to each.
+    They are stored without sign, half of their range added to each: 8 in 4 bits.
     """
-    unsigned = (whole.to(torch.int64) + int(INT4_LEVELS) + 1).view(len(whole), -1, IN_A_WORD)
-    words = (unsigned << torch.arange(0, 32, 4)).sum(dim=-1)
+    unsigned = (whole.to(torch.int64) + (1 << (bits - 1))).view(len(whole), -1, WORD // bits)
+    words = (unsigned << torch.arange(0, WORD, bits)).sum(dim=-1)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
 

@@ -1,6 +1,7 @@
 """Writes a decoder as one GGUF file for llama.cpp: in 8 bits (Q8_0), in 4 bits (Q4_0) or in bfloat16.
 
-Norms and biases are float32. Files of 4 bits have the token table and the head in 8 bits, as Lathe's own integers of 4 bits do.
+Norms and biases are float32. Files of 4 bits have the token table and the head in 8 bits, as Lathe's own integers of 4 bits do,
+and the layers that a model simulates in 8 bits among others of 4.
 A matrix whose rows do not divide into blocks of 32 is stored in float16. The integers of a simulated model are kept where the
 blocks can hold them (`blocks`), but llama.cpp rounds activations by blocks of 32 to 8 bits, which no training has simulated:
 these are further forms of the model, with scores of their own.
@@ -30,7 +31,7 @@ from compression.models.architectures import heads
 from compression.models.architectures.decoder_tensor_names import FAMILIES as LAYOUTS
 from compression.models.files.gguf_names import NAMES
 from compression.models.linear_layers import is_transposed, matrix
-from compression.quantization.fake_quantize import quantizable, remove_fake_quantization
+from compression.quantization.fake_quantize import quantizable, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import ArtifactPrecision
 from compression.schema.errors import UnsupportedTokenizer
 from compression.schema.recipe.base import Task
@@ -140,15 +141,17 @@ class GgufExporter(Exporter):
         owners: dict[int, nn.Module] = {}
         for _, module in quantizable(model):
             owners.setdefault(id(module.weight), module)
+        simulation = simulation_of(model)
+        finer = {f"{name}.weight" for name in simulation.eight_bits} if simulation is not None else set[str]()
         for name, parameter in model.named_parameters():
             place = _place(name, model)
             owner = None if place.startswith(KEPT) else owners.get(id(parameter))
-            yield StoredTensor(place, self._kind(place, owner), parameter, owner)
+            yield StoredTensor(place, self._kind(place, owner, finer=name in finer), parameter, owner)
 
-    def _kind(self, place: str, owner: nn.Module | None) -> Kind:
+    def _kind(self, place: str, owner: nn.Module | None, *, finer: bool) -> Kind:
         if owner is None:
             return Kind.F32
-        wanted = Kind.Q8_0 if self.kind == Kind.Q4_0 and place.startswith(OUTER) else self.kind
+        wanted = Kind.Q8_0 if self.kind == Kind.Q4_0 and (finer or place.startswith(OUTER)) else self.kind
         return blocks.kind_of(matrix(owner).shape[1], wanted)
 
 

@@ -121,13 +121,16 @@ class Body(Nodes):
         if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
         weights = {name: self.parameter(module)[1] for name, module in modules.items()}
+        first = self.parameter(next(iter(modules.values())))[0].removesuffix(".weight")
         biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
         bias = torch.cat([biases.get(name, torch.zeros(len(weight))) for name, weight in weights.items()]) if biases else None
-        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat([*weights.values()]), bias)
+        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat([*weights.values()]), bias, first)
 
-    def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """Write x·Wᵀ + b in the requested scheme. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
-        layer, added = self._layer(name, weight, bias), None
+    def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None, like: str | None = None) -> str:
+        """Write x·Wᵀ + b in the requested scheme. x (rows, in), weight (out, in), bias (out,) -> (rows, out). like: name of a
+        layer of the model whose bits it has, if it is none itself.
+        """
+        layer, added = self._layer(name, weight, bias, like or name), None
         if bias is not None and not isinstance(layer, StaticLinear):  # a static layer writes its bias itself, in integers
             added = self.constant(f"{name}.bias", bias.numpy())
         if self.simulation is not None:
@@ -139,14 +142,14 @@ class Body(Nodes):
         more = [] if bias is None else [bias]
         return self.node("Gemm", x, self.constant(f"{name}.weight", weight.numpy()), *more, transB=1)
 
-    def _layer(self, name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    def _layer(self, name: str, weight: Tensor, bias: Tensor | None, like: str) -> nn.Module:
         """Return an nn.Linear, or its simulated form, that the writers of schemes accept."""
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
         if self.simulation is not None:
-            own = self.simulation.of_experts if self.within_expert else self.simulation
+            own = self.simulation.of_experts if self.within_expert else self.simulation.at(like)
             ranges = {"it": own.ranges[name]} if name in own.ranges else {}
             insert_fake_quantization(nn.ModuleDict({"it": layer}), simulation=own.model_copy(update={"ranges": ranges}))
         return layer

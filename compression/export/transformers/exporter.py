@@ -166,7 +166,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             for path in (passage / "made").iterdir():
                 path.rename(folder / path.name)
             return folder / FILE
-        config = torchao_config(twin, scheme, size)
+        config = torchao_config(twin, scheme, size, simulation.eight_bits)
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage, quantization_config=config, dtype=torch.float32, local_files_only=True
         )

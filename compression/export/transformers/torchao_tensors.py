@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import cast
@@ -39,8 +39,12 @@ def writer_of(scheme: Scheme) -> TorchaoWriter:
     return cast(TorchaoWriter, resolve_name(SCHEMES[scheme].torchao))
 
 
-def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> torchao.FqnToConfig:
-    """Return torchao's configuration for each weight of a model. group_size: used by grouped schemes alone."""
+def torchao_scheme(
+    model: nn.Module, scheme: StreamedScheme, group_size: int, eight_bits: Collection[str] = ()
+) -> torchao.FqnToConfig:
+    """Return torchao's configuration for each weight of a model. group_size: used by grouped schemes alone. eight_bits: layers
+    that have 8 bits all the same.
+    """
     # Full names of weights: names of modules, and `_default`, would also match biases.
     found, writer = OrderedDict(), writer_of(scheme)
     for name, layer in quantizable(model):
@@ -48,16 +52,19 @@ def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) ->
             continue  # torchao would treat its inputs as outputs
         weight: torch.Tensor = layer.weight  # type: ignore[assignment]
         table = isinstance(layer, nn.Embedding)
-        found[f"{name}.weight"] = Int8WeightOnlyConfig() if table else writer.config(weight, group_size, False)
+        finer = table or name in eight_bits
+        found[f"{name}.weight"] = Int8WeightOnlyConfig() if finer else writer.config(weight, group_size, False)
     for name in fused_experts(model):
         found[name] = writer.config(model.get_parameter(name), group_size, True)
     return torchao.FqnToConfig(found)
 
 
-def torchao_config(model: nn.Module, scheme: StreamedScheme, group_size: int) -> TorchAoConfig:
-    """Return the quantization config with which transformers reads and writes a model."""
+def torchao_config(
+    model: nn.Module, scheme: StreamedScheme, group_size: int, eight_bits: Collection[str] = ()
+) -> TorchAoConfig:
+    """Return the quantization config with which transformers reads and writes a model; the others as of `torchao_scheme`."""
     # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
-    whole = torchao_scheme(model, scheme, group_size)
+    whole = torchao_scheme(model, scheme, group_size, eight_bits)
     return TorchAoConfig(whole, include_input_output_embeddings=True, modules_to_not_convert=[])
 
 

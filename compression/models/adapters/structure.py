@@ -95,6 +95,7 @@ class PruningPlan:
 
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     layers: tuple[int, ...] | None = None  #: old numbers, from 0, of the layers that stay, in their new order; None: all
+    eight_bits: tuple[int, ...] = ()  #: new numbers of those that have 8 bits where the scheme has 4
 
     def of(self, axis: str, layer: int | None = None) -> Tensor | None:
         """Return the units of a group that stay; None if all stay."""

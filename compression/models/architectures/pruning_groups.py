@@ -77,6 +77,11 @@ def axis_and_layer(key: str) -> tuple[str, int | None]:
     return axis, int(layer) if layer else None
 
 
+def layer_number(module: str) -> int | None:
+    """Return the number of the layer that a module of a text model is in, by its name; None of one that is in none."""
+    return next((int(part) for part in module.split(".") if part.isdecimal()), None)
+
+
 def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
     """Return the groups of a layout by `key_of`."""
     found: dict[tuple[str, int | None, int], list[Slice]] = {}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 from math import inf
 
-from compression.planning.search.problem import Choice, Limit, Picks, Problem, Term
+from compression.planning.search.problem import Choice, Limit, Picks, Problem, Solve, Term
 from compression.planning.search.solver import solve
 from compression.schema.errors import TargetOutOfReach
 
@@ -21,11 +21,11 @@ REMEMBERED = 50_000
 class Completions:
     """The ways in which picks can be completed."""
 
-    def __init__(self, problem: Problem) -> None:
-        """Raises TargetOutOfReach if nothing is within the limits."""
+    def __init__(self, problem: Problem, solve: Solve = solve) -> None:
+        """solve: the exact solver. Raises TargetOutOfReach if nothing is within the limits."""
         self.problem = problem
         self.order = [choice.name for choice in problem.choices]
-        self.cheapest = _cheapest(problem)  #: what costs least, each limit's cost as a share of it, within all limits
+        self.cheapest = _cheapest(problem, solve)  #: what costs least, each limit's cost as a share of it, within all limits
         self._known: dict[tuple[int, ...], Picks | None] = {}
 
     def completed(self, taken: Picks, rest: Picks | None = None) -> Picks | None:
@@ -79,7 +79,7 @@ def fixed_to(problem: Problem, taken: Picks) -> Problem:
     return Problem(tuple(choices), tuple(map(sliced, problem.error)), tuple(limits))
 
 
-def _cheapest(problem: Problem) -> Picks:
+def _cheapest(problem: Problem, solve: Solve = solve) -> Picks:
     """Return what costs least within all limits, the costs as shares of the limits added. Raises TargetOutOfReach."""
     exists = (replace(term, values=tuple(inf if value == inf else 0.0 for value in term.values)) for term in problem.error)
     return solve(replace(problem, error=(*exists, *_shares(problem)))).picks

@@ -10,13 +10,16 @@ from compression.models.architectures.network_shapes import multiply_adds as ope
 from compression.models.architectures.shapes import Count, CountParts, allowed, parameters_at
 from compression.models.architectures.text_operations import text_operations
 from compression.planning.device_times import ShapeTimes
-from compression.planning.estimator import artifact_bytes, exact_bytes
+from compression.planning.estimator import exact_bytes
 from compression.planning.search.space import Cost
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts, Widths
 from compression.schema.solved_search import ParameterFacts
+
+FINER = Quantize(scheme="weight-only-int8")
+"""How layers are stored that have 8 bits where others have 4."""
 
 
 def count_parameters(facts: ParameterFacts, kind: ArchitectureSpec, network: NetworkFacts | None, shape: Shape) -> Parameters:
@@ -50,6 +53,17 @@ def multiply_adds(most: float, count: Count) -> Cost:
     return Cost("multiply-adds", most, count, LayerFacts.multiply_adds, key="target_flops")
 
 
+def bytes_of(shape: Shape, parts: CountParts, quantize: Quantize | None) -> float:
+    """Return the bytes of an artifact's weights at a shape, of which some layers may have 8 bits. parts: its parameters."""
+    found = exact_bytes(parts(shape), quantize)
+    if not shape.eight_bits:
+        return found
+    fewer = shape.model_copy(update={"layers": shape.layers - 1})
+    one = parts(shape).other - parts(fewer).other
+    layer = Parameters(total=one, embedding=0, other=one)
+    return found + len(shape.eight_bits) * (exact_bytes(layer, FINER) - exact_bytes(layer, quantize))
+
+
 def stored_bytes(most: float, parts: CountParts, quantize: Quantize | None) -> Cost:
     """Return the bytes of an artifact's weights as a cost, as forecasts count them, but not rounded: of parts they add up."""
 
@@ -57,7 +71,7 @@ def stored_bytes(most: float, parts: CountParts, quantize: Quantize | None) -> C
         count = layer.parameters(widths)
         return exact_bytes(Parameters(total=count, embedding=0, other=count), quantize)
 
-    return Cost("bytes", most, lambda shape: exact_bytes(parts(shape), quantize), of_layer, key="target_bytes")
+    return Cost("bytes", most, lambda shape: bytes_of(shape, parts, quantize), of_layer, key="target_bytes")
 
 
 def milliseconds(most: float, times: ShapeTimes, scheme: str | None) -> Cost | None:
@@ -91,7 +105,7 @@ class Sizes:
 
     def bytes(self, shape: Shape) -> int:
         """Return the bytes of an artifact's weights."""
-        return artifact_bytes(self.parts(shape), self.quantize)
+        return round(bytes_of(shape, self.parts, self.quantize))
 
     @property
     def counts(self) -> Mapping[str, Count]:

@@ -59,6 +59,10 @@ class SearchSpace(Protocol):
         """Return those among them of whether a layer or block stays."""
 
     @property
+    def bit_choices(self) -> tuple[Choice, ...]:
+        """Return those among them of whether a layer has 8 bits or 4."""
+
+    @property
     def error(self) -> tuple[Term, ...]:
         """Return the predicted error as a sum."""
 
@@ -87,6 +91,8 @@ class LayerSpace:
 
     weights: what errors count, by the key of a group or the name of a layer; a layer's also for its groups; 1 of others.
     """
+
+    bit_choices: tuple[Choice, ...] = ()
 
     def __init__(self, tables: ErrorTables, prune: Prune, weights: Mapping[str, float]) -> None:
         self.tables, self.prune, self.weights = tables, prune, weights
@@ -129,6 +135,10 @@ class LayerSpace:
         """Return what a group's error counts."""
         own = self.weights.get(key)
         return own or next((self._weight(layer) for layer in self.tables.layers if key in layer.groups), 1.0)
+
+    def layer_weight(self, number: int) -> float:
+        """Return what the error of what is in a layer counts."""
+        return self._weight(self.tables.layers[number]) if number < len(self.tables.layers) else 1.0
 
     def group_error(self, name: str, found: GroupErrors, units: Sequence[int]) -> Term:
         """Return a group's error at each option of a choice; it has none without its layer."""
@@ -229,6 +239,14 @@ class UniformSpace(LayerSpace):
 
         Exact for a cost that is a sum over pairs of axes, as the sizes of tensors are, and that grows evenly with layers.
         """
+        terms = [term for sum_ in self.sums(cost) for term in self.by_layers(*sum_)]
+        fixed = sum(term.values[0] for term in terms if not term.choices)
+        return Limit(cost.name, cost.most, tuple(term for term in terms if term.choices), fixed)
+
+    def sums(self, cost: Cost) -> Iterator[tuple[tuple[str, ...], Dimension | None, Sequence["Parts"]]]:
+        """Yield what `limit` adds up: the choices that parts of the cost depend on, and last on a dimension if there is one,
+        and the parts at each of their options.
+        """
         stream = [one for one in self.dimensions if "hidden" in one.axes]
         others = [one for one in self.dimensions if "hidden" not in one.axes]
         each_layer = self._same_each_layer(cost)
@@ -244,20 +262,18 @@ class UniformSpace(LayerSpace):
         of_stream = [[(one, option)] for one in stream for option in range(len(one.ratios))] or [[]]
         base = [at(*taken) for taken in of_stream]
         names = tuple(one.name for one in stream)
-        terms = self.by_layers(names, None, base)
+        yield names, None, base
         for other in others:
             options = range(len(other.ratios))
             found = [
                 at(*taken, (other, option)) - own for taken, own in zip(of_stream, base, strict=True) for option in options
             ]
-            terms += self.by_layers(names, other, found)
+            yield names, other, found
         for one, other in combinations(others, 2):
             last, end = len(one.ratios) - 1, len(other.ratios) - 1
             if together(one, last, other, end).matters(base[0]):  # they have a tensor together
                 both = product(range(last + 1), range(end + 1))
-                terms += self.by_layers((one.name,), other, [together(one, a, other, b) for a, b in both])
-        fixed = sum(term.values[0] for term in terms if not term.choices)
-        return Limit(cost.name, cost.most, tuple(term for term in terms if term.choices), fixed)
+                yield (one.name,), other, [together(one, a, other, b) for a, b in both]
 
     def cost_of(self, cost: Cost, picks: Picks) -> float:
         """Return what the shape of picks costs."""

@@ -1,10 +1,15 @@
-"""Chooses the search space of a model. Torch-free."""
+"""Chooses the search space of a model, and what solves it. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from compression.models.architectures.families import ArchitectureSpec
+from compression.planning.search.alike_bits import solve_mixed
+from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.free_space import FreeSpace
+from compression.planning.search.mixed_space import MixedSpace
 from compression.planning.search.network_space import NetworkSpace
+from compression.planning.search.problem import Solution
 from compression.planning.search.space import SearchSpace, UniformSpace
 from compression.schema.error_tables import ErrorTables
 from compression.schema.recipe.prune import Prune
@@ -21,10 +26,19 @@ def space_of(
     weights: Mapping[str, float] | None = None,
 ) -> SearchSpace:
     """Return what can be chosen of a model: each group's width where a network's facts are known, else one width on each axis,
-    or with `free_widths` the feed-forward units of each layer.
+    or with `free_widths` the feed-forward units of each layer; with `mixed_bits` the bits of each layer too.
 
     weights: what errors count, by the key of a group or the name of a layer; others 1. Raises UnsupportedShape.
     """
     if network is not None:
         return NetworkSpace(tables, network, whole, prune, weights)
-    return (FreeSpace if prune.free_widths else UniformSpace)(tables, family, whole, prune, weights)
+    widths = (FreeSpace if prune.free_widths else UniformSpace)(tables, family, whole, prune, weights)
+    return MixedSpace(widths) if prune.mixed_bits else widths
+
+
+def solver_for(space: SearchSpace) -> Callable[..., Solution]:
+    """Return what solves problems of a space: (problem, *, until) -> solution. Layers of a transformer cost alike, which needs
+    no program; blocks of a network do not.
+    """
+    layers, bits = ([choice.name for choice in found] for found in (space.layer_choices, space.bit_choices))
+    return partial(solve_mixed, layers=layers, bits=bits) if bits else partial(solve_alike, layers=layers)

@@ -10,11 +10,10 @@ from typing import Any
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
-from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.problem import OutOfTime, Solve
 from compression.planning.search.score_prediction import predict_score
 from compression.planning.search.space import Cost, SearchSpace
-from compression.planning.search.spaces import space_of
+from compression.planning.search.spaces import solver_for, space_of
 from compression.planning.search.within import Found, solve_within
 from compression.schema.device_table import DeviceTable
 from compression.schema.error_tables import ErrorTables
@@ -94,9 +93,7 @@ class Answerer:
         return TargetFront(by=by, points=tuple(points.values()), **told)
 
     def _solve(self, until: float) -> Solve:
-        """Return what solves. Layers of a transformer cost alike; blocks of a network do not, and groups are too many."""
-        layers = [choice.name for choice in self.space.layer_choices]
-        return partial(solve_alike, layers=layers, until=until)
+        return partial(solver_for(self.space), until=until)
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -149,6 +149,10 @@ class Prune(Config):
     """Let the search choose the feed-forward units of each layer, in encoders of text. Graphs (ONNX, OpenVINO) have these
     widths; a checkpoint for transformers has the widest for all layers, narrower ones filled with zeros, and answers alike.
     false: one width for all layers, as a stock config states it."""
+    mixed_bits: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Let the search choose the bits of each layer, in text models whose scheme is weight-only-int4: 8 (weight-only-int8) in
+    layers where that takes more from the error than wider layers would for the same bytes. It needs target_bytes. Not beside
+    free_widths, points or experts. false: 4 bits in all layers."""
     search_budget: SearchBudget = SearchBudget()
     """How long tpe, nsga2 and rl may look; the solver needs one evaluation."""
     finalists: Finalists | None = None

@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
-from compression.schema.recipe import auto as auto_rules, finalists as finalist_rules, points as point_rules
+from compression.schema.recipe import auto as auto_rules, finalists as finalist_rules, mixed_bits as bits, points as point_rules
 from compression.schema.recipe.auto import Auto
 from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, OptimizerName, Precision
 from compression.schema.recipe.distill import Distill
@@ -184,7 +184,7 @@ class Recipe(Config):
         installed = [one.recipe_key for one in STAGE_SPECS.values() if one.settings and getattr(self, one.recipe_key, None)]
         found = point_rules.hindrance(self.prune, self.distill, self.auto, limits, installed)
         found = found or (auto_rules.hindrance(self.prune, self.distill, limits) if self.auto is not None else None)
-        found = found or finalist_rules.hindrance(self.prune, self.distill, limits)
+        found = found or finalist_rules.hindrance(self.prune, self.distill, limits) or bits.hindrance(self.quantize, self.prune)
         if found is not None:
             key, why = found
             problem = PydanticCustomError("sizes", "{why}", {"why": why})

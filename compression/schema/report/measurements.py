@@ -46,13 +46,16 @@ class Shape(Config):
     null."""
     ffns: tuple[int, ...] | None = None
     """Feed-forward units of each layer, shallow first, where they differ: `ffn` is the widest then. Else null."""
+    eight_bits: Annotated[tuple[int, ...] | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a search that chooses bits: layers, from 0, that have 8 bits where the others have 4. Else null."""
 
     @property
     def short(self) -> str:
         """Return the shape as text; of layers with widths of their own, the narrowest and the widest."""
         if self.widths is None:
             units = f"{min(self.ffns)}–{self.ffn}" if self.ffns is not None else str(self.ffn)
-            return f"{self.layers} layers of {self.hidden}/{self.heads}/{units}"
+            bits = "" if self.eight_bits is None else f", {len(self.eight_bits)} of them in 8 bits"
+            return f"{self.layers} layers of {self.hidden}/{self.heads}/{units}{bits}"
         return f"{sum(self.widths.values()):,} units in {len(self.widths)} groups"
 
     def __hash__(self) -> int:

@@ -51,7 +51,8 @@ RECIPES: list[Json] = json.loads("""
  {"prune": {"search": "solver"},
   "auto": {"budget_minutes": 45.5, "confidence": 0.9, "objective": "latency", "rounds": 3, "steps": 150}},
  {"prune": {"search": "solver", "points": 4, "target_params": 0.5, "target_bytes": 0.6, "free_widths": true}},
- {"prune": {"search": "solver", "finalists": {"cuts": 2, "steps": 150}}}]
+ {"prune": {"search": "solver", "finalists": {"cuts": 2, "steps": 150}}},
+ {"quantize": {"scheme": "weight-only-int4"}, "prune": {"search": "solver", "target_bytes": 0.3, "mixed_bits": true}}]
 """)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.preflight import Preflight, preflight
@@ -160,6 +161,36 @@ def test_widths_of_single_layers_are_refused_by_name_elsewhere(model: ModelFacts
     with pytest.raises(InvalidSpec, match=f"layers of the family {model.family} have") as caught:
         plan(model, data, {**own, **FREE})
     assert caught.value.param == "recipe.prune.free_widths"
+
+
+BITS = {"target_bytes": 0.3, "mixed_bits": True}
+INT4 = {"quantize": {"scheme": "weight-only-int4"}}
+
+
+def test_bits_of_layers_are_chosen_for_text_alone() -> None:
+    assert plan(MODEL, DATA, BITS, **INT4)
+    with pytest.raises(InvalidSpec, match="this model has experts") as caught:
+        plan(EXPERTS, TEXTS, {"axes": ["ffn"], **BITS}, **INT4)
+    assert caught.value.param == "recipe.prune.mixed_bits"
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"quantize": None}, "there is no scheme"),
+        ({"quantize": {"scheme": "auto"}}, "the scheme is auto: set quantize.scheme to weight-only-int4"),
+        ({"prune": {**BITS, "search": None}}, "set prune.search, and prune.target_bytes"),
+        ({"prune": {**BITS, "target_bytes": None}}, "set prune.search, and prune.target_bytes"),
+        ({"prune": {**BITS, "free_widths": True}}, "leave out prune.free_widths"),
+        ({"prune": {**BITS, "points": 3}}, "leave out prune.points"),
+    ],
+)
+def test_bits_need_a_scheme_of_4_a_search_and_bytes(keys: dict[str, Any], why: str) -> None:
+    given = {**INT4, "prune": BITS, **keys}
+    given["prune"] = {"search": "solver", **given["prune"]}
+    with pytest.raises(ValidationError, match=why) as caught:
+        Recipe.model_validate(given)
+    assert caught.value.errors()[0]["loc"] == ("prune", "mixed_bits")
 
 
 def test_a_decoder_keeps_one_width_for_all_layers() -> None:

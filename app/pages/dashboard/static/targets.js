@@ -14,7 +14,7 @@ function score(found, units) {
   return `≈ ${shown(found.value)} ± ${shown(found.standard_error)}${found.extrapolated ? ", beyond what was tried" : ""}`;
 }
 
-const shape = (point) => (point.shape.widths ? `${Object.keys(point.shape.widths).length} groups, ${point.layers.length || point.shape.layers} blocks` : `${point.shape.layers} layers of ${point.shape.hidden}/${point.shape.heads}/${point.shape.ffns ? `${Math.min(...point.shape.ffns)}–` : ""}${point.shape.ffn}`);
+const shape = (point) => (point.shape.widths ? `${Object.keys(point.shape.widths).length} groups, ${point.layers.length || point.shape.layers} blocks` : `${point.shape.layers} layers of ${point.shape.hidden}/${point.shape.heads}/${point.shape.ffns ? `${Math.min(...point.shape.ffns)}–` : ""}${point.shape.ffn}${point.shape.eight_bits ? `, ${point.shape.eight_bits.length} in 8 bits` : ""}`);
 
 function line(...cells) {
   const row = made("tr"), [first, ...rest] = cells;

@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from compression.engine.stages import signs_of_life
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import BERT
-from compression.planning.search import alike_layers, costs
+from compression.planning.search import alike_layers, costs, spaces
 from compression.planning.search.problem import Problem, Solution
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.spaces import space_of
@@ -27,10 +28,11 @@ def test_a_solution_that_takes_long_ends_with_a_pause(tmp_path: Path, monkeypatc
         over.wait(60)
         return Solution({}, 0.0, {})
 
-    monkeypatch.setattr(signs_of_life, "solve_alike", long)
+    monkeypatch.setattr(spaces, "solve_alike", long)
     state.checkpointer.pause_asked = begun.is_set
+    any_space: Any = SimpleNamespace(layer_choices=(), bit_choices=())
     with pytest.raises(Pause):
-        signs_of_life.solver_of(state)(Problem((), (), ()))
+        signs_of_life.solver_of(state, any_space)(Problem((), (), ()))
     over.set()
 
 
@@ -45,6 +47,6 @@ def test_layers_of_a_transformer_are_chosen_without_a_program(tmp_path: Path, mo
 
     monkeypatch.setattr(alike_layers, "solve", none)
     limit = costs.parameters(0.5 * count(whole), count)
-    found = solve_within(space, [limit], signs_of_life.solver_of(state, space.layer_choices))
+    found = solve_within(space, [limit], signs_of_life.solver_of(state, space))
     assert count(found.shape) <= limit.most
     assert len(space.layer_choices) == 3
