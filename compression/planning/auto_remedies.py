@@ -22,8 +22,11 @@ def _larger(prune: Prune | None) -> Iterator[Remedy]:
     """Yield that larger sizes may be tried, for each limit of all sizes."""
     for key in TARGET_KEYS:
         if prune is not None and (limit := getattr(prune, key)) is not None:
-            why = "no size that was tried kept the target; without this limit larger ones may be tried"
-            yield Remedy(key=f"recipe.prune.{key}", now=limit, proposed=None, why=why)
+            needed = prune.mixed_bits and key == "target_bytes"
+            more = (2 * limit if limit >= 1 else limit / 2) if needed else None  # bits are chosen within bytes
+            how = "with more bytes" if needed else "without this limit"
+            why = f"no size that was tried kept the target; {how} larger ones may be tried"
+            yield Remedy(key=f"recipe.prune.{key}", now=limit, proposed=more, why=why)
 
 
 def of_sizes(recipe: Recipe, found: Sequence[Remedy], *, missed: bool) -> list[Remedy]:

@@ -1,6 +1,6 @@
 """What a recipe may ask whose widths a search chooses (`prune.search`): refused before anything is computed. Torch-free."""
 
-from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.planning.distillation_rules import compares_states
 from compression.planning.search.costs import Sizes
 from compression.planning.search.reach import check_reach
@@ -23,7 +23,7 @@ def check_search(recipe: Recipe, family: ArchitectureSpec, shape: Shape, sizes: 
         return
     scheme = recipe.quantize.assumed if recipe.quantize is not None else None
     if prune.mixed_bits:
-        _check_mixed(shape)
+        _check_mixed(family, shape)
     by_latency = recipe.auto is not None and recipe.auto.objective == "latency"
     if (by_latency or prune.target_latency is not None) and scheme is not None and scheme not in FORMS:
         use = "for auto.objective: latency" if by_latency else "for target_latency"
@@ -31,19 +31,21 @@ def check_search(recipe: Recipe, family: ArchitectureSpec, shape: Shape, sizes: 
         other = (
             "set auto.objective to parameters" if by_latency else "set prune.search to null: shapes are then timed one by one"
         )
-        remedy = f"Choose dynamic-int8 or static-int8, or {other}."
+        remedy = f"Choose dynamic-int8 or static-int8, or {other}{'; leave prune.mixed_bits out' if prune.mixed_bits else ''}."
         raise InvalidSpec(cause, param="recipe.quantize.scheme", remedy=remedy)
     if recipe.distill is not None and sizes.network is None and compares_states(recipe.distill):
         _check_compared(recipe.distill, prune)
     check_reach(family, shape, prune, sizes, kept)
 
 
-def _check_mixed(shape: Shape) -> None:
-    """Refuse a choice of bits for layers whose weights are no matrices of their own. Raises InvalidSpec."""
-    if shape.widths is not None or shape.experts is not None:
-        cause = "prune.mixed_bits is of layers of text, and this is a network of images"
-        if shape.experts is not None:
-            cause = "prune.mixed_bits is of layers whose weights are matrices of their own, and this model has experts"
+def _check_mixed(family: ArchitectureSpec, shape: Shape) -> None:
+    """Refuse a choice of bits for layers whose weights are no matrices of their own, or not known. Raises InvalidSpec."""
+    cause = "prune.mixed_bits is of layers of text, and this is a network of images" if shape.widths is not None else None
+    if shape.experts is not None:
+        cause = "prune.mixed_bits is of layers whose weights are matrices of their own, and this model has experts"
+    if family.name in INSTALLED:
+        cause = f"prune.mixed_bits is of layers that Lathe knows by name, and the family {family.name} is of a package"
+    if cause is not None:
         raise InvalidSpec(cause, param="recipe.prune.mixed_bits", remedy="Leave prune.mixed_bits out.")
 
 

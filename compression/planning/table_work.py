@@ -142,6 +142,7 @@ def solver_seconds(model: Counted, prune: Prune, auto: Auto | None) -> float:
     if model.network is None:
         choices = len({*prune.axes} - {"layers", "vocabulary"})
         choices += model.shape.layers - 1 if prune.free_widths else 0  # a choice of units for each layer
+        choices += model.shape.layers if prune.mixed_bits else 0
     else:
         choices = sum(group.axis in prune.axes for group in model.network.groups)
         choices += len(model.network.blocks) if "layers" in prune.axes else 0

@@ -1,6 +1,7 @@
 """Inserts fake quantization into a model, removes it, and reads its settings back for checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.models.adapters.network.parts import PassedValue
+from compression.models.architectures.pruning_groups import layer_number
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, SimulatedLinear
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
@@ -182,6 +184,18 @@ def remove_fake_quantization(model: nn.Module) -> None:
         remove_experts(module)
 
 
+@contextmanager
+def in_float(model: nn.Module) -> Iterator[None]:
+    """Leave the integers of a model out within this context."""
+    simulation = simulation_of(model)
+    remove_fake_quantization(model)
+    try:
+        yield
+    finally:
+        if simulation is not None:
+            insert_fake_quantization(model, simulation=simulation)
+
+
 def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear | SimulatedConv]]:
     """Yield (name, layer) of every linear layer and convolution with integer weights, in model order."""
     for name, module in model.named_modules():
@@ -198,6 +212,13 @@ def rounding_places(model: nn.Module) -> dict[str, RoundedValue | SimulatedLinea
     values = {name: value for name, value in passed_values(model) if isinstance(value, RoundedValue)}
     own = {name: layer for name, layer in found.items() if isinstance(layer, LINEAR["dynamic-int8"])}
     return {**values, **own} if values else found
+
+
+def layers_in_eight_bits(model: nn.Module) -> tuple[int, ...] | None:
+    """Return the numbers of the layers that have 8 bits among others of 4; None if no bits were chosen."""
+    simulation = simulation_of(model)
+    numbers = {layer_number(name) for name in simulation.eight_bits} if simulation is not None else set()
+    return tuple(sorted(number for number in numbers if number is not None)) or None
 
 
 def is_simulated(model: nn.Module) -> bool:

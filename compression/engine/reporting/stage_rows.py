@@ -9,6 +9,7 @@ from compression.engine.stage_result import StageResult
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.shapes import allowed
 from compression.planning.estimator import artifact_bytes
+from compression.quantization.fake_quantize import layers_in_eight_bits
 from compression.schema.artifact_formats import ONNX
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
@@ -49,7 +50,7 @@ def stage_row(
     row = Row(
         stage=shipped.artifact.stage,
         artifact=shipped.artifact.name,
-        shape=family.shape_of(model.config),
+        shape=family.shape_of(model.config).model_copy(update={"eight_bits": layers_in_eight_bits(model)}),
         parameters=parameters,
         size=shipped.size,
         latency=shipped.latency,

@@ -112,8 +112,7 @@ class SizeSolver:
     @property
     def is_limited(self) -> bool:
         """Return whether the limits exclude the uncut model."""
-        whole = {choice.name: 0 for choice in self.space.choices}
-        return any(self.space.cost_of(each, whole) > each.most for each in self.limits)
+        return any(self.space.cost_of(each, self.space.uncut) > each.most for each in self.limits)
 
     @property
     def _mild(self) -> float:

@@ -183,7 +183,7 @@ def _left(shape: Shape, whole: Shape, axis: str) -> float:
 
 def _too_long() -> UnsupportedShape:
     cause = f"the solver found no widths within the targets in {SECONDS:.0f} seconds, and did not prove that there are none"
-    remedy = "Leave layers out of prune.axes, name fewer targets, or set prune.search to null."
+    remedy = "Leave layers out of prune.axes, name fewer targets, or set prune.search to null, without prune.mixed_bits."
     return UnsupportedShape(cause, param="recipe.prune.search", remedy=remedy)
 
 

@@ -193,6 +193,13 @@ class Int4Exporter(CompressedTensorsExporter):
         odd = [(name, layer) for name, layer in quantized(model) if layer.in_features % GROUP_SIZES[-1]]
         return f"The {odd[0][1].in_features} inputs of {odd[0][0]} are no whole groups of {GROUP_SIZES[-1]}." if odd else None
 
+    def stored_as(self, model: nn.Module, precision: ArtifactPrecision) -> str:
+        """Return the precision of the weights, and how many parameters have 8 bits or stay in bfloat16."""
+        finer = _finer_layers(model)
+        count = sum(layer.weight.numel() for name, layer in quantized(model) if layer_number(name) in finer)
+        first, rest = super().stored_as(model, precision).split(", ", 1)
+        return ", ".join([first, *([f"{count:,} parameters int8"] if count else []), rest])
+
     def stored(self, layer: nn.Linear, model: nn.Module) -> StoredWeight:
         """Return packed groups, or packed channels of a layer that has 8 bits."""
         finer = isinstance(layer, WeightOnlyLinear) and layer.group_size is None and _finer_layers(model)

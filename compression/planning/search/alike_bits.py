@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from compression.planning.search.alike_layers import ALIKE, LAST_DIGITS
 from compression.planning.search.pivot import solve_by_pivot
-from compression.planning.search.problem import Limit, OutOfTime, Picks, Problem, Solution, Term
+from compression.planning.search.problem import Limit, NoCombination, OutOfTime, Picks, Problem, Solution, Term
 from compression.planning.search.solver import TIGHTER, out_of_reach
 
 Numbers = NDArray[np.float64]
-MOST_NUMBERS = 10_000_000
+MOST_NUMBERS = 20_000_000
 """Of widths, layers that go and layers in 8 bits, a number of 8 bytes each; a problem of more is solved as a program."""
+TOGETHER = 256
+"""Combinations of widths that are gone through at once: few enough for a processor's cache."""
 MOST_DROPPED = 100
-"""Solutions that are excluded, or above a limit by a last digit, after which the program looks for another."""
+"""Solutions that are excluded, or above a limit by a last digit, after which no further one is looked for."""
 FINE, COARSE, GONE = 0, 1, 2  #: states of a layer; GONE exists where layers may go
 
 
@@ -34,13 +36,12 @@ def solve_mixed(problem: Problem, layers: Sequence[str], bits: Sequence[str], un
     """
     if until is not None and time.monotonic() > until:
         raise OutOfTime
-    tables = _tables_of(problem, layers, bits)
+    tables = _tables_of(problem, layers, bits, until)
     if tables is None:
         return solve_by_pivot(problem, until)
     limits = tuple(limit for limit in problem.limits if limit.excludes is None)
-    nearest: Picks | None = None
     excluded = [limit.excludes for limit in problem.limits if limit.excludes is not None]
-    proven = True
+    nearest, proven = None, True
     for _ in range(MOST_DROPPED):
         if (place := tables.best(limits)) is None:
             break
@@ -50,10 +51,12 @@ def solve_mixed(problem: Problem, layers: Sequence[str], bits: Sequence[str], un
         # What is above a limit by a last digit is so whichever layers it is of; others of what is excluded might be allowed.
         proven, nearest = proven and picks not in excluded, nearest or picks
         tables.errors[place] = inf
+    else:
+        raise OutOfTime
     if nearest is None and (place := tables.nearest(limits)) is not None:
         nearest = tables.picks(place)
-    if nearest is None or excluded:
-        return solve_by_pivot(problem, until)
+    if nearest is None:
+        raise NoCombination("no combination of the options exists")
     raise out_of_reach(problem, Solution(nearest, problem.error_of(nearest), problem.costs_of(nearest)))
 
 
@@ -79,20 +82,25 @@ class _Tables:
     bits: Sequence[str]
     error: _Sum
     costs: Sequence[_Sum]
+    until: float | None = None  #: by time.monotonic
 
     def __post_init__(self) -> None:
-        self.errors = self._summed(self.error.base, self.error.states)[-1]
+        count, pieces = len(self.bits), []
+        for start in range(0, len(self.error.base), TOGETHER):
+            if self.until is not None and time.monotonic() > self.until:
+                raise OutOfTime
+            rows = slice(start, start + TOGETHER)
+            found = self._first(self.error.base[rows])
+            for each in self.error.states[:, :, rows]:
+                found = _joined(found, each)
+            pieces.append(found)
+        self.errors = np.concatenate(pieces) if pieces else np.empty((0, 1, count + 1))
 
-    def _summed(self, base: Numbers, states: Numbers) -> list[Numbers]:
-        """Return the least errors before all layers and after each. -> (widths, gone + 1, fine + 1)"""
+    def _first(self, base: Numbers) -> Numbers:
+        """Return the least errors before all layers. -> (widths, gone + 1, fine + 1)"""
         count = len(self.bits)
-        least = np.full((len(base), count + 1 if self.layers else 1, count + 1), inf)
-        least[:, 0, 0] = base
-        found = [least]
-        for each in states:
-            found.append(np.minimum.reduce([_moved(found[-1], state, added) for state, added in enumerate(each)]))
-            if len(base) > 1:
-                found = found[-1:]  # which layers they are is asked at one combination alone
+        found = np.full((len(base), count + 1 if self.layers else 1, count + 1), inf)
+        found[:, 0, 0] = base
         return found
 
     def best(self, limits: Sequence[Limit]) -> tuple[int, int, int] | None:
@@ -124,13 +132,17 @@ class _Tables:
         """Return the picks with the least error at widths and numbers of layers: the program again, there alone, and back."""
         row, gone, fine = place
         states = self.error.states[:, :, row : row + 1]
-        steps = self._summed(self.error.base[row : row + 1], states)
+        steps = [self._first(self.error.base[row : row + 1])]
+        for each in states:
+            steps.append(_joined(steps[-1], each))
         options = np.unravel_index(row, [*self.widths.values()]) if self.widths else ()
         picks = {name: int(option) for name, option in zip(self.widths, options, strict=True)}
         for number in reversed(range(len(self.bits))):
-            ways = [
-                (float(_moved(steps[number], state, added)[0, gone, fine]), state) for state, added in enumerate(states[number])
-            ]
+            before, ways = steps[number][0], []
+            for state, added in enumerate(states[number, :, 0]):
+                left = (gone - (state == GONE), fine - (state == FINE))
+                if min(left) >= 0 and np.isfinite(before[left]):
+                    ways.append((float(before[left] + added), state))
             state = min(ways)[1]
             picks[self.bits[number]] = int(state != FINE)
             if self.layers:
@@ -150,20 +162,21 @@ class _Tables:
                 yield found + away * each[GONE] if self.layers else found
 
 
-def _moved(least: Numbers, state: int, added: Numbers) -> Numbers:
-    """Return the errors with one layer more in a state. least: (widths, gone, fine); added: (widths,)"""
-    found = np.full_like(least, inf)
-    if state == FINE:
-        found[:, :, 1:] = least[:, :, :-1]
-    elif state == GONE:
-        found[:, 1:] = least[:, :-1]
-    else:
-        found[:] = least
-    return found + added[:, None, None]
+def _joined(least: Numbers, added: Numbers) -> Numbers:
+    """Return the least errors with one layer more. least: (widths, gone, fine); added: (states, widths)"""
+    each = added[:, :, None, None]
+    found: Numbers = least + each[COARSE]
+    np.minimum(found[:, :, 1:], least[:, :, :-1] + each[FINE], out=found[:, :, 1:])
+    if len(added) > GONE:
+        np.minimum(found[:, 1:], least[:, :-1] + each[GONE], out=found[:, 1:])
+    return found
 
 
-def _tables_of(problem: Problem, layers: Sequence[str], bits: Sequence[str]) -> _Tables | None:
-    """Return the tables of a problem, or None if it is too large, layers do not cost alike, or a number depends on several."""
+def _tables_of(problem: Problem, layers: Sequence[str], bits: Sequence[str], until: float | None) -> _Tables | None:
+    """Return the tables of a problem, or None if it is too large, layers do not cost alike, or a number depends on several.
+
+    Raises OutOfTime.
+    """
     options = problem.options
     widths = {name: count for name, count in options.items() if name not in {*layers, *bits}}
     size = prod(widths.values()) * (len(bits) + 1) * (len(layers) + 1)
@@ -174,7 +187,7 @@ def _tables_of(problem: Problem, layers: Sequence[str], bits: Sequence[str]) -> 
     known = [one for one in sums if one is not None]
     if len(known) < len(sums) or not all(one.is_alike for one in known[1:]):
         return None
-    return _Tables(widths, layers, bits, known[0], known[1:])
+    return _Tables(widths, layers, bits, known[0], known[1:], until)
 
 
 def _sum(terms: Sequence[Term], widths: Mapping[str, int], layers: Sequence[str], bits: Sequence[str]) -> _Sum | None:

@@ -55,11 +55,11 @@ def multiply_adds(most: float, count: Count) -> Cost:
 
 def bytes_of(shape: Shape, parts: CountParts, quantize: Quantize | None) -> float:
     """Return the bytes of an artifact's weights at a shape, of which some layers may have 8 bits. parts: its parameters."""
-    found = exact_bytes(parts(shape), quantize)
+    count = parts(shape)
+    found = exact_bytes(count, quantize)
     if not shape.eight_bits:
         return found
-    fewer = shape.model_copy(update={"layers": shape.layers - 1})
-    one = parts(shape).other - parts(fewer).other
+    one = count.other - parts(shape.model_copy(update={"layers": shape.layers - 1})).other
     layer = Parameters(total=one, embedding=0, other=one)
     return found + len(shape.eight_bits) * (exact_bytes(layer, FINER) - exact_bytes(layer, quantize))
 

@@ -63,6 +63,10 @@ class SearchSpace(Protocol):
         """Return those among them of whether a layer has 8 bits or 4."""
 
     @property
+    def uncut(self) -> Picks:
+        """Return the picks that cut nothing."""
+
+    @property
     def error(self) -> tuple[Term, ...]:
         """Return the predicted error as a sum."""
 
@@ -97,6 +101,16 @@ class LayerSpace:
     def __init__(self, tables: ErrorTables, prune: Prune, weights: Mapping[str, float]) -> None:
         self.tables, self.prune, self.weights = tables, prune, weights
         self.removable: tuple[LayerErrors, ...] = tables.layers if "layers" in prune.axes else ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Return all choices, the whole width first among the options of each."""
+        raise NotImplementedError
+
+    @property
+    def uncut(self) -> Picks:
+        """Return the picks that cut nothing."""
+        return {choice.name: 0 for choice in self.choices}
 
     @property
     def structure(self) -> tuple[Limit, ...]:

@@ -83,7 +83,7 @@ def _shape(rows: Sequence[Row]) -> Shape:
     names = ("layers", "hidden", "heads", "ffn", "vocabulary")
     widths = {name: _whole([getattr(shape, name) for shape in shapes]) for name in names}
     embedding = _whole(embeddings) if len(embeddings) == len(shapes) else None
-    found = shapes[0].model_copy(update={**widths, "embedding": embedding, "ffns": None})
+    found = shapes[0].model_copy(update={**widths, "embedding": embedding, "ffns": None, "eight_bits": None})
     if any(shape.ffns for shape in shapes) and len({shape.layers for shape in shapes}) == 1:
         found = found.with_ffns([_whole(units) for units in zip(*(shape.each_ffn for shape in shapes), strict=True)])
     return found

@@ -108,15 +108,24 @@ def test_an_encoders_files_answer_as_the_simulation_does(kind: Kind, tmp_path: P
     if kind == "onnx":
         proto = onnx.load(weights)
         assert Counter(node.op_type for node in proto.graph.node)["MatMulNBits"] == 14 - 6
-        stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-        family = adapter_of(model)
-        shape = family.shape_of(model.config).model_copy(update={"eight_bits": (1,)})
-        at = {layers: family.parameters_of(model) for layers in (2,)}
-        one = sum(part.numel() for part in model.bert.encoder.layer[0].parameters())
-        at[1] = at[2].model_copy(update={"total": at[2].total - one, "other": at[2].other - one})
-        promised = bytes_of(shape, lambda cut: at[cut.layers], INT4)
-        assert 0.9 * promised < stored < 1.35 * promised
-        assert promised > bytes_of(shape.model_copy(update={"eight_bits": None}), lambda cut: at[cut.layers], INT4)
+
+
+def test_a_layer_of_8_bits_takes_the_bytes_that_are_forecast(tmp_path: Path) -> None:
+    wide = tiny_config(num_labels=2, hidden_size=64, intermediate_size=96)
+    stored = []
+    for name, layers in (("four", ()), ("both", (1,))):
+        model = BertForSequenceClassification(wide)
+        names = tuple(each for each, one in model.named_modules() if is_linear(one) and layer_number(each) in layers)
+        insert_fake_quantization(model, simulation=Simulation.of(INT4).model_copy(update={"eight_bits": names}))
+        (tmp_path / name).mkdir()
+        path = write_onnx(model.eval(), tmp_path / name, int8=True)
+        stored.append(sum(len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer))
+    parts, shape = adapter_of(model).parameters_of(model), adapter_of(model).shape_of(model.config)
+    one = sum(part.numel() for part in model.bert.encoder.layer[0].parameters())
+    at = {1: parts.model_copy(update={"total": parts.total - one, "other": parts.other - one}), 2: parts}
+    shapes = (shape, shape.model_copy(update={"eight_bits": (1,)}))
+    forecast = [bytes_of(each, lambda cut: at[cut.layers], INT4) for each in shapes]
+    assert stored[1] - stored[0] == pytest.approx(forecast[1] - forecast[0], rel=0.2)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
@@ -177,6 +186,8 @@ def test_compressed_tensors_have_a_group_of_layers_for_each(kind: str, tmp_path:
     assert found.difference < found.allowed.rms
     groups = json.loads((tmp_path / "config.json").read_text())["quantization_config"]["config_groups"]
     assert [one["weights"]["num_bits"] for one in groups.values()] == [4, 8]
+    finer = sum(layer.weight.numel() for name, layer in quantized(model) if layer_number(name) == 1)
+    assert W4A16.stored_as(model, "int4").startswith(f"int4, {finer:,} parameters int8, ")
     tensors = load_file(tmp_path / "model.safetensors")
     for name, layer in quantized(model):
         whole = tensors[f"{name}.weight_packed"]

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.preflight import Preflight, preflight
+from compression.planning.search import mixed_space
 from compression.schema.errors import CompressionError, InvalidSpec, TargetOutOfReach, UnsupportedShape
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.schemes import SCHEMES
@@ -168,10 +169,21 @@ INT4 = {"quantize": {"scheme": "weight-only-int4"}}
 
 
 def test_bits_of_layers_are_chosen_for_text_alone() -> None:
-    assert plan(MODEL, DATA, BITS, **INT4)
+    found, plain = (plan(MODEL, DATA, {**BITS, **own}, **INT4) for own in ({}, {"mixed_bits": False}))
+    assert found.estimate.minutes >= plain.estimate.minutes
     with pytest.raises(InvalidSpec, match="this model has experts") as caught:
         plan(EXPERTS, TEXTS, {"axes": ["ffn"], **BITS}, **INT4)
     assert caught.value.param == "recipe.prune.mixed_bits"
+    with pytest.raises(InvalidSpec):  # networks have no 4-bit scheme, which is said first or last
+        plan(NETWORK, IMAGES, BITS, **INT4)
+
+
+def test_more_than_can_be_gone_through_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed_space, "MOST_NUMBERS", 10_000)
+    with pytest.raises(UnsupportedShape, match="bits of 6 layers are too many") as caught:
+        plan(MODEL, DATA, {"axes": ["hidden", "heads", "ffn", "layers"], **BITS}, **INT4)
+    assert caught.value.param == "recipe.prune.mixed_bits"
+    assert plan(MODEL, DATA, {"axes": ["ffn", "layers"], **BITS}, **INT4)
 
 
 @pytest.mark.parametrize(

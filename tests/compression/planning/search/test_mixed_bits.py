@@ -12,10 +12,11 @@ from compression.models.architectures.shapes import parameters_at
 from compression.planning.search import alike_bits, costs
 from compression.planning.search.comparison import search_of
 from compression.planning.search.mixed_space import EIGHT, FOUR
-from compression.planning.search.problem import Problem
+from compression.planning.search.problem import OutOfTime, Problem
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.solver import solve
 from compression.planning.search.spaces import solver_for, space_of
+from compression.planning.search.targets import Answerer
 from compression.planning.search.trials import Trials, searched
 from compression.planning.search.within import solve_within
 from compression.schema.error_tables import ErrorTables, IntegerErrors
@@ -23,6 +24,8 @@ from compression.schema.errors import TargetOutOfReach
 from compression.schema.recipe.prune import SearchBudget
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.solved_search import ParameterFacts, SolvedSearch
+from compression.schema.target_answer import TargetQuestion
 from tests.compression.planning.search.test_spaces import BERT, EVERY, SHAPE, of_encoder, problem_of, prune
 
 INT4 = Quantize(scheme="weight-only-int4")
@@ -144,12 +147,43 @@ def test_decoders_have_bits_too(kind: str) -> None:
     assert found.error == pytest.approx(solve(asked).error, abs=1e-9)
 
 
-def test_too_many_combinations_are_solved_as_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_is_solved_as_a_program_and_time_ends_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     space = space_with(("ffn",), 0.5)
     asked = problem_of(space, [in_bytes(1.0)])
     wanted = solver_for(space)(asked)
+    with pytest.raises(OutOfTime):
+        solver_for(space)(asked, until=0.0)
+    clock = iter((0.0, 0.0, 2.0))
+    monkeypatch.setattr(alike_bits.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(alike_bits, "TOGETHER", 1)
+    with pytest.raises(OutOfTime):
+        solver_for(space)(asked, until=1.0)
+    monkeypatch.undo()
     monkeypatch.setattr(alike_bits, "MOST_NUMBERS", 1)
     assert solver_for(space)(asked).error == pytest.approx(wanted.error)
+
+
+def test_the_uncut_model_has_the_schemes_bits() -> None:
+    space = space_with(("ffn", "layers"))
+    shape = space.shape(space.uncut)
+    assert (shape.layers, shape.ffn, shape.eight_bits) == (3, 128, ())
+    assert space.cost_of(in_bytes(1.0), space.uncut) == pytest.approx(in_bytes(1.0).most)
+
+
+def test_other_targets_of_a_finished_job_choose_bits_too() -> None:
+    settings = prune(axes=("ffn",), mixed_bits=True, target_bytes=0.3)
+    tables = with_integers(of_encoder(), 3, 0.1)
+    known = {"before": SHAPE, "whole": SHAPE, "prune": settings, "quantize": INT4, "error": 1.0, "scheme": "weight-only-int4"}
+    search = SolvedSearch(digest=tables.digest, family="bert", parameters=ParameterFacts(rows=66, outputs=2), **known)
+    answerer = Answerer(tables, search)
+    most = 1.05 * answerer.whole.bytes
+    found = answerer.answer(TargetQuestion(target_bytes=most), seconds=60)
+    assert found.reached
+    assert found.point.bytes <= most
+    assert found.point.shape.eight_bits
+    assert found.point.shape.ffn < 128
+    free = answerer.answer(TargetQuestion(target_params=0.1), seconds=60)
+    assert free.point.shape.eight_bits == (0, 1, 2), "bytes that are not asked for limit no bits"
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "rl"])
