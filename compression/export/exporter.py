@@ -135,9 +135,9 @@ class Exporter(ABC):
             return precision
         stored = precision if self.packs_integers else "int8"
         parts, simulation = [str(stored)], simulation_of(model)
-        if stored == "int4" and simulation is not None and simulation.eight_bits:
+        if simulation is not None and simulation.eight_bits:
             finer = sum(matrix(model.get_submodule(name)).numel() for name in simulation.eight_bits)
-            parts.append(f"{finer:,} parameters int8")
+            parts.append(f"{finer:,} parameters {'int8' if self.packs_integers else 'of 8 bits'}")
         if left := left_in_float(model, transposed=not self.quantizes_transposed):
             parts.append(f"{left:,} parameters float32")
         return ", ".join(parts)

@@ -84,8 +84,7 @@ def error_weights(
             continue
         found.setdefault(tuple(sorted(solved.picks.items())), (weights, solved))
     rows = first_tokens(shuffled_rows(context.rows["train"], JUDGED_ROWS, context.recipe.train.seed), JUDGED_TOKENS)
-    with reference_of(plain, context.model):
-        change = change_from(context.model, rows, context.parts)
+    change = _change_from_whole(context, plain, rows)
 
     def judged(solutions: Iterable[Found]) -> Generator[Event, None, list[float]]:
         changes = list[float]()
@@ -126,6 +125,11 @@ def reference_of(space: SearchSpace, model: PreTrainedModel) -> AbstractContextM
     its 4 bits a layer would seem to lose by 8.
     """
     return in_float(model) if space.bit_choices else nullcontext()
+
+
+def _change_from_whole(context: StageContext, space: SearchSpace, rows: Examples) -> Callable[[PreTrainedModel], float]:
+    with reference_of(space, context.model):
+        return change_from(context.model, rows, context.parts)
 
 
 def _finalists(context: StageContext) -> Finalists | None:

@@ -44,6 +44,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate
 from tests.compression.export.gguf.test_exporter import agrees, written as gguf_written
 from tests.compression.export.test_compressed_tensors import reopens
+from tests.support.cards import UNMEASURED, card_of
 from tests.support.decoder_models import tiny
 from tests.support.gguf_models import decoder as blocked_decoder
 from tests.support.tiny_bert import sentences, tiny_config, write_tokenizer
@@ -104,7 +105,7 @@ def test_an_encoders_files_answer_as_the_simulation_does(kind: Kind, tmp_path: P
     assert verify(model, tmp_path, kind=kind, int8=True, sample=SAMPLE, scorer=scorer, pad_id=0).difference < 1e-6
     told = exporter_of(kind).stored_as(model, "int4")
     finer = sum(model.get_submodule(name).weight.numel() for name in simulation_of(model).eight_bits)  # type: ignore[union-attr]
-    assert told == (f"int4, {finer:,} parameters int8" if kind == "onnx" else "int8")
+    assert told == (f"int4, {finer:,} parameters int8" if kind == "onnx" else f"int8, {finer:,} parameters of 8 bits")
     if kind == "onnx":
         proto = onnx.load(weights)
         assert Counter(node.op_type for node in proto.graph.node)["MatMulNBits"] == 14 - 6
@@ -193,3 +194,22 @@ def test_compressed_tensors_have_a_group_of_layers_for_each(kind: str, tmp_path:
         whole = tensors[f"{name}.weight_packed"]
         assert whole.shape[1] == layer.in_features // (4 if layer_number(name) == 1 else 8)
         assert any(re.match(one["targets"][0].removeprefix("re:"), name) for one in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "told"),
+    [
+        ("onnx", "int4, 900 parameters int8, 70 parameters float32", "In some layers 900 parameters are int8 instead, with"),
+        ("ct-w4a16", "int4, 900 parameters int8, 70 parameters bfloat16", "Of the blocks' weights 900 parameters are int8 instead,"),
+        ("transformers", "int8, 900 parameters of 8 bits", "In some layers 900 parameters have 8 bits instead, with"),
+    ],
+)
+def test_cards_say_what_has_8_bits(kind: str, dtype: str, told: str) -> None:
+    """And of what is in floating point beside them, that it is."""
+    how: dict[str, Any] = {"kind": kind, "scheme": "weight-only-int4"}
+    size = UNMEASURED.size.model_copy(update={"dtype": dtype})
+    text = card_of(figures=UNMEASURED.model_copy(update={"size": size}), **how).render()
+    assert text.count(told) == 1
+    assert text.count("one scale an output channel") == 1
+    assert ("70 parameters float32 are matrices that stayed in floating point." in text) == (kind == "onnx")
+    assert "one scale an output channel" not in card_of(**how).render()

@@ -260,7 +260,7 @@ def test_milliseconds_of_several_sizes_are_told_as_predicted(monkeypatch: pytest
     found = [Found(shape, (0,), 0.25, {"parameters": 10.0 * at, "milliseconds": 1.5 * at}, {}) for at in (2, 1)]
     monkeypatch.setattr(solved_widths, "nested_sizes", lambda *_: tuple(found))
     limits = [costs.parameters(1, lambda _: 1), costs.milliseconds(1, with_times(state), None)]
-    space = SimpleNamespace(layer_choices=())
+    space = SimpleNamespace(layer_choices=(), bit_choices=())
     (told,) = solved_widths._sizes(state, several, space, None, found[-1], limits)
     assert f"{shape.short}, 20 parameters, 3 predicted milliseconds, predicted error 0.25; {shape.short}, 10" in told.message
     assert state.notes == [told.message]
