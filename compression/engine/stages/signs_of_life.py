@@ -6,8 +6,8 @@ from functools import partial
 from compression.engine import heartbeat
 from compression.engine.context import StageContext
 from compression.planning.search.problem import Problem, Solution, Solve
+from compression.planning.search.solving import solver_for
 from compression.planning.search.space import SearchSpace
-from compression.planning.search.spaces import solver_for
 from compression.system.awaited import awaited
 
 

@@ -121,7 +121,7 @@ class Body(Nodes):
         if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
         weights = {name: self.parameter(module)[1] for name, module in modules.items()}
-        first = self.parameter(next(iter(modules.values())))[0].removesuffix(".weight")
+        first = self._names[id(next(iter(modules.values())))]
         biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
         bias = torch.cat([biases.get(name, torch.zeros(len(weight))) for name, weight in weights.items()]) if biases else None
         return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat([*weights.values()]), bias, first)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.planning.search.alike_layers import ALIKE, LAST_DIGITS
+from compression.planning.search.mixed_space import MOST_NUMBERS
 from compression.planning.search.pivot import solve_by_pivot
 from compression.planning.search.problem import Limit, NoCombination, OutOfTime, Picks, Problem, Solution, Term
 from compression.planning.search.solver import TIGHTER, out_of_reach
 
 Numbers = NDArray[np.float64]
-MOST_NUMBERS = 20_000_000
-"""Of widths, layers that go and layers in 8 bits, a number of 8 bytes each; a problem of more is solved as a program."""
 TOGETHER = 256
 """Combinations of widths that are gone through at once: few enough for a processor's cache."""
 MOST_DROPPED = 100

@@ -6,13 +6,14 @@ from functools import cached_property
 from math import prod
 
 from compression.models.architectures.pruning_groups import layer_number
-from compression.planning.search.alike_bits import MOST_NUMBERS
 from compression.planning.search.problem import Choice, Limit, Picks, Term
 from compression.planning.search.space import Cost, UniformSpace, present
 from compression.schema.error_tables import LayerErrors
 from compression.schema.errors import UnsupportedShape
 from compression.schema.report.measurements import Shape
 
+MOST_NUMBERS = 20_000_000
+"""Of widths, layers that go and layers in 8 bits: the solver has a number of 8 bytes for each of their combinations."""
 EIGHT, FOUR = 0, 1  #: options of a layer's bits, the finer first, as whole widths are
 OF_BITS = ("weight-only-int8", "weight-only-int4")
 """The schemes of both options."""

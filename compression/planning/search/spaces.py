@@ -1,15 +1,11 @@
-"""Chooses the search space of a model, and what solves it. Torch-free."""
+"""Chooses the search space of a model. Torch-free."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 from compression.models.architectures.families import ArchitectureSpec
-from compression.planning.search.alike_bits import solve_mixed
-from compression.planning.search.alike_layers import solve_alike
 from compression.planning.search.free_space import FreeSpace
 from compression.planning.search.mixed_space import MixedSpace
 from compression.planning.search.network_space import NetworkSpace
-from compression.planning.search.problem import Solution
 from compression.planning.search.space import SearchSpace, UniformSpace
 from compression.schema.error_tables import ErrorTables
 from compression.schema.recipe.prune import Prune
@@ -34,11 +30,3 @@ def space_of(
         return NetworkSpace(tables, network, whole, prune, weights)
     widths = (FreeSpace if prune.free_widths else UniformSpace)(tables, family, whole, prune, weights)
     return MixedSpace(widths) if prune.mixed_bits else widths
-
-
-def solver_for(space: SearchSpace) -> Callable[..., Solution]:
-    """Return what solves problems of a space: (problem, *, until) -> solution. Layers of a transformer cost alike, which needs
-    no program; blocks of a network do not.
-    """
-    layers, bits = ([choice.name for choice in found] for found in (space.layer_choices, space.bit_choices))
-    return partial(solve_mixed, layers=layers, bits=bits) if bits else partial(solve_alike, layers=layers)

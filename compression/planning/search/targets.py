@@ -12,8 +12,9 @@ from compression.planning.device_times import ShapeTimes
 from compression.planning.search import costs
 from compression.planning.search.problem import OutOfTime, Solve
 from compression.planning.search.score_prediction import predict_score
+from compression.planning.search.solving import solver_for
 from compression.planning.search.space import Cost, SearchSpace
-from compression.planning.search.spaces import solver_for, space_of
+from compression.planning.search.spaces import space_of
 from compression.planning.search.within import Found, solve_within
 from compression.schema.device_table import DeviceTable
 from compression.schema.error_tables import ErrorTables

@@ -200,7 +200,11 @@ def test_compressed_tensors_have_a_group_of_layers_for_each(kind: str, tmp_path:
     ("kind", "dtype", "told"),
     [
         ("onnx", "int4, 900 parameters int8, 70 parameters float32", "In some layers 900 parameters are int8 instead, with"),
-        ("ct-w4a16", "int4, 900 parameters int8, 70 parameters bfloat16", "Of the blocks' weights 900 parameters are int8 instead,"),
+        (
+            "ct-w4a16",
+            "int4, 900 parameters int8, 70 parameters bfloat16",
+            "Of the blocks' weights 900 parameters are int8 instead,",
+        ),
         ("transformers", "int8, 900 parameters of 8 bits", "In some layers 900 parameters have 8 bits instead, with"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from compression.engine.stages import signs_of_life
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import BERT
-from compression.planning.search import alike_layers, costs, spaces
+from compression.planning.search import alike_layers, costs, solving
 from compression.planning.search.problem import Problem, Solution
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.spaces import space_of
@@ -28,7 +28,7 @@ def test_a_solution_that_takes_long_ends_with_a_pause(tmp_path: Path, monkeypatc
         over.wait(60)
         return Solution({}, 0.0, {})
 
-    monkeypatch.setattr(spaces, "solve_alike", long)
+    monkeypatch.setattr(solving, "solve_alike", long)
     state.checkpointer.pause_asked = begun.is_set
     any_space: Any = SimpleNamespace(layer_choices=(), bit_choices=())
     with pytest.raises(Pause):

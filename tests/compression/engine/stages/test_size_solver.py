@@ -17,7 +17,7 @@ from compression.engine.stages.size_solver import SizeCost, SizeSolver, count_of
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import multiply_adds, network_parameters, whole_shape
-from compression.planning.search import costs, spaces
+from compression.planning.search import costs, solving
 from compression.planning.search.problem import Problem, Solution, Solve
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.solver import solve
@@ -93,7 +93,7 @@ def test_a_pause_ends_a_solution_that_takes_long(tmp_path: Path, monkeypatch: py
         over.wait(60)
         return solve(problem)
 
-    monkeypatch.setattr(spaces, "solve_alike", long)
+    monkeypatch.setattr(solving, "solve_alike", long)
     state.checkpointer.pause_asked = begun.is_set
     whole = adapter_of(state.model).shape_of(state.model.config)
     facts = facts_of(state, state.recipe.prune, digest="0" * 64, before=whole, parameters=parameter_facts(state.model))

@@ -15,7 +15,8 @@ from compression.planning.search.mixed_space import EIGHT, FOUR
 from compression.planning.search.problem import OutOfTime, Problem
 from compression.planning.search.reach import blank_tables
 from compression.planning.search.solver import solve
-from compression.planning.search.spaces import solver_for, space_of
+from compression.planning.search.solving import solver_for
+from compression.planning.search.spaces import space_of
 from compression.planning.search.targets import Answerer
 from compression.planning.search.trials import Trials, searched
 from compression.planning.search.within import solve_within
