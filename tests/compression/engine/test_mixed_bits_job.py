@@ -58,7 +58,7 @@ def test_some_layers_have_8_bits_within_the_bytes(whole: tuple[Report, list[Even
     assert [row.shape.eight_bits for row in report.rows[:2]] == [None, None]
     assert {row.shape.eight_bits for row in report.rows[2:]} == {tuple(finer_layers(place, "pruned-onnx-int4"))}
     card = (place / "out" / "artifacts" / "distilled-onnx-int4" / "README.md").read_text("utf-8")
-    assert "parameters int8 are layers with one scale an output channel" in card
+    assert "parameters are int8 instead, with one scale an output channel" in card
     assert "stayed in floating point" not in card
     sizes = {row.stage: row.size for row in report.rows}
     assert all("parameters int8" in str(sizes[stage]) for stage in ("pruned", "distilled"))
