@@ -3,6 +3,7 @@
   milliseconds     predicted against measured, over 20 shapes of an encoder and of a network of images
   ranks            scores predicted before training against those after it, over 12 cuts of one encoder
   free-or-uniform  widths of each layer against one for all layers, at equal milliseconds, on four sets
+  bits             layers in 8 bits among others in 4 against 4 bits for all, within equal bytes, on four sets
   auto             ten jobs of the recipe `auto`, on sets and seeds that it was not developed with
   searches         python -m bench search: the solver, TPE, NSGA-II and reinforcement learning side by side
   decoder          SmolLM2 at -30 % by the solver and by `auto`, against the preset `language`, on the same tokens
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.examples import EXAMPLES
-from bench.targets import auto, decoder, milliseconds, ranks, searches, widths
+from bench.targets import auto, bits, decoder, milliseconds, ranks, searches, widths
 from bench.targets.steps import Clock, Place, Step, run_steps
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,7 @@ PARTS = {
     "milliseconds": Part(milliseconds.steps, milliseconds.table),
     "ranks": Part(ranks.steps, ranks.table),
     "free-or-uniform": Part(widths.steps, widths.table),
+    "bits": Part(bits.steps, bits.table),
     "auto": Part(auto.steps, auto.table),
     "searches": Part(searches.steps, searches.table),
     "decoder": Part(decoder.steps, decoder.table),

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from bench.glue import compare
-from bench.glue.statistics import METRICS, Answers, differences
+from bench.glue.statistics import METRICS
 from bench.preparation.datasets import MOST
-from bench.targets.jobs import Jobs, prepared, validated
+from bench.targets import sides
+from bench.targets.jobs import Jobs, prepared
 from bench.targets.milliseconds import TABLE, kept_table
-from bench.targets.steps import Clock, Facts, Place, Step, head, line, records_of
+from bench.targets.steps import Clock, Facts, Place, Step, head, line
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, TargetLatency
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.schema.report.measurements import Latency, Shape
-from compression.schema.stages import PRUNED
 from compression.system import durable_files
 
 SIDES: dict[str, dict[str, Any]] = {"uniform": {"free_widths": False}, "free": {"free_widths": True}}
@@ -51,9 +51,7 @@ class Plan:
 
     def at(self, side: str, seed: int) -> Recipe:
         """Return the recipe of one side."""
-        train = {"train": self.recipe.train.model_copy(update={"seed": seed})}
-        assert self.recipe.prune is not None, "cuts are what is compared"
-        return self.recipe.model_copy(update={**train, "prune": self.recipe.prune.model_copy(update=SIDES[side])})
+        return sides.of_side(self.recipe, SIDES[side], seed)
 
 
 PLAN = Plan()
@@ -72,22 +70,15 @@ def steps(place: Place, plan: Plan = PLAN) -> Iterator[Step]:
 
 
 def _cut(jobs: Jobs, recipes: Mapping[str, Recipe], stem: str, clock: Clock) -> Facts:
-    """Run both sides, the second with the tuned original and the tables of the first; answer the rows of test by the files."""
-    first = jobs.run(f"{stem}-{ALIKE}", recipes[ALIKE], clock)
-    before, sides, files = first.artifact(first.report.rows[0].artifact), dict[str, Facts](), dict[str, Path]()
-    for side, recipe in recipes.items():
-        run = first if side == ALIKE else jobs.run(f"{stem}-{side}", recipe, clock, after=first)
-        row = run.report.rows[-1]
-        if not isinstance(row.latency, Latency):
-            raise SystemExit(f"{row.artifact} was not timed: {row.latency}")
-        known = {"shape": row.shape, "latency": row.latency, "validation": validated(row)}
-        found: Facts = {key: value.model_dump(mode="json") for key, value in known.items()}
-        found |= {"parameters": row.parameters.total, "bytes": row.size.bytes, "seconds": run.seconds}
-        found["notes"] = [note for each in run.report.rows if each.stage == PRUNED for note in each.notes]
-        files[side] = run.artifact(row.artifact)
-        found["answers"] = jobs.answers(before, files[side])
-        sides[side] = found
-    return {"sides": sides, "milliseconds": in_turns({ORIGINAL: before, **files})}
+    """Run both sides; answer the rows of test by the files, and time these."""
+    runs = sides.run_each(jobs, recipes, stem, clock)
+    rows = {side: run.report.rows[-1] for side, run in runs.items()}
+    if untimed := [row for row in rows.values() if not isinstance(row.latency, Latency)]:
+        raise SystemExit(f"{untimed[0].artifact} was not timed: {untimed[0].latency}")
+    before = runs[ALIKE].artifact(runs[ALIKE].report.rows[0].artifact)
+    files = {side: run.artifact(rows[side].artifact) for side, run in runs.items()}
+    found = {side: sides.told(jobs, run) for side, run in runs.items()}
+    return {"sides": found, "milliseconds": in_turns({ORIGINAL: before, **files})}
 
 
 def in_turns(files: Mapping[str, Path]) -> dict[str, float]:
@@ -98,24 +89,14 @@ def in_turns(files: Mapping[str, Path]) -> dict[str, float]:
     return {name: fmean(each[name] for each in sittings) for name in files}
 
 
-Found = Mapping[str, Mapping[str, Sequence[Facts]]]
-"""Set → side → what came of it, one a seed."""
+def _speed(record: Facts, side: str) -> Facts:
+    """Return how fast a side was in the turns at the end."""
+    return {"times_as_fast": record["milliseconds"][ORIGINAL] / record["milliseconds"][side]}
 
 
-def by_set(records: Path) -> Found:
-    """Return what came of each side of each set."""
-    found = dict[str, dict[str, list[Facts]]]()
-    for stem, record in records_of(records):
-        took = record["milliseconds"]
-        for side, one in record["sides"].items():
-            each = {**one, "times_as_fast": took[ORIGINAL] / took[side]}
-            found.setdefault(stem.rpartition("-")[0], {}).setdefault(side, []).append(each)
-    return found
-
-
-def why_unequal(found: Found) -> str | None:
+def why_unequal(found: sides.Found) -> str | None:
     """Return why the sides are not compared at equal milliseconds, or None."""
-    speeds = {side: [one["times_as_fast"] for sides in found.values() for one in sides[side]] for side in SIDES}
+    speeds = {side: [one["times_as_fast"] for of_set in found.values() for one in of_set[side]] for side in SIDES}
     if (slowest := min(map(min, speeds.values()))) < SPEED_UP * (1 - NEAR):
         return f"one is {slowest:.2f} times as fast, and {SPEED_UP:g} were asked"
     means = {side: geometric_mean(each) for side, each in speeds.items()}
@@ -124,24 +105,12 @@ def why_unequal(found: Found) -> str | None:
     return f"on the mean they are {told} as fast" if high > low * (1 + NEAR) else None
 
 
-def gap(found: Found) -> tuple[float, float, float]:
-    """Return by how many points of 100 free widths are ahead on test, as a mean over sets, with its 95 % interval."""
-    answers = {
-        name: Answers(
-            np.array(sides["free"][0]["answers"]["wanted"]),
-            {side: np.array([one["answers"]["after"] for one in each]) for side, each in sides.items()},
-        )
-        for name, sides in found.items()
-    }
-    return differences(answers, "free", "uniform")
-
-
 def table(records: Path) -> str:
     """Return the records as a line a set and side, and what they come to."""
-    found = by_set(records)
+    found = sides.by_set(records, _speed)
     lines = head("set", "side", "seeds", "shapes", "parameters", "times as fast, measured", "validation", "test")
-    for name, sides in found.items():
-        for side, each in sides.items():
+    for name, of_set in found.items():
+        for side, each in of_set.items():
             shapes = " and ".join(dict.fromkeys(Shape.model_validate(one["shape"]).short for one in each))
             pairs = [[np.array(one["answers"][key]) for key in ("after", "wanted")] for one in each]
             means = [fmean(one["parameters"] for one in each) / 1e6, fmean(one["validation"]["value"] for one in each)]
@@ -149,12 +118,12 @@ def table(records: Path) -> str:
             speeds = ", ".join(f"{one['times_as_fast']:.2f}" for one in each)
             lines.append(line(name, side, len(each), shapes, f"{means[0]:.2f} M", speeds, *scores))
     if found:
-        points, low, high = gap(found)
-        verdict = "ahead" if low > 0 else "behind" if high < 0 else "neither ahead nor behind"
+        points, low, high = sides.gap(found, "free", "uniform")
         lines += [
             "",
             f"Free widths less uniform on test, mean of {len(found)} sets: {points:+.2f} points [{low:+.2f}, {high:+.2f}].",
         ]
         unequal = why_unequal(found)
-        lines.append(f"Free widths are {verdict}." if unequal is None else f"Not at equal milliseconds: {unequal}.")
+        ahead = f"Free widths are {sides.verdict(low, high)}."
+        lines.append(ahead if unequal is None else f"Not at equal milliseconds: {unequal}.")
     return "\n".join(lines)

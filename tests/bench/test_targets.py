@@ -137,7 +137,7 @@ def side(wrong: int) -> dict[str, Any]:
     wanted = [float(number % 2) for number in range(200)]
     after = [1 - one if number < wrong else one for number, one in enumerate(wanted)]
     answers = {"before": wanted, "after": after, "wanted": wanted}
-    return {"shape": shape(), "validation": {"value": 0.9}, "parameters": 5_000_000, "answers": answers}
+    return {"shape": shape(), "validation": {"value": 0.9}, "parameters": 5_000_000, "bytes": 14_000_000, "answers": answers}
 
 
 @pytest.mark.parametrize(("wrong", "verdict"), [(10, "ahead"), (40, "neither ahead nor behind"), (80, "behind")])
@@ -166,6 +166,20 @@ def test_sides_that_are_not_equally_fast_are_not_compared(
     last = printed("free-or-uniform", tmp_path, capsys)[-1]
     assert last.startswith("Not at equal milliseconds: ")
     assert why in last
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(10, "ahead"), (40, "neither ahead nor behind"), (80, "behind")])
+def test_chosen_bits_are_ahead_only_if_the_interval_says_so(
+    wrong: int, verdict: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = SHAPE.model_copy(update={"eight_bits": (1,)})
+    for name in ("sst2", "banking77"):
+        found = {**side(wrong), "shape": mixed.model_dump(mode="json") if name == "sst2" else shape()}
+        keep(tmp_path / "bits", f"{name}-0", sides={"four": side(40), "mixed": found})
+    lines = printed("bits", tmp_path, capsys)
+    assert f"| sst2 | mixed | 1 | {mixed.short} | 14.00 | 90.00% | {1 - wrong / 200:.2%} |" in lines
+    assert f"mean of 2 sets: {100 * (40 - wrong) / 200:+.2f} points" in lines[-2]
+    assert lines[-1] == f"Chosen bits are {verdict}; 1 of 2 jobs have layers in 8 bits."
 
 
 def test_a_decoder_s_losses_are_paired_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import BertModel
 
 from bench import engine, record_file
-from bench.targets import auto, auto_sets, decoder, milliseconds, ranks, widths
+from bench.targets import auto, auto_sets, bits, decoder, milliseconds, ranks, widths
 from bench.targets.jobs import prepared
 from bench.targets.steps import Clock, Facts, Place, Step, run_steps
 from compression.export.device_table.measuring import conditions
@@ -19,6 +19,7 @@ from compression.export.device_table.plan import quick_plan
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, TargetLatency
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.support import tiny_language
 from tests.support.bench_engine import run_here
@@ -110,6 +111,21 @@ def test_both_sides_are_timed_and_answer_the_same_rows(place: Place, monkeypatch
     assert resumed["demo-3-free"] == ["baseline", "quantized"], "both begin with the same tuned original"
     assert not [*(place.folder / "widths").iterdir()]
     assert "mean of 1 sets" in widths.table(place.records)
+
+
+def test_both_sides_of_bits_keep_to_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = Prune(search="solver", target_bytes=0.05, axes=("ffn",), **CUT)
+    plan = bits.Plan(("demo",), (3,), {"demo": 128}, Recipe(quantize=Quantize(scheme="weight-only-int4"), prune=few, **TINY))
+    resumed = resumed_stages(monkeypatch)
+    found = once(lambda: bits.steps(place, plan), place, monkeypatch)
+    sides = found["demo-3"]["sides"]
+    assert [*found, *sides] == ["demo-3", "four", "mixed"]
+    for record in sides.values():
+        assert any("prune.search solver chose" in note for note in record["notes"])
+        assert len(record["answers"]["after"]) == 60
+    assert resumed["demo-3-mixed"] == ["baseline", "quantized"], "both begin with the same tuned original"
+    assert not [*(place.folder / "bits").iterdir()]
+    assert "mean of 1 sets" in bits.table(place.records)
 
 
 def test_there_is_no_comparison_at_equal_milliseconds_without_a_device_table(place: Place) -> None:
